@@ -1,0 +1,2 @@
+//! Kubefile in, image out.
+#![forbid(unsafe_code)]

@@ -1,0 +1,124 @@
+//! Where the bytes of a blob come from: a file, a member of an archive, later a registry.
+//!
+//! A source hands out bytes as they lie there. It verifies nothing: whoever reads holds the
+//! digest (see `layer`). Retries, if a source needs them, live inside it.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{AtPath, PathError};
+
+/// Bytes with a known size that can be read at any offset.
+pub trait BlobSource: Send + Sync + fmt::Debug {
+    /// Size in bytes, as stored.
+    fn size(&self) -> u64;
+
+    /// Reads at `offset` into `buf`, returns how many bytes; 0 only at or past the end.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Where the bytes lie, for messages.
+    fn location(&self) -> String;
+
+    /// Fills `buf` from `offset`; `UnexpectedEof` when the blob is shorter.
+    fn read_exact_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_at(offset, buf) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    offset += n as u64;
+                    buf = &mut buf[n..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A blob that is a file, or a range of one (a member of an archive).
+#[derive(Debug)]
+pub struct FileBlob {
+    file: File,
+    path: PathBuf,
+    start: u64,
+    size: u64,
+}
+
+impl FileBlob {
+    /// The whole file at `path`.
+    pub fn open(path: &Path) -> Result<Self, PathError> {
+        let file = File::open(path).at("open", path)?;
+        let size = file.metadata().at("stat", path)?.len();
+        Ok(Self { file, path: path.to_owned(), start: 0, size })
+    }
+
+    /// `size` bytes at `start` of an open file; `path` is for messages.
+    pub fn range(file: File, path: &Path, start: u64, size: u64) -> Self {
+        Self { file, path: path.to_owned(), start, size }
+    }
+}
+
+impl BlobSource for FileBlob {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let n = buf.len().min(left);
+        self.file.read_at(&mut buf[..n], self.start + offset)
+    }
+
+    fn location(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// Reads a source from its start to its end.
+#[derive(Debug)]
+pub struct BlobReader {
+    source: Arc<dyn BlobSource>,
+    offset: u64,
+}
+
+impl BlobReader {
+    /// A reader at the start of `source`.
+    pub fn new(source: Arc<dyn BlobSource>) -> Self {
+        Self { source, offset: 0 }
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.source.read_at(self.offset, buf)?;
+        self.offset += n as u64;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_ends_where_it_should() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("blob");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let blob = FileBlob::range(File::open(&path).unwrap(), &path, 2, 5);
+        let mut buf = [0; 10];
+        assert_eq!(blob.read_at(3, &mut buf).unwrap(), 2);
+        assert_eq!(&buf[..2], b"56");
+        assert_eq!(blob.read_at(9, &mut buf).unwrap(), 0);
+        let error = blob.read_exact_at(0, &mut buf).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let mut all = Vec::new();
+        BlobReader::new(Arc::new(blob)).read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"23456");
+    }
+}

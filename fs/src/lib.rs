@@ -1,0 +1,19 @@
+//! Container images in, bytes out: the store, layer formats, the merged tree, FUSE, mounts.
+//!
+//! # Glossary
+//!
+//! - **blob**: bytes named by their digest, as an OCI layout or registry stores them
+//! - **layer**: a tar stream of changes, stored as a blob, often compressed
+//! - **entry**: one tar member of a layer
+//! - **extent**: where a run of a file's bytes lies in a layer's uncompressed stream
+//! - **span**: the unit of a layer that is fetched, decoded and verified as a whole
+//! - **tree**: the layers of an image merged into one immutable directory tree
+//! - **inode**: a file, directory, ... of the tree; its number is its place in the tree's file
+
+#![deny(unsafe_code)]
+
+pub mod blob;
+pub mod digest;
+pub mod error;
+pub mod layer;
+pub mod oci;

@@ -1,0 +1,39 @@
+//! Images as they are stored and named: references, manifests, the store, archives.
+
+pub mod manifest;
+
+use std::sync::Arc;
+
+use crate::blob::BlobSource;
+use crate::digest::{DiffId, Digest};
+use manifest::{Descriptor, ImageConfig, Manifest};
+
+/// An image, resolved and verified down to its config; its layers are not yet read.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// As the user named it.
+    pub name: String,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The manifest's bytes as stored.
+    pub manifest_json: Vec<u8>,
+    /// The config.
+    pub config: ImageConfig,
+    /// The config's bytes as stored.
+    pub config_json: Vec<u8>,
+    /// Bottom layer first, as many as the config has diffIDs.
+    pub layers: Vec<Layer>,
+}
+
+/// A layer of an image and where its blob can be read.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// From the manifest.
+    pub descriptor: Descriptor,
+    /// From the config.
+    pub diff_id: DiffId,
+    /// The blob.
+    pub blob: Arc<dyn BlobSource>,
+}

@@ -1,0 +1,43 @@
+//! The command line: what can be typed, and which command it becomes.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{self, Context};
+use crate::report::Failure;
+
+/// Mount, build and look into OCI images without unpacking them
+#[derive(Debug, Parser)]
+#[command(name = "kfs", version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Directory of the image store [default: /var/lib/kfs for root, $XDG_DATA_HOME/kfs else]
+    #[arg(long, global = true, env = "KFS_ROOT", value_name = "DIR", hide_env_values = true)]
+    root: Option<PathBuf>,
+
+    /// Print nothing but data and errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print a shell completion script
+    Completions(commands::completions::Args),
+}
+
+/// Parses the process's arguments; help, version and wrong usage end the process here.
+pub(crate) fn parse() -> Result<Cli, Failure> {
+    Ok(Cli::parse())
+}
+
+/// Runs the command that was typed.
+pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+    let _context = Context::new(cli.root, cli.quiet)?;
+    match cli.command {
+        Command::Completions(args) => commands::completions::run(&args),
+    }
+}

@@ -1,4 +1,15 @@
 //! Layer formats: how a blob becomes an index of entries and spans, and how a new one is written.
+//!
+//! Whatever the format, a layer becomes one [`index::LayerIndex`]: its entries in tar order, and
+//! the spans in which its content is stored, each with the digest that every later read is held
+//! against. The index is made in one streaming pass ([`scan`]) that also verifies the blob's
+//! digest and the diffID; nothing of a layer is served before that.
+
+pub mod gzip;
+pub mod index;
+pub mod scan;
+pub mod tar;
+pub mod zstd;
 
 /// One member of a layer's tar stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

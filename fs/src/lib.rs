@@ -16,4 +16,7 @@ pub mod blob;
 pub mod digest;
 pub mod error;
 pub mod layer;
+mod mapped;
 pub mod oci;
+pub mod span;
+mod sys;

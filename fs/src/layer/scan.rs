@@ -1,0 +1,464 @@
+//! The one pass over a layer's blob that makes its index.
+//!
+//! ```text
+//! read + sha256(blob) -> decode, checkpoints -> sha256(content), blake3(span), tar, index
+//! ```
+//!
+//! Each stage is a thread, a few pieces of 256 KiB apart: on two cores inflating, the slowest,
+//! sets the pace. Memory is that of the pieces in flight, whatever the layer's size. The index
+//! gets its name only when the blob's digest and the diffID were found right.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+
+use super::index::{Coding, Extent, IndexBuilder, LayerIndex, Span, Summary};
+use super::tar::{TarError, TarReader};
+use super::{Entry, gzip, zstd};
+use crate::blob::BlobReader;
+use crate::digest::{DiffId, Digest, Hasher, Mismatch, VerifyReader};
+use crate::oci::Layer;
+
+/// Size of the pieces in which a blob is read.
+const PIECE: usize = 256 << 10;
+/// Pieces between two stages.
+const AHEAD: usize = 8;
+/// Content of a stored (uncompressed) span. Small, as a read hashes whole spans.
+const STORED_SPAN: u64 = 256 << 10;
+/// A span that grows beyond this is unpacked to disk, in bytes of content: it would have to be
+/// decoded whole for every read. Deflate blocks of most compressors end well before, but some
+/// (zlib-ng at level 1) put a whole file in one, and many zstd layers are a single frame.
+const MAX_SPAN: u64 = 16 << 20;
+
+/// Why a layer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The blob is not what the manifest says.
+    #[error("{mismatch} ({location})")]
+    Corrupt {
+        /// What differs.
+        mismatch: Mismatch,
+        /// Where the blob lies.
+        location: String,
+    },
+    /// The content is not what the config says.
+    #[error("layer {layer} has diffID {found}, but the image's config says {expected}")]
+    DiffId {
+        /// Digest of the blob.
+        layer: Digest,
+        /// From the config.
+        expected: DiffId,
+        /// Of the content.
+        found: DiffId,
+    },
+    /// The blob cannot be decoded.
+    #[error("layer {layer} cannot be decoded: {source}")]
+    Decode {
+        /// Digest of the blob.
+        layer: Digest,
+        /// The decoder's words.
+        source: io::Error,
+    },
+    /// The content is no valid tar stream.
+    #[error("layer {layer}: {source}")]
+    Tar {
+        /// Digest of the blob.
+        layer: Digest,
+        /// The place and the problem.
+        source: TarError,
+    },
+    /// The blob cannot be read.
+    #[error("read layer {layer} ({location}): {source}")]
+    Read {
+        /// Digest of the blob.
+        layer: Digest,
+        /// Where the blob lies.
+        location: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The index cannot be read or written.
+    #[error("index of layer {layer} in {}: {source}", dir.display())]
+    Index {
+        /// Digest of the blob.
+        layer: Digest,
+        /// Where indexes lie.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Opens the index of a layer, or makes it in the store's `indexes` directory. `progress` is
+/// called with the number of bytes of the blob just read.
+pub fn open_or_scan(
+    layer: &Layer,
+    indexes: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<LayerIndex, LayerError> {
+    let digest = layer.descriptor.digest;
+    let failed = |source| LayerError::Index { layer: digest, dir: indexes.to_owned(), source };
+    let index = match LayerIndex::open(indexes, digest).map_err(failed)? {
+        Some(index) => index,
+        None => scan(layer, indexes, progress)?,
+    };
+    let found = index.summary().diff_id;
+    if found != layer.diff_id {
+        return Err(LayerError::DiffId { layer: digest, expected: layer.diff_id, found });
+    }
+    Ok(index)
+}
+
+/// Reads, verifies and indexes a layer.
+pub fn scan(
+    layer: &Layer,
+    indexes: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<LayerIndex, LayerError> {
+    let digest = layer.descriptor.digest;
+    let (blob_tx, blob_rx) = mpsc::sync_channel(AHEAD);
+    let (content_tx, content_rx) = mpsc::sync_channel(AHEAD);
+    let (read, decoded, indexed) = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| read_blob(layer, blob_tx, progress));
+        let decoding = scope.spawn(|| decode(blob_rx, content_tx));
+        let indexed = index_content(content_rx, layer.descriptor.size, indexes, digest);
+        let join = "a stage of the scan does not panic";
+        (reading.join().expect(join), decoding.join().expect(join), indexed)
+    });
+    // A broken blob shows as nonsense further on: the first stage that failed has the reason.
+    read.map_err(|source| read_error(layer, source))?;
+    if let Err(source) = decoded {
+        // The stage after this one is gone: it has the reason.
+        if source.kind() != io::ErrorKind::BrokenPipe {
+            return Err(LayerError::Decode { layer: digest, source });
+        }
+    }
+    let (builder, diff_id, content_len) = indexed?;
+    if diff_id != layer.diff_id {
+        return Err(LayerError::DiffId { layer: digest, expected: layer.diff_id, found: diff_id });
+    }
+    let summary = Summary { digest, diff_id, blob_len: layer.descriptor.size, content_len };
+    builder.finish(&summary).map_err(|source| index_error(indexes, digest, source))
+}
+
+fn read_error(layer: &Layer, source: io::Error) -> LayerError {
+    let location = layer.blob.location();
+    match source.downcast::<Mismatch>() {
+        Ok(mismatch) => LayerError::Corrupt { mismatch, location },
+        Err(source) => LayerError::Read { layer: layer.descriptor.digest, location, source },
+    }
+}
+
+fn index_error(dir: &Path, layer: Digest, source: io::Error) -> LayerError {
+    LayerError::Index { layer, dir: dir.to_owned(), source }
+}
+
+/// What passes from the decoder to the indexer.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// A span starts with the data that follows.
+    Span(SpanStart),
+    /// Content.
+    Data(Vec<u8>),
+    /// The content is complete. Without it, the decoder failed.
+    End,
+}
+
+/// The start of a span in the blob.
+#[derive(Debug)]
+pub(super) struct SpanStart {
+    pub(super) blob_offset: u64,
+    pub(super) coding: Coding,
+    pub(super) bits: u8,
+    pub(super) window: Vec<u8>,
+}
+
+/// Where a decoder puts its pieces.
+#[derive(Debug)]
+pub(super) struct Sink<'a>(&'a SyncSender<Piece>);
+
+impl Sink<'_> {
+    /// Passes a piece on; `BrokenPipe` when nobody wants it any more.
+    pub(super) fn send(&mut self, piece: Piece) -> io::Result<()> {
+        self.0.send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// First stage. It goes on to the end of the blob even when nobody takes its pieces any more, to
+/// know whether the blob is the one that the manifest means.
+fn read_blob(
+    layer: &Layer,
+    out: SyncSender<Vec<u8>>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> io::Result<()> {
+    let reader = BlobReader::new(layer.blob.clone());
+    let mut reader = VerifyReader::new(reader, layer.descriptor.digest, layer.descriptor.size);
+    let mut out = Some(out);
+    loop {
+        let mut piece = vec![0; PIECE];
+        let n = match reader.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        piece.truncate(n);
+        progress(n as u64);
+        if out.as_ref().is_some_and(|out| out.send(piece).is_err()) {
+            out = None;
+        }
+    }
+}
+
+/// The decoders.
+enum Decoder {
+    /// Bytes of the blob so far.
+    Stored(u64),
+    Gzip(Box<gzip::Scanner>),
+    Zstd(zstd::Scanner),
+}
+
+impl Decoder {
+    /// Chosen by the first bytes: media types are often wrong, and every tool looks here.
+    fn for_content(start: &[u8]) -> io::Result<Self> {
+        Ok(match start {
+            [0x1f, 0x8b, ..] => Self::Gzip(Box::new(gzip::Scanner::new())),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+                Self::Zstd(zstd::Scanner::new()?)
+            }
+            _ => Self::Stored(0),
+        })
+    }
+
+    fn feed(&mut self, piece: Vec<u8>, sink: &mut Sink<'_>) -> io::Result<()> {
+        match self {
+            Self::Stored(offset) => {
+                if offset.is_multiple_of(STORED_SPAN) {
+                    let (coding, window) = (Coding::Stored, Vec::new());
+                    let start = SpanStart { blob_offset: *offset, coding, bits: 0, window };
+                    sink.send(Piece::Span(start))?;
+                }
+                *offset += piece.len() as u64;
+                sink.send(Piece::Data(piece))
+            }
+            Self::Gzip(scanner) => scanner.feed(&piece, sink),
+            Self::Zstd(scanner) => scanner.feed(&piece, sink),
+        }
+    }
+
+    fn finish(self, sink: &mut Sink<'_>) -> io::Result<()> {
+        match self {
+            Self::Stored(_) => Ok(()),
+            Self::Gzip(scanner) => scanner.finish(sink),
+            Self::Zstd(scanner) => scanner.finish(),
+        }
+    }
+}
+
+/// Second stage.
+fn decode(blob: Receiver<Vec<u8>>, out: SyncSender<Piece>) -> io::Result<()> {
+    let mut sink = Sink(&out);
+    let mut pieces = full_pieces(blob);
+    let first = pieces.next().unwrap_or_default();
+    let mut decoder = Decoder::for_content(&first)?;
+    for piece in std::iter::once(first).filter(|piece| !piece.is_empty()).chain(pieces) {
+        decoder.feed(piece, &mut sink)?;
+    }
+    decoder.finish(&mut sink)?;
+    sink.send(Piece::End)
+}
+
+/// Puts short reads together, so that every piece but the last has the full size: stored spans
+/// start at pieces.
+fn full_pieces(blob: Receiver<Vec<u8>>) -> impl Iterator<Item = Vec<u8>> {
+    let mut blob = blob.into_iter();
+    let mut rest = Vec::new();
+    std::iter::from_fn(move || {
+        let mut piece = std::mem::take(&mut rest);
+        while piece.len() < PIECE {
+            match blob.next() {
+                Some(more) if piece.is_empty() => piece = more,
+                Some(more) => piece.extend(more),
+                None => break,
+            }
+        }
+        if piece.len() > PIECE {
+            rest = piece.split_off(PIECE);
+        }
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Third stage: returns the builder, the diffID and the content's length.
+fn index_content(
+    content: Receiver<Piece>,
+    blob_len: u64,
+    indexes: &Path,
+    layer: Digest,
+) -> Result<(IndexBuilder, DiffId, u64), LayerError> {
+    let failed = |source| index_error(indexes, layer, source);
+    let builder = IndexBuilder::new(indexes).map_err(failed)?;
+    let mut tar = TarReader::new(Content::new(content, blob_len, builder));
+    let result = index_members(&mut tar);
+    let content = tar.into_inner();
+    if let Some(source) = content.index_failure {
+        return Err(failed(source));
+    }
+    result.map_err(|source| LayerError::Tar { layer, source })?;
+    Ok((content.builder, DiffId::new(content.hasher.finish()), content.len))
+}
+
+fn index_members(tar: &mut TarReader<Content>) -> Result<(), TarError> {
+    while let Some(member) = tar.next_member()? {
+        tar.input_mut().add(&member.entry, &member.extents);
+    }
+    tar.drain()
+}
+
+/// The content as it comes from the decoder, hashed and cut into spans on its way.
+struct Content {
+    pieces: Receiver<Piece>,
+    /// Set when the decoder has said that all is there.
+    complete: bool,
+    piece: Vec<u8>,
+    taken: usize,
+    hasher: Hasher,
+    len: u64,
+    span: Option<OpenSpan>,
+    blob_len: u64,
+    builder: IndexBuilder,
+    /// Why the index cannot be written; the stream then ends with an error.
+    index_failure: Option<io::Error>,
+}
+
+/// The span that is being hashed.
+struct OpenSpan {
+    start: SpanStart,
+    content_offset: u64,
+    hasher: blake3::Hasher,
+    /// The pieces so far, but the one in use, in case the span has to be unpacked.
+    kept: Vec<Vec<u8>>,
+    unpacked: bool,
+}
+
+impl Content {
+    fn new(pieces: Receiver<Piece>, blob_len: u64, builder: IndexBuilder) -> Self {
+        Self {
+            pieces,
+            complete: false,
+            piece: Vec::new(),
+            taken: 0,
+            hasher: Hasher::new(),
+            len: 0,
+            span: None,
+            blob_len,
+            builder,
+            index_failure: None,
+        }
+    }
+
+    fn add(&mut self, entry: &Entry, extents: &[Extent]) {
+        let added = self.builder.entry(entry, extents);
+        self.index_failure = self.index_failure.take().or(added.err());
+    }
+
+    /// Takes the next piece of data; `false` at the end.
+    fn next_piece(&mut self) -> io::Result<bool> {
+        loop {
+            if let Some(failure) = &self.index_failure {
+                return Err(failure.kind().into());
+            }
+            if self.complete {
+                return Ok(false);
+            }
+            match self.pieces.recv() {
+                Ok(Piece::Span(start)) => self.start_span(start),
+                Ok(Piece::Data(piece)) => {
+                    self.keep_last();
+                    self.take_piece(&piece);
+                    self.piece = piece;
+                    self.taken = 0;
+                    return Ok(true);
+                }
+                Ok(Piece::End) => {
+                    self.end_span(self.blob_len);
+                    self.complete = true;
+                }
+                // The decoder failed; it is asked for the reason.
+                Err(_) => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+    }
+
+    /// Keeps the piece that was in use as long as its span may have to be unpacked.
+    fn keep_last(&mut self) {
+        let last = std::mem::take(&mut self.piece);
+        if let Some(span) = &mut self.span
+            && !last.is_empty()
+            && !span.unpacked
+            && span.start.coding != Coding::Stored
+        {
+            span.kept.push(last);
+        }
+    }
+
+    fn take_piece(&mut self, piece: &[u8]) {
+        self.hasher.update(piece);
+        let at = self.len;
+        self.len += piece.len() as u64;
+        let Some(span) = &mut self.span else { return };
+        if !span.unpacked && self.len - span.content_offset <= MAX_SPAN {
+            span.hasher.update(piece);
+            return;
+        }
+        let mut added = Ok(());
+        let mut kept_at = span.content_offset;
+        for kept in span.kept.drain(..) {
+            added = added.and_then(|()| self.builder.unpacked_span(kept_at, &kept));
+            kept_at += kept.len() as u64;
+        }
+        span.unpacked = true;
+        let added = added.and_then(|()| self.builder.unpacked_span(at, piece));
+        self.index_failure = self.index_failure.take().or(added.err());
+    }
+
+    fn start_span(&mut self, start: SpanStart) {
+        self.end_span(start.blob_offset);
+        let hasher = blake3::Hasher::new();
+        // Nothing of the piece in use is left, and it belongs to the span before.
+        self.piece = Vec::new();
+        self.taken = 0;
+        let (kept, unpacked) = (Vec::new(), false);
+        self.span = Some(OpenSpan { start, content_offset: self.len, hasher, kept, unpacked });
+    }
+
+    fn end_span(&mut self, blob_end: u64) {
+        let Some(open) = self.span.take().filter(|open| !open.unpacked) else { return };
+        let span = Span {
+            content_offset: open.content_offset,
+            content_len: self.len - open.content_offset,
+            blob_offset: open.start.blob_offset,
+            blob_len: blob_end.saturating_sub(open.start.blob_offset),
+            coding: open.start.coding,
+            bits: open.start.bits,
+            hash: *open.hasher.finalize().as_bytes(),
+        };
+        let added = self.builder.span(&span, &open.start.window);
+        self.index_failure = self.index_failure.take().or(added.err());
+    }
+}
+
+impl Read for Content {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.taken == self.piece.len() && !self.next_piece()? {
+            return Ok(0);
+        }
+        let n = buf.len().min(self.piece.len() - self.taken);
+        buf[..n].copy_from_slice(&self.piece[self.taken..self.taken + n]);
+        self.taken += n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+use std::io::Write;
+use std::sync::Arc;
+
+use super::*;
+use crate::blob::FileBlob;
+use crate::layer::index::ViewKind;
+use crate::oci::manifest::{Descriptor, LAYER_TAR};
+
+/// A layer whose blob is `data` and whose content is `content`.
+fn layer(dir: &Path, data: &[u8], content: &[u8]) -> Layer {
+    let path = dir.join("blob");
+    std::fs::write(&path, data).unwrap();
+    Layer {
+        descriptor: Descriptor::of(LAYER_TAR, data),
+        diff_id: DiffId::new(Digest::of(content)),
+        blob: Arc::new(FileBlob::open(&path).unwrap()),
+    }
+}
+
+/// A tar of one file of `size` bytes that do not compress well, and a small one.
+fn sample(size: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8 & 0x3f
+    })
+    .take(size)
+    .collect();
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, data) in [("big", &noise[..]), ("small", b"hello")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, data).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    gzip_level(data, 1)
+}
+
+fn gzip_level(data: &[u8], level: u32) -> Vec<u8> {
+    let level = flate2::Compression::new(level);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// All spans decoded and put together, each held against its hash.
+fn content(layer: &Layer, index: &LayerIndex) -> Vec<u8> {
+    let mut content = Vec::new();
+    for number in 0..index.span_count() {
+        assert_eq!(index.span(number).unwrap().content_offset, content.len() as u64);
+        content.extend(crate::span::decode(index, layer.blob.as_ref(), number).unwrap());
+    }
+    content
+}
+
+fn check(data: &[u8], tar: &[u8], min_spans: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = layer(dir.path(), data, tar);
+    let index = open_or_scan(&layer, dir.path(), &|_| ()).unwrap();
+    assert_eq!(index.len(), 2);
+    let file = index.entry(1).unwrap();
+    assert_eq!((file.path, file.kind, file.size), (&b"small"[..], ViewKind::File, 5));
+    assert!(index.span_count() >= min_spans, "{} spans", index.span_count());
+    assert!(content(&layer, &index) == tar, "the content differs");
+    assert_eq!(index.summary().content_len, tar.len() as u64);
+    drop(index);
+    let mut broken = layer.clone();
+    broken.blob = Arc::new(FileBlob::open(Path::new("/dev/null")).unwrap());
+    assert!(open_or_scan(&broken, dir.path(), &|_| ()).is_ok(), "the index was made again");
+}
+
+#[test]
+fn every_coding_is_cut_into_spans_that_decode_alone() {
+    let tar = sample(5 << 20);
+    check(&tar, &tar, 20);
+    check(&gzip_level(&tar, 6), &tar, 4);
+    let frames: Vec<u8> = tar.chunks(300_000).flat_map(|chunk| zstd_frame(chunk)).collect();
+    check(&frames, &tar, 4);
+}
+
+#[test]
+fn what_has_no_place_to_start_from_is_unpacked() {
+    let tar = sample(40 << 20);
+    check(&zstd_frame(&tar), &tar, 100);
+    // zlib-rs makes one block of it all at level 1.
+    check(&gzip(&tar), &tar, 100);
+}
+
+fn zstd_frame(data: &[u8]) -> Vec<u8> {
+    ::zstd::bulk::compress(data, 1).unwrap()
+}
+
+#[test]
+fn gzip_of_several_members_with_header_fields_and_padding() {
+    let tar = sample(3 << 20);
+    let mut members = Vec::new();
+    for (at, chunk) in tar.chunks(700_001).enumerate() {
+        let mut builder = flate2::GzBuilder::new().filename(format!("part{at}")).mtime(7);
+        builder = builder.comment("a comment").extra(vec![1, 2, 3]);
+        let mut encoder = builder.write(Vec::new(), flate2::Compression::default());
+        encoder.write_all(chunk).unwrap();
+        members.extend(encoder.finish().unwrap());
+    }
+    members.extend([0; 1000]);
+    check(&members, &tar, 2);
+}
+
+#[test]
+fn stored_deflate_blocks_and_empty_members() {
+    let tar = sample(3 << 20);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    encoder.write_all(&tar).unwrap();
+    let mut data = gzip(b"");
+    data.extend(encoder.finish().unwrap());
+    data.extend(gzip(b""));
+    check(&data, &tar, 2);
+}
+
+fn error(data: &[u8], change: impl Fn(&mut Layer, &Path)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let tar = sample(2 << 20);
+    let mut layer = layer(dir.path(), data, &tar);
+    change(&mut layer, dir.path());
+    let error = open_or_scan(&layer, dir.path(), &|_| ()).unwrap_err();
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "something half-written is left: {left:?}");
+    error.to_string()
+}
+
+#[test]
+fn broken_blobs_are_named_and_leave_nothing() {
+    let tar = sample(2 << 20);
+    let good = gzip(&tar);
+    let other = |data: Vec<u8>| {
+        move |layer: &mut Layer, dir: &Path| {
+            std::fs::write(dir.join("blob"), &data).unwrap();
+            layer.blob = Arc::new(FileBlob::open(&dir.join("blob")).unwrap());
+        }
+    };
+    let message = error(&good, other(good[..good.len() / 2].to_vec()));
+    assert!(message.contains("it ends after"), "{message}");
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 4;
+    let message = error(&good, other(flipped));
+    assert!(message.contains("is corrupt: its content has digest"), "{message}");
+    let message = error(&good, other([&good[..], b"x"].concat()));
+    assert!(message.contains("it is longer than its"), "{message}");
+    // The digest is right, the data is not.
+    let message = error(&good[..good.len() - 9], |_, _| ());
+    assert!(message.contains("ends in the middle"), "{message}");
+    let message = error(&[&good[..], b"x"].concat(), |_, _| ());
+    assert!(message.contains("not gzip after"), "{message}");
+    let message = error(&good, |layer, _| layer.diff_id = DiffId::new(Digest::of(b"")));
+    assert!(message.contains("config says sha256:e3b0"), "{message}");
+    let message = error(b"hello, this is no tar file at all.", |_, _| ());
+    assert!(message.contains("tar header at byte 0"), "{message}");
+    let message = error(&gzip(&tar[..tar.len() / 2]), |_, _| ());
+    assert!(message.contains("tar header at byte") && message.contains("ends"), "{message}");
+}
+
+#[test]
+fn an_empty_layer_is_a_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    for data in [Vec::new(), vec![0; 1024], gzip(&[0; 1024])] {
+        let content = if data.starts_with(&[0x1f]) { vec![0; 1024] } else { data.clone() };
+        let layer = layer(dir.path(), &data, &content);
+        assert!(scan(&layer, dir.path(), &|_| ()).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_bomb_takes_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_path("zeros").unwrap();
+    header.set_size(300 << 20);
+    header.set_cksum();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut hasher = Hasher::new();
+    hasher.update(header.as_bytes());
+    encoder.write_all(header.as_bytes()).unwrap();
+    for _ in 0..300 {
+        hasher.update(&[0; 1 << 20]);
+        encoder.write_all(&[0; 1 << 20]).unwrap();
+    }
+    let data = encoder.finish().unwrap();
+    let mut layer = layer(dir.path(), &data, b"");
+    layer.diff_id = DiffId::new(hasher.finish());
+    let index = scan(&layer, dir.path(), &|_| ()).unwrap();
+    let largest = (0..index.span_count()).map(|n| index.span(n).unwrap().content_len).max();
+    assert!(largest.unwrap() < 16 << 20, "{largest:?}");
+    assert_eq!(index.entry(0).unwrap().size, 300 << 20);
+}

@@ -1,0 +1,174 @@
+//! One 512-byte header block (POSIX `pax`, ustar interchange format).
+
+use super::Problem;
+use crate::layer::Timestamp;
+
+/// Size of a tar block in bytes.
+pub(super) const BLOCK: usize = 512;
+
+/// A header whose checksum holds.
+#[derive(Debug)]
+pub(super) struct Header([u8; BLOCK]);
+
+/// What a header introduces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TypeFlag {
+    File,
+    Hardlink,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Directory,
+    Fifo,
+    Pax,
+    PaxGlobal,
+    LongName,
+    LongLink,
+    GnuSparse,
+    VolumeLabel,
+    Other(u8),
+}
+
+impl Header {
+    pub(super) fn parse(block: [u8; BLOCK]) -> Result<Self, Problem> {
+        let stated = octal(&block[148..156]).ok_or(Problem::Checksum)?;
+        let sum = |value: fn(u8) -> i64| -> i64 {
+            let field = 148..156;
+            let byte = |(at, b): (usize, &u8)| value(if field.contains(&at) { b' ' } else { *b });
+            block.iter().enumerate().map(byte).sum()
+        };
+        // Some old writers summed signed bytes.
+        let (unsigned, signed) = (sum(i64::from), sum(|b| i64::from(b.cast_signed())));
+        let stated = i64::try_from(stated).map_err(|_| Problem::Checksum)?;
+        if stated == unsigned || stated == signed {
+            Ok(Self(block))
+        } else {
+            Err(Problem::Checksum)
+        }
+    }
+
+    pub(super) fn type_flag(&self) -> TypeFlag {
+        match self.0[156] {
+            // 7 is a "contiguous file", which all systems treat as a plain one.
+            0 | b'0' | b'7' => TypeFlag::File,
+            b'1' => TypeFlag::Hardlink,
+            b'2' => TypeFlag::Symlink,
+            b'3' => TypeFlag::CharDevice,
+            b'4' => TypeFlag::BlockDevice,
+            b'5' | b'D' => TypeFlag::Directory,
+            b'6' => TypeFlag::Fifo,
+            b'x' | b'X' => TypeFlag::Pax,
+            b'g' => TypeFlag::PaxGlobal,
+            b'L' => TypeFlag::LongName,
+            b'K' => TypeFlag::LongLink,
+            b'S' => TypeFlag::GnuSparse,
+            b'V' => TypeFlag::VolumeLabel,
+            other => TypeFlag::Other(other),
+        }
+    }
+
+    /// The name, with the ustar prefix.
+    pub(super) fn name(&self) -> Vec<u8> {
+        let name = field(&self.0[..100]);
+        // GNU puts other things where ustar has the prefix.
+        let prefix = if &self.0[257..263] == b"ustar\0" { field(&self.0[345..500]) } else { b"" };
+        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+    }
+
+    pub(super) fn link_name(&self) -> Vec<u8> {
+        field(&self.0[157..257]).to_vec()
+    }
+
+    pub(super) fn mode(&self) -> Result<u32, Problem> {
+        // Some writers put the file type bits in, or fill the field with more than 32 bits.
+        number(&self.0[100..108]).map(|n| n as u32 & 0o17_7777).ok_or(Problem::Number("mode"))
+    }
+
+    pub(super) fn uid(&self) -> Result<u32, Problem> {
+        unsigned(&self.0[108..116], "uid")
+    }
+
+    pub(super) fn gid(&self) -> Result<u32, Problem> {
+        unsigned(&self.0[116..124], "gid")
+    }
+
+    pub(super) fn size(&self) -> Result<u64, Problem> {
+        unsigned(&self.0[124..136], "size")
+    }
+
+    pub(super) fn mtime(&self) -> Result<Timestamp, Problem> {
+        let seconds = number(&self.0[136..148]).and_then(|n| i64::try_from(n).ok());
+        Ok(Timestamp { seconds: seconds.ok_or(Problem::Number("mtime"))?, nanos: 0 })
+    }
+
+    pub(super) fn major(&self) -> Result<u32, Problem> {
+        unsigned(&self.0[329..337], "device major")
+    }
+
+    pub(super) fn minor(&self) -> Result<u32, Problem> {
+        unsigned(&self.0[337..345], "device minor")
+    }
+
+    /// The sparse map, "is extended" flag and real size of an old GNU sparse header.
+    pub(super) fn gnu_sparse(&self) -> (&[u8], bool, Result<u64, Problem>) {
+        (&self.0[386..482], self.0[482] != 0, unsigned(&self.0[483..495], "sparse size"))
+    }
+}
+
+/// A field's bytes before its first NUL.
+fn field(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// A non-negative number that fits its type.
+pub(super) fn unsigned<T: TryFrom<i128>>(bytes: &[u8], what: &'static str) -> Result<T, Problem> {
+    let value = number(bytes).and_then(|n| T::try_from(n).ok());
+    value.ok_or(Problem::Number(what))
+}
+
+/// Octal digits, or GNU's base-256 with the first byte's high bit set; no digits are 0.
+fn number(bytes: &[u8]) -> Option<i128> {
+    if bytes[0] & 0x80 == 0 {
+        return octal(bytes).map(i128::from);
+    }
+    // Two's complement over the whole field, the flag bit standing for the sign's neighbour.
+    let negative = bytes[0] & 0x40 != 0;
+    let start = if negative { -1 } else { 0 };
+    let first = i128::from(bytes[0] & 0x7f) - if negative { 0x80 } else { 0 };
+    let rest = bytes[1..].iter().fold(first, |n, byte| n << 8 | i128::from(*byte));
+    (rest.signum() >= start).then_some(rest)
+}
+
+fn octal(bytes: &[u8]) -> Option<u64> {
+    let text = bytes.trim_ascii_start();
+    let text = text.split(|byte| *byte == 0 || *byte == b' ').next()?;
+    text.iter().try_fold(0u64, |n, digit| match digit {
+        b'0'..=b'7' => n.checked_mul(8)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_all_their_forms() {
+        let cases: [(&[u8], Option<i128>); 9] = [
+            (b"0000644\0", Some(0o644)),
+            (b"   644 \0", Some(0o644)),
+            (b"\0\0\0\0\0\0\0\0", Some(0)),
+            (b"77777777", Some(0o7777_7777)),
+            (b"0000648\0", None),
+            (b"\x80\0\0\0\0\0\x01\0", Some(256)),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff", Some(-1)),
+            (b"\xff\xff\xff\xff\xff\xff\xff\x00", Some(-256)),
+            (b"\x80\xff\xff\xff\xff\xff\xff\xff", Some((1 << 56) - 1)),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(number(bytes), expected, "{bytes:?}");
+        }
+        assert!(unsigned::<u32>(b"\xff\xff\xff\xff\xff\xff\xff\xff", "uid").is_err());
+        assert!(unsigned::<u32>(b"\x80\0\0\x01\0\0\0\0", "uid").is_err());
+    }
+}

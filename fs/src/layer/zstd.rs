@@ -1,0 +1,86 @@
+//! zstd layers (RFC 8878) of many frames, each of which can be decoded alone.
+//!
+//! Skippable frames have no content and belong to the span before them.
+
+use std::io;
+
+use zstd::stream::raw::{Decoder, Operation};
+
+use super::index::Coding;
+use super::scan::{Piece, Sink, SpanStart};
+
+/// Frames are put together until a span has this many bytes of content.
+const SPAN: u64 = 1 << 20;
+
+/// Size of the pieces of content that are passed on.
+const PIECE: usize = 256 << 10;
+
+/// Decodes a zstd stream chunk by chunk.
+pub(super) struct Scanner {
+    decoder: Decoder<'static>,
+    /// Whether the decoder stands between two frames.
+    between: bool,
+    blob_offset: u64,
+    /// Bytes of content since the last span's start; `None` before the first.
+    since: Option<u64>,
+}
+
+impl Scanner {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { decoder: Decoder::new()?, between: true, blob_offset: 0, since: None })
+    }
+
+    /// Takes the next bytes of the blob.
+    pub(super) fn feed(&mut self, mut input: &[u8], sink: &mut Sink<'_>) -> io::Result<()> {
+        loop {
+            if self.between && !input.is_empty() {
+                self.start_frame(sink)?;
+            }
+            let mut piece = vec![0; PIECE];
+            let status = self.decoder.run_on_buffers(input, &mut piece)?;
+            piece.truncate(status.bytes_written);
+            input = &input[status.bytes_read..];
+            self.blob_offset += status.bytes_read as u64;
+            self.between = status.remaining == 0;
+            if let Some(since) = &mut self.since {
+                *since += status.bytes_written as u64;
+            }
+            let full = piece.len() == PIECE;
+            if !piece.is_empty() {
+                sink.send(Piece::Data(piece))?;
+            }
+            if input.is_empty() && !full {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends the stream.
+    pub(super) fn finish(self) -> io::Result<()> {
+        if self.between && self.since.is_some() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the zstd data ends in the middle"))
+    }
+
+    fn start_frame(&mut self, sink: &mut Sink<'_>) -> io::Result<()> {
+        self.between = false;
+        if self.since.is_some_and(|since| since < SPAN) {
+            return Ok(());
+        }
+        self.since = Some(0);
+        let start = SpanStart {
+            blob_offset: self.blob_offset,
+            coding: Coding::Zstd,
+            bits: 0,
+            window: Vec::new(),
+        };
+        sink.send(Piece::Span(start))
+    }
+}
+
+/// Decodes whole frames to exactly `len` bytes.
+pub(crate) fn decode(input: &[u8], len: usize) -> io::Result<Vec<u8>> {
+    let output = zstd::bulk::decompress(input, len)?;
+    if output.len() == len { Ok(output) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}

@@ -1,0 +1,304 @@
+//! Spans at run time: fetched and decoded once, verified, kept as long as memory allows.
+//!
+//! A span is missing, being fetched, or ready. The first reader of a missing span fetches it, all
+//! others wait for that one fetch; when it fails the span is missing again, so that a later read
+//! tries anew. Only bytes whose hash is right become ready.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::blob::BlobSource;
+use crate::digest::Digest;
+use crate::layer::index::{Coding, Damaged, LayerIndex, Span};
+use crate::layer::{gzip, zstd};
+use crate::sys::WINDOW;
+
+/// A span may not be larger, decoded or stored, in bytes: an index that says otherwise is damaged.
+const MAX_SPAN: u64 = 128 << 20;
+
+/// Why a span cannot be served.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SpanError {
+    /// The blob cannot be read.
+    #[error("layer {layer}, span {span}: {source}")]
+    Read {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Number of the span.
+        span: usize,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The bytes are not those that were indexed.
+    #[error("layer {layer}, span {span}: content has hash {found}, expected {expected}")]
+    Mismatch {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Number of the span.
+        span: usize,
+        /// blake3, as the index says.
+        expected: String,
+        /// blake3, as found.
+        found: String,
+    },
+    /// The index is damaged.
+    #[error(transparent)]
+    Index(Arc<Damaged>),
+    /// The index claims a span that cannot be.
+    #[error("layer {layer}, span {span}: its index claims {size} bytes")]
+    TooLarge {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Number of the span.
+        span: usize,
+        /// The claim.
+        size: u64,
+    },
+}
+
+impl From<Damaged> for SpanError {
+    fn from(damaged: Damaged) -> Self {
+        Self::Index(Arc::new(damaged))
+    }
+}
+
+/// Reads, decodes and verifies one span.
+pub fn decode(
+    index: &LayerIndex,
+    blob: &dyn BlobSource,
+    number: usize,
+) -> Result<Vec<u8>, SpanError> {
+    let layer = index.summary().digest;
+    let span = index.span(number)?;
+    let content_len = fitting(span.content_len, layer, number)?;
+    let decoded = decode_unverified(index, blob, number, &span, content_len)?;
+    let content = decoded.map_err(|source| SpanError::Read {
+        layer,
+        span: number,
+        source: Arc::new(source),
+    })?;
+    let found = blake3::hash(&content);
+    let expected = blake3::Hash::from_bytes(span.hash);
+    if found == expected {
+        return Ok(content);
+    }
+    let (expected, found) = (expected.to_string(), found.to_string());
+    Err(SpanError::Mismatch { layer, span: number, expected, found })
+}
+
+fn fitting(size: u64, layer: Digest, span: usize) -> Result<usize, SpanError> {
+    if size > MAX_SPAN {
+        return Err(SpanError::TooLarge { layer, span, size });
+    }
+    Ok(usize::try_from(size).expect("at most 128 MiB"))
+}
+
+fn decode_unverified(
+    index: &LayerIndex,
+    blob: &dyn BlobSource,
+    number: usize,
+    span: &Span,
+    content_len: usize,
+) -> Result<io::Result<Vec<u8>>, SpanError> {
+    let before = u64::from(span.bits > 0);
+    let layer = index.summary().digest;
+    let mut stored = vec![0; fitting(span.blob_len.saturating_add(before), layer, number)?];
+    let window = index.window(number)?;
+    let blob: &dyn BlobSource = match (span.coding, index.unpacked()) {
+        (Coding::Unpacked, Some(unpacked)) => unpacked,
+        _ => blob,
+    };
+    if let Err(error) = blob.read_exact_at(span.blob_offset.saturating_sub(before), &mut stored) {
+        return Ok(Err(error));
+    }
+    Ok(match span.coding {
+        Coding::Stored | Coding::Unpacked => Ok(stored),
+        Coding::Zstd => zstd::decode(&stored, content_len),
+        Coding::Deflate => {
+            let unpacked = ::zstd::bulk::decompress(window, WINDOW);
+            let (first, rest) = match stored.split_first() {
+                Some((first, rest)) if span.bits > 0 => (*first, rest),
+                _ => (0, &stored[..]),
+            };
+            let window = if window.is_empty() { Ok(Vec::new()) } else { unpacked };
+            window.and_then(|window| gzip::decode(&window, span.bits, first, rest, content_len))
+        }
+    })
+}
+
+/// A span by the place of its layer in the image and its number there.
+pub(crate) type SpanId = (usize, usize);
+
+#[derive(Debug)]
+enum State {
+    Fetching,
+    Ready(Arc<Vec<u8>>),
+}
+
+/// Decoded spans of an image, at most `budget` bytes of them.
+#[derive(Debug)]
+pub(crate) struct SpanCache {
+    budget: usize,
+    spans: Mutex<Spans>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Spans {
+    states: HashMap<SpanId, State>,
+    /// Ready spans, the one to be dropped first in front.
+    order: VecDeque<SpanId>,
+    bytes: usize,
+}
+
+impl SpanCache {
+    /// A cache of `budget` bytes; the span just read is kept even if it alone is larger.
+    pub(crate) fn new(budget: usize) -> Self {
+        Self { budget, spans: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// The span's content: kept, or from `fetch`, which runs once for all who wait.
+    pub(crate) fn get(
+        &self,
+        id: SpanId,
+        fetch: impl FnOnce() -> Result<Vec<u8>, SpanError>,
+    ) -> Result<Arc<Vec<u8>>, SpanError> {
+        let mut spans = self.lock();
+        loop {
+            match spans.states.get(&id) {
+                Some(State::Ready(content)) => {
+                    let content = content.clone();
+                    spans.touch(id);
+                    return Ok(content);
+                }
+                Some(State::Fetching) => {
+                    spans = self.changed.wait(spans).unwrap_or_else(PoisonError::into_inner);
+                }
+                None => break,
+            }
+        }
+        spans.states.insert(id, State::Fetching);
+        drop(spans);
+        // Puts the span back to missing, and wakes the others, also when `fetch` panics.
+        let fetching = Fetching { cache: self, id };
+        let content = Arc::new(fetch()?);
+        self.lock().insert(id, content.clone(), self.budget);
+        drop(fetching);
+        Ok(content)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Spans> {
+        // The map is consistent between any two statements: a panic elsewhere is no reason to stop.
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Fetching<'a> {
+    cache: &'a SpanCache,
+    id: SpanId,
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        let mut spans = self.cache.lock();
+        if let Some(State::Fetching) = spans.states.get(&self.id) {
+            spans.states.remove(&self.id);
+        }
+        self.cache.changed.notify_all();
+    }
+}
+
+impl Spans {
+    fn touch(&mut self, id: SpanId) {
+        if let Some(at) = self.order.iter().rposition(|known| *known == id) {
+            self.order.remove(at);
+            self.order.push_back(id);
+        }
+    }
+
+    fn insert(&mut self, id: SpanId, content: Arc<Vec<u8>>, budget: usize) {
+        self.bytes += content.len();
+        self.states.insert(id, State::Ready(content));
+        self.order.push_back(id);
+        while self.bytes > budget && self.order.len() > 1 {
+            let oldest = self.order.pop_front().expect("more than one");
+            if let Some(State::Ready(content)) = self.states.remove(&oldest) {
+                self.bytes -= content.len();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn broken() -> SpanError {
+        let layer = Digest::of(b"");
+        SpanError::TooLarge { layer, span: 0, size: 0 }
+    }
+
+    #[test]
+    fn one_fetch_serves_all_and_failure_is_not_kept() {
+        let cache = SpanCache::new(100);
+        assert!(cache.get((0, 0), || Err(broken())).is_err());
+        let fetches = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let content = cache.get((0, 0), || {
+                        fetches.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                        Ok(vec![7; 10])
+                    });
+                    assert_eq!(*content.unwrap(), [7; 10]);
+                });
+            }
+        });
+        assert_eq!(fetches.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn waiters_of_a_failed_fetch_try_themselves() {
+        let cache = SpanCache::new(100);
+        let fetches = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let result = cache.get((0, 0), || {
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                        match fetches.fetch_add(1, Ordering::SeqCst) {
+                            0..3 => Err(broken()),
+                            _ => Ok(vec![1]),
+                        }
+                    });
+                    result.is_ok()
+                });
+            }
+        });
+        assert_eq!(fetches.load(Ordering::SeqCst), 4);
+    }
+
+    #[test]
+    fn the_budget_holds_and_the_least_used_goes() {
+        let cache = SpanCache::new(30);
+        let get = |n: usize| {
+            let mut fetched = false;
+            cache
+                .get((0, n), || {
+                    fetched = true;
+                    Ok(vec![0; 10])
+                })
+                .unwrap();
+            fetched
+        };
+        assert!([0, 1, 2].into_iter().all(get));
+        assert!(!get(0));
+        assert!(get(3), "span 3 is new and pushes out span 1");
+        assert!(!get(0) && !get(2) && get(1));
+        assert!(cache.lock().bytes <= 30);
+    }
+}

@@ -15,8 +15,10 @@
 pub mod blob;
 pub mod digest;
 pub mod error;
+pub mod filesystem;
 pub mod layer;
 mod mapped;
 pub mod oci;
 pub mod span;
 mod sys;
+pub mod tree;

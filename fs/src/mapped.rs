@@ -133,6 +133,7 @@ impl Section {
 }
 
 /// Content of a section when the file is put together.
+#[derive(Debug)]
 pub(crate) enum Content {
     Bytes(Vec<u8>),
     Section(Section),

@@ -200,6 +200,9 @@ pub struct EntryView<'a> {
     xattr_count: u32,
 }
 
+/// Name and value of an xattr.
+pub type Xattr<'a> = (&'a [u8], &'a [u8]);
+
 /// The kind of an [`EntryView`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewKind {
@@ -320,7 +323,7 @@ impl LayerIndex {
     }
 
     /// Names and values of the xattrs of an entry of this index, in the order of their names.
-    pub fn xattrs(&self, entry: &EntryView<'_>) -> Result<Vec<(&[u8], &[u8])>, Damaged> {
+    pub fn xattrs(&self, entry: &EntryView<'_>) -> Result<Vec<Xattr<'_>>, Damaged> {
         let records = self.file.records::<XattrRecord>(XATTRS);
         let records = slice(records, entry.first_xattr, entry.xattr_count);
         let records = records.ok_or_else(|| self.damaged("no such xattrs"))?;
@@ -333,7 +336,8 @@ impl LayerIndex {
         let after = spans.partition_point(|span| span.content_offset.get() <= content_offset);
         let number = after.checked_sub(1)?;
         let span = &spans[number];
-        (content_offset - span.content_offset.get() < span.content_len.get()).then_some(number)
+        let inside = content_offset.checked_sub(span.content_offset.get())?;
+        (inside < span.content_len.get()).then_some(number)
     }
 
     /// The span with this number.

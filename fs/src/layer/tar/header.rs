@@ -81,7 +81,8 @@ impl Header {
 
     pub(super) fn mode(&self) -> Result<u32, Problem> {
         // Some writers put the file type bits in, or fill the field with more than 32 bits.
-        number(&self.0[100..108]).map(|n| n as u32 & 0o17_7777).ok_or(Problem::Number("mode"))
+        let bits = number(&self.0[100..108]).map(|n| n & 0o17_7777);
+        bits.and_then(|bits| u32::try_from(bits).ok()).ok_or(Problem::Number("mode"))
     }
 
     pub(super) fn uid(&self) -> Result<u32, Problem> {

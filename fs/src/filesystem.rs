@@ -1,0 +1,314 @@
+//! The file system of an image as plain methods: what the kernel asks, without the kernel.
+
+mod path;
+
+use std::path::Path;
+
+pub use path::Resolved;
+
+use crate::digest::Digest;
+use crate::layer::Timestamp;
+use crate::layer::index::LayerIndex;
+use crate::layer::scan::{self, LayerError};
+use crate::oci::{Image, Layer};
+use crate::span::{self, SpanCache, SpanError};
+use crate::tree::{self, Damaged, Extent, Inode, InodeKind, Tree, TreeError};
+
+/// Decoded spans that an image keeps in memory, in bytes: enough for a few readers in sequence.
+/// What was read stays in the kernel's page cache, this is for the rest of a span.
+const SPAN_BUDGET: usize = 24 << 20;
+
+/// An inode number; the root's is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root directory.
+    pub const ROOT: Self = Self(1);
+
+    fn place(self) -> usize {
+        // 0 becomes a place that no tree has.
+        usize::try_from(self.0).ok().and_then(|ino| ino.checked_sub(1)).unwrap_or(usize::MAX)
+    }
+
+    fn of_place(place: usize) -> Self {
+        Self(place as u64 + 1)
+    }
+}
+
+/// What `stat` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: Ino,
+    /// Size in bytes.
+    pub size: u64,
+    /// Space taken, in units of 512 bytes; holes take none.
+    pub blocks: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Number of names.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number as Linux encodes it in 32 bits.
+    pub rdev: u32,
+    /// Modification time.
+    pub mtime: Timestamp,
+}
+
+/// A name in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirEntry<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// Its inode.
+    pub ino: Ino,
+    /// Type and permission bits of the inode.
+    pub mode: u32,
+}
+
+/// What `statfs` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Number of inodes.
+    pub inodes: u64,
+    /// Sum of the files' sizes in bytes.
+    pub bytes: u64,
+}
+
+/// Why an image cannot be opened as a file system.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A layer cannot be read or is not what it should be.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The layers cannot be merged.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The image index cannot be read or written.
+    #[error("image index in {dir}: {source}")]
+    Index {
+        /// Where indexes lie.
+        dir: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Why a request fails.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is no such inode.
+    #[error("there is no inode {0}")]
+    NoInode(u64),
+    /// Something is asked of a file that only a directory has.
+    #[error("inode {0} is not a directory")]
+    NotADirectory(u64),
+    /// A directory is read as a file.
+    #[error("inode {0} is a directory")]
+    IsADirectory(u64),
+    /// Something is asked that this kind of inode does not have.
+    #[error("inode {0} is of another kind")]
+    WrongKind(u64),
+    /// The content cannot be had, or is not the right one.
+    #[error(transparent)]
+    Span(#[from] SpanError),
+    /// The image index is damaged.
+    #[error(transparent)]
+    Tree(#[from] Damaged),
+    /// The image index refers to content that its layer does not have.
+    #[error("layer {layer} has no content at {offset}")]
+    NoContent {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Offset in the content.
+        offset: u64,
+    },
+}
+
+/// An image as a read-only file system.
+#[derive(Debug)]
+pub struct ImageFs {
+    tree: Tree,
+    layers: Vec<(LayerIndex, Layer)>,
+    spans: SpanCache,
+}
+
+impl ImageFs {
+    /// Opens an image; the indexes that lack are made in `indexes`. `progress` is called with the
+    /// number of bytes of blobs just read for that.
+    pub fn open(
+        image: &Image,
+        indexes: &Path,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self, OpenError> {
+        let mut layers = Vec::with_capacity(image.layers.len());
+        for layer in &image.layers {
+            layers.push((scan::open_or_scan(layer, indexes, progress)?, layer.clone()));
+        }
+        let digests: Vec<Digest> = layers.iter().map(|(index, _)| index.summary().digest).collect();
+        let failed = |source| OpenError::Index { dir: indexes.display().to_string(), source };
+        let tree = match Tree::open(indexes, &digests).map_err(failed)? {
+            Some(tree) => tree,
+            None => {
+                let merged =
+                    tree::merge(&layers.iter().map(|(index, _)| index).collect::<Vec<_>>())?;
+                Tree::create(indexes, &digests, merged).map_err(failed)?
+            }
+        };
+        Ok(Self { tree, layers, spans: SpanCache::new(SPAN_BUDGET) })
+    }
+
+    /// What `stat` shows of an inode.
+    pub fn attr(&self, ino: Ino) -> Result<Attr, ReadError> {
+        let inode = self.inode(ino)?;
+        Ok(Attr {
+            ino,
+            size: inode.size,
+            blocks: self.blocks(&inode)?,
+            mode: inode.mode,
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: inode.device,
+            mtime: inode.mtime,
+        })
+    }
+
+    /// The inode with this name in a directory, if there is one.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, ReadError> {
+        let directory = self.directory(parent)?;
+        let place = self.tree.lookup(&directory, name)?;
+        place.map(|place| self.attr(Ino::of_place(place))).transpose()
+    }
+
+    /// The parent of a directory; the root is its own.
+    pub fn parent(&self, directory: Ino) -> Result<Ino, ReadError> {
+        Ok(Ino::of_place(self.tree.parent(&self.directory(directory)?)))
+    }
+
+    /// The name at this place in a directory, `.` and `..` not counted; sorted by name.
+    pub fn entry_at(&self, directory: Ino, index: u64) -> Result<Option<DirEntry<'_>>, ReadError> {
+        let directory = self.directory(directory)?;
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let Some((name, place)) = self.tree.name(&directory, index)? else { return Ok(None) };
+        let mode = self.tree.inode(place)?.mode;
+        Ok(Some(DirEntry { name, ino: Ino::of_place(place), mode }))
+    }
+
+    /// The target of a symlink.
+    pub fn readlink(&self, ino: Ino) -> Result<&[u8], ReadError> {
+        let inode = self.inode(ino)?;
+        if inode.kind != InodeKind::Symlink {
+            return Err(ReadError::WrongKind(ino.0));
+        }
+        Ok(self.tree.target(&inode)?)
+    }
+
+    /// The value of an xattr, if there is one of this name.
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<&[u8]>, ReadError> {
+        for xattr in self.tree.xattrs(&self.inode(ino)?)? {
+            let (known, value) = xattr?;
+            if known == name {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The names of an inode's xattrs.
+    pub fn xattr_names(&self, ino: Ino) -> Result<Vec<&[u8]>, ReadError> {
+        let xattrs = self.tree.xattrs(&self.inode(ino)?)?;
+        xattrs.map(|xattr| Ok(xattr?.0)).collect()
+    }
+
+    /// `size` bytes at `offset` of a file, fewer only at its end.
+    pub fn read(&self, ino: Ino, offset: u64, size: usize) -> Result<Vec<u8>, ReadError> {
+        let inode = self.inode(ino)?;
+        match inode.kind {
+            InodeKind::File => {}
+            InodeKind::Directory => return Err(ReadError::IsADirectory(ino.0)),
+            InodeKind::Symlink | InodeKind::Special => return Err(ReadError::WrongKind(ino.0)),
+        }
+        let left = inode.size.saturating_sub(offset);
+        let size = usize::try_from(left).unwrap_or(usize::MAX).min(size);
+        let mut buf = vec![0; size];
+        let end = offset + size as u64;
+        for extent in self.tree.extents_from(&inode, offset)? {
+            if extent.file_offset >= end {
+                break;
+            }
+            self.fill(&extent, offset, &mut buf)?;
+        }
+        Ok(buf)
+    }
+
+    /// Sums for `statfs`.
+    pub fn totals(&self) -> Totals {
+        Totals { inodes: self.tree.inode_count() as u64, bytes: self.tree.bytes() }
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Inode, ReadError> {
+        if ino.place() >= self.tree.inode_count() {
+            return Err(ReadError::NoInode(ino.0));
+        }
+        Ok(self.tree.inode(ino.place())?)
+    }
+
+    fn directory(&self, ino: Ino) -> Result<Inode, ReadError> {
+        let inode = self.inode(ino)?;
+        if inode.kind == InodeKind::Directory {
+            Ok(inode)
+        } else {
+            Err(ReadError::NotADirectory(ino.0))
+        }
+    }
+
+    /// Blocks as a file system of 4 KiB blocks would count them.
+    fn blocks(&self, inode: &Inode) -> Result<u64, ReadError> {
+        let extents = self.tree.extents_from(inode, 0)?;
+        Ok(extents.map(|extent| extent.len.div_ceil(4096).saturating_mul(8)).sum())
+    }
+
+    /// Copies the part of an extent that lies in `buf`, which starts at `offset` of the file.
+    fn fill(&self, extent: &Extent, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        let start = extent.file_offset.max(offset);
+        let skipped = start - extent.file_offset;
+        let mut content_offset = extent.content_offset.saturating_add(skipped);
+        let extent_end = extent.file_offset.saturating_add(extent.len);
+        let at = |file_offset: u64| {
+            usize::try_from(file_offset.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len())
+        };
+        let (from, to) = (at(start), at(extent_end));
+        let mut buf = &mut buf[from..to.max(from)];
+        while !buf.is_empty() {
+            let n = self.copy_span(extent.layer, content_offset, buf)?;
+            content_offset += n as u64;
+            buf = &mut buf[n..];
+        }
+        Ok(())
+    }
+
+    /// Copies from the span that holds `offset` of a layer's content, returns how much.
+    fn copy_span(&self, layer: usize, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let (index, source) = self.layers.get(layer).ok_or(ReadError::NoInode(layer as u64))?;
+        let no_content = || ReadError::NoContent { layer: index.summary().digest, offset };
+        let number = index.span_at(offset).ok_or_else(no_content)?;
+        let start = index.span(number).map_err(SpanError::from)?.content_offset;
+        let content = self
+            .spans
+            .get((layer, number), || span::decode(index, source.blob.as_ref(), number))?;
+        let start = usize::try_from(offset - start).map_err(|_| no_content())?;
+        let content =
+            content.get(start..).filter(|rest| !rest.is_empty()).ok_or_else(no_content)?;
+        let n = content.len().min(buf.len());
+        buf[..n].copy_from_slice(&content[..n]);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::digest::DiffId;
+use crate::layer::index::{IndexBuilder, Summary};
+use crate::layer::{Entry, Kind, Timestamp};
+use crate::tree::{Inode, InodeKind, Tree};
+
+fn entry(path: &str, kind: Kind) -> Entry {
+    let (mode, mtime) = (0o644, Timestamp::default());
+    let path = path.as_bytes().to_vec();
+    Entry { path, kind, mode, uid: 0, gid: 0, mtime, size: 0, xattrs: Vec::new() }
+}
+
+/// `d` directory, `f` file, `l` symlink, `h` hard link: "f a/b", "l a -> b".
+fn parse(line: &str) -> Entry {
+    let (kind, rest) = line.split_at(2);
+    let (path, target) = rest.split_once(" -> ").unwrap_or((rest, ""));
+    let kind = match kind {
+        "d " => Kind::Directory,
+        "f " => Kind::File,
+        "l " => Kind::Symlink(target.into()),
+        "h " => Kind::Hardlink(target.into()),
+        other => panic!("{other}"),
+    };
+    entry(path, kind)
+}
+
+/// Merges layers of such lines and lists the tree: "d a", "f a/b 1.0" (layer and entry), sorted.
+fn tree(layers: &[&[&str]]) -> Result<Vec<String>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut indexes = Vec::new();
+    for (number, lines) in (0u8..).zip(layers) {
+        let mut builder = IndexBuilder::new(dir.path()).unwrap();
+        for (at, line) in (0u32..).zip(*lines) {
+            let mut entry = parse(line);
+            entry.uid = number.into();
+            entry.gid = at;
+            builder.entry(&entry, &[]).unwrap();
+        }
+        let digest = Digest::of(&[number]);
+        let diff_id = DiffId::new(digest);
+        let summary = Summary { digest, diff_id, blob_len: 0, content_len: 0 };
+        indexes.push(builder.finish(&summary).unwrap());
+    }
+    let refs: Vec<&LayerIndex> = indexes.iter().collect();
+    let merged = merge(&refs).map_err(|error| error.to_string())?;
+    let digests: Vec<Digest> = indexes.iter().map(|index| index.summary().digest).collect();
+    let tree = Tree::create(dir.path(), &digests, merged).unwrap();
+    let mut lines = Vec::new();
+    let mut links = BTreeMap::new();
+    list(&tree, 0, "", &mut lines, &mut links);
+    for (place, names) in links {
+        assert_eq!(tree.inode(place).unwrap().nlink, names, "link count of {place}");
+    }
+    lines.sort();
+    Ok(lines)
+}
+
+fn list(
+    tree: &Tree,
+    place: usize,
+    prefix: &str,
+    lines: &mut Vec<String>,
+    links: &mut BTreeMap<usize, u32>,
+) {
+    let dir = tree.inode(place).unwrap();
+    let mut subdirs = 0;
+    let mut last = Vec::new();
+    for at in 0..tree.name_count(&dir) {
+        let (name, child) = tree.name(&dir, at).unwrap().unwrap();
+        assert!(at == 0 || last < name.to_vec(), "names are sorted");
+        last = name.to_vec();
+        assert_eq!(tree.lookup(&dir, name).unwrap(), Some(child));
+        let path = format!("{prefix}{}", String::from_utf8_lossy(name));
+        let Inode { kind, uid, gid, .. } = tree.inode(child).unwrap();
+        let kind = match kind {
+            InodeKind::Directory => "d",
+            InodeKind::Symlink => "l",
+            _ => "f",
+        };
+        lines.push(format!("{kind} {path} {uid}.{gid}"));
+        if kind == "d" {
+            subdirs += 1;
+            assert_eq!(tree.parent(&tree.inode(child).unwrap()), place);
+            list(tree, child, &format!("{path}/"), lines, links);
+        } else {
+            *links.entry(child).or_default() += 1;
+        }
+    }
+    assert_eq!(dir.nlink, 2 + subdirs, "link count of {prefix}");
+    assert_eq!(tree.lookup(&dir, b"no such name").unwrap(), None);
+}
+
+#[track_caller]
+fn check(layers: &[&[&str]], expected: &[&str]) {
+    assert_eq!(tree(layers).unwrap(), expected);
+}
+
+#[test]
+fn upper_files_and_directories_win() {
+    check(
+        &[&["d a", "f a/x", "f b"], &["d a", "f a/y", "f b"]],
+        &["d a 1.0", "f a/x 0.1", "f a/y 1.1", "f b 1.2"],
+    );
+    check(&[&["d a", "f a/x"], &["f a"]], &["f a 1.0"]);
+    check(&[&["f a"], &["f a/x"]], &["d a 0.0", "f a/x 1.0"]);
+    check(&[&["l a -> /b"], &["f a/x"]], &["d a 0.0", "f a/x 1.0"]);
+}
+
+#[test]
+fn whiteouts_touch_lower_layers_only_wherever_they_stand() {
+    let lower: &[&str] = &["d d", "f d/a", "f d/b", "f e"];
+    for upper in [["f d/.wh.a", "f d/a"], ["f d/a", "f d/.wh.a"]] {
+        let a = if upper[0] == "f d/a" { "f d/a 1.0" } else { "f d/a 1.1" };
+        check(&[lower, &upper], &["d d 0.0", a, "f d/b 0.2", "f e 0.3"]);
+    }
+    for upper in [["f d/.wh..wh..opq", "f d/c"], ["f d/c", "f d/.wh..wh..opq"]] {
+        let c = if upper[0] == "f d/c" { "f d/c 1.0" } else { "f d/c 1.1" };
+        check(&[lower, &upper], &["d d 0.0", c, "f e 0.3"]);
+    }
+    check(&[lower, &["f .wh.d", "f d/n"]], &["d d 0.0", "f d/n 1.1", "f e 0.3"]);
+    check(&[lower, &["f .wh..wh..opq"]], &[]);
+    check(
+        &[lower, &["f .wh.nothing", "f no/.wh.thing", "f no/.wh..wh..opq"]],
+        &["d d 0.0", "f d/a 0.1", "f d/b 0.2", "f e 0.3"],
+    );
+    check(&[&["d .wh..wh.plnk", "f .wh..wh.plnk/1.2", "f .wh..wh.aufs"]], &[]);
+}
+
+#[test]
+fn what_was_hidden_can_come_back() {
+    check(
+        &[&["d d", "f d/a"], &["f d/.wh..wh..opq"], &["f d/b"], &["f d/a"]],
+        &["d d 0.0", "f d/a 3.0", "f d/b 2.0"],
+    );
+    check(
+        &[&["d d", "d d/e", "f d/e/a"], &["f d/.wh..wh..opq", "f d/e/b"]],
+        &["d d 0.0", "d d/e 0.0", "f d/e/b 1.1"],
+    );
+}
+
+#[test]
+fn the_last_of_several_entries_counts() {
+    check(&[&["f a", "f a"]], &["f a 0.1"]);
+    check(&[&["d a", "f a/x", "f a"]], &["f a 0.2"]);
+    check(&[&["f a", "d a", "f a/x"]], &["d a 0.1", "f a/x 0.2"]);
+    check(&[&["d a", "f a/x", "d a"]], &["d a 0.2", "f a/x 0.1"]);
+    check(&[&["d a", "f a/x", "l a -> b", "f a/y"]], &["d b 0.0", "f b/y 0.3", "l a 0.2"]);
+}
+
+#[test]
+fn symlinks_of_the_same_layer_are_followed_inside_the_root() {
+    check(
+        &[&["l lib -> usr/lib", "f lib/x", "h y -> lib/x"]],
+        &["d usr 0.0", "d usr/lib 0.0", "f usr/lib/x 0.1", "f y 0.1", "l lib 0.0"],
+    );
+    check(&[&["l a -> ../../../b", "f a/x"]], &["d b 0.0", "f b/x 0.1", "l a 0.0"]);
+    check(
+        &[&["d d", "l d/a -> /e/../f", "f d/a/x"]],
+        &["d d 0.0", "d e 0.0", "d f 0.0", "f f/x 0.2", "l d/a 0.1"],
+    );
+    let message = tree(&[&["l a -> b", "l b -> a", "f a/x"]]).unwrap_err();
+    assert!(message.contains("entry a/x: there are too many symbolic links"), "{message}");
+}
+
+#[test]
+fn hard_links_find_their_target_before_behind_and_below() {
+    check(&[&["f a", "h b -> a"]], &["f a 0.0", "f b 0.0"]);
+    check(&[&["h b -> a", "f a"]], &["f a 0.1", "f b 0.1"]);
+    check(&[&["h c -> b", "h b -> a", "f a"]], &["f a 0.2", "f b 0.2", "f c 0.2"]);
+    check(&[&["f a"], &["h b -> a"]], &["f a 0.0", "f b 0.0"]);
+    check(&[&["f a"], &["h b -> a", "f a"]], &["f a 1.1", "f b 1.1"]);
+    check(&[&["f a"], &["f .wh.a", "f c", "h b -> c"]], &["f b 1.1", "f c 1.1"]);
+    check(&[&["f a", "h b -> a", "f a"]], &["f a 0.2", "f b 0.0"]);
+    check(&[&["f a", "h b -> a", "f b"]], &["f a 0.0", "f b 0.2"]);
+    check(&[&["f a", "h a -> a"]], &["f a 0.0"]);
+    check(&[&["f x"], &["h b -> c", "f b", "f c"]], &["f b 1.1", "f c 1.2", "f x 0.0"]);
+}
+
+#[test]
+fn impossible_entries_are_named() {
+    for (layers, expected) in [
+        (&[&["h b -> a"][..]][..], "entry b: it is a hard link to a, which does not exist"),
+        (&[&["f a"], &["f .wh.a", "h b -> a"]], "entry b: it is a hard link to a"),
+        (&[&["h a -> a"]], "entry a: it is a hard link to a"),
+        (&[&["h a -> b", "h b -> a"]], "which does not exist"),
+        (&[&["d a", "h b -> a"]], "entry b: it is a hard link to a, which is a directory"),
+        (&[&["h b -> a", "d a"]], "entry b: it is a hard link to a, which is a directory"),
+        (&[&["f a", "f a/b"]], "entry a/b: a is not a directory"),
+        (&[&["f d/.wh."]], "entry d/.wh.: it is a whiteout without a name"),
+        (&[&["f .wh..."]], "entry .wh...: it is a whiteout"),
+    ] {
+        let message = tree(layers).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+        assert!(message.starts_with("layer sha256:"), "{message}");
+    }
+}
+
+#[test]
+fn many_links_to_links_take_no_time() {
+    let lines: Vec<String> = (0..20_000).map(|n| format!("h l{n} -> l{}", n + 1)).collect();
+    let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    lines.push("f l20000");
+    assert_eq!(tree(&[&lines]).unwrap().len(), 20_001);
+}

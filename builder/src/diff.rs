@@ -3,8 +3,8 @@
 //! Reads the upper directory of an overlay (the kernel's Documentation/filesystems/overlayfs.rst)
 //! and tells it in the words of a layer (OCI image spec, layer.md): a whiteout becomes an empty
 //! file `.wh.NAME`, an opaque directory is followed by an empty file `.wh..wh..opq` inside it.
-//! Parents come before their children and siblings in the order of the bytes of their names, so
-//! equal uppers give equal layers. The content of files is not read here.
+//! Parents come before their children, and siblings in the order of the bytes of their names (a
+//! whiteout in the place of what it hides), so equal uppers give equal layers. The content of files is not read here.
 //!
 //! The upper must not be mounted, or at least not be written to, while it is read.
 

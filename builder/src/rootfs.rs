@@ -188,6 +188,10 @@ impl LiveRootfs {
         if step.isolation == Isolation::Container && step.rootfs.add_mount_points(&root)? {
             drop(root);
             step.umount()?;
+            // A volatile overlay leaves a mark there: what it was given may not be used again.
+            let used = step.directory.join("w");
+            fs::remove_dir_all(&used).at("remove", &used)?;
+            fs::create_dir(&used).at("make directory", &used)?;
             step.mount(true)?;
         }
         Ok(step)

@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -117,9 +118,18 @@ fn close_inherited(socket: &UnixStream) -> io::Result<()> {
 /// A container can get at the file of a process that enters it (`/proc/self/exe`, CVE-2019-5736);
 /// through a read-only mount it cannot write to it.
 fn protect_program() -> Result<PathBuf, Failure> {
+    let running = fs::metadata(SELF).or_fail("stat", SELF)?;
+    if running.nlink() == 0 {
+        // Replaced by another version during the build: nothing is left there to protect.
+        return Ok(PathBuf::from(SELF));
+    }
     let path = fs::read_link(SELF).or_fail("read link", SELF)?;
+    let found = fs::metadata(&path).or_fail("stat", &path)?;
+    if (found.dev(), found.ino()) != (running.dev(), running.ino()) {
+        return Err(Errno::ESTALE).or_fail("find the running program at", &path);
+    }
     let target = open_path(&path).or_fail("open", &path)?;
-    bind(Path::new(SELF), &target, MsFlags::empty()).or_fail("bind", &path)?;
+    bind(&path, &target, MsFlags::empty()).or_fail("bind", &path)?;
     set_flags(&path, MsFlags::MS_RDONLY).or_fail("make read-only", &path)?;
     Ok(path)
 }

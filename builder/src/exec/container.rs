@@ -82,7 +82,7 @@ fn mount_sys(root: &RootDir) -> Result<(), Failure> {
         // In a user namespace, where the network namespace belongs to another one.
         Err(Errno::EPERM) => {
             bind(Path::new("/sys"), &target, MsFlags::MS_REC).or_fail("bind", "/sys")?;
-            set_flags(&magic_path(place(root, "/sys")?), flags).or_fail("protect", "/sys")?;
+            set_flags(&magic_path(&place(root, "/sys")?), flags).or_fail("protect", "/sys")?;
         }
         Err(error) => return Err(error).or_fail("mount sysfs on", root.outside("/sys".as_ref())),
     }

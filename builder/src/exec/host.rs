@@ -15,7 +15,7 @@ use nix::mount::MsFlags;
 use crate::rootfs::{RootDir, magic_path};
 
 use super::container::name_file;
-use super::kernel_files::{mask, mount_dev, mount_proc};
+use super::kernel_files::{NODES, mask, mount_dev, mount_proc};
 use super::mounts::{
     Mount, bind, mount_id, mount_new, mounts, open_path, own_mount, place, set_flags,
 };
@@ -38,8 +38,11 @@ pub(super) fn enter(job: &Job) -> Result<RootDir, Failure> {
     let host = RootDir::open(Path::new("/")).map_err(|error| error.source).or_fail("open", "/")?;
     let mut writable = hide_directories()?;
     mount_dev(&host)?;
-    for private in ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"] {
-        writable.insert(mount_id(place(&host, private)?)?);
+    // A device node is a mount of its own where it had to be bound (in a user namespace).
+    let nodes = NODES.map(|(name, ..)| format!("/dev/{name}"));
+    let mounts = ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"].map(str::to_owned);
+    for private in mounts.into_iter().chain(nodes) {
+        writable.insert(mount_id(place(&host, &private)?)?);
     }
     if let (Some(content), Some(path)) = (resolv, resolv_path) {
         restore_file(&path, &content)?;

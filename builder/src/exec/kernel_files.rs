@@ -18,7 +18,7 @@ use super::wire::{Failure, OrFail};
 
 /// The device nodes of every container, with their numbers (OCI runtime spec, config-linux.md,
 /// "Default Devices").
-const NODES: [(&str, u64, u64); 6] = [
+pub(super) const NODES: [(&str, u64, u64); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -124,7 +124,7 @@ pub(super) fn mount_proc(root: &RootDir) -> Result<(), Failure> {
             let path = Path::new("/proc").join(name);
             bind(&magic_path(&place), &place, MsFlags::empty()).or_fail("bind", &path)?;
             let bound = root.open_at(&path, OFlag::O_PATH).or_fail("open", &path)?;
-            set_flags(&magic_path(bound), NO_PROGRAMS | MsFlags::MS_RDONLY)
+            set_flags(&magic_path(&bound), NO_PROGRAMS | MsFlags::MS_RDONLY)
                 .or_fail("make read-only", &path)?;
         }
     }

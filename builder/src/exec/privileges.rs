@@ -73,9 +73,18 @@ fn kept_of(set: CapSet) -> Result<HashSet<Capability>, Failure> {
 fn become_user(user: &User) -> Result<(), Failure> {
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    setgroups(&groups).or_fail("set groups to", format!("{:?}", user.groups))?;
+    match setgroups(&groups) {
+        // A user namespace that maps one user only has no other groups to drop.
+        Err(Errno::EPERM) if groups.is_empty() && cannot_set_groups() => {}
+        result => result.or_fail("set groups to", format!("{:?}", user.groups))?,
+    }
     setresgid(gid, gid, gid).or_fail("become group", gid.to_string())?;
     setresuid(uid, uid, uid).or_fail("become user", uid.to_string())
+}
+
+/// Whether this user namespace has given up setgroups(2) (user_namespaces(7)).
+fn cannot_set_groups() -> bool {
+    std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.trim_ascii() == b"deny")
 }
 
 /// The crate's errors are texts; the number is still in errno.

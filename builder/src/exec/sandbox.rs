@@ -171,8 +171,8 @@ fn ended_without_reply(
     use std::os::unix::process::ExitStatusExt;
     match (status.signal(), sent) {
         (Some(signal), _) => ExecError::Killed { how: Status::Signaled(signal).to_string() },
-        (None, Err(source)) => start_error(source),
-        (None, Ok(())) => {
+        (None, Err(source)) if source.kind() != io::ErrorKind::BrokenPipe => start_error(source),
+        (None, _) => {
             // Its last words: it is no kfs, or it panicked.
             let said = tail.into_lines().join("; ");
             start_error(io::Error::other(format!("it ended with {status} and said {said:?}")))

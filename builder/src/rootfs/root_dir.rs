@@ -140,7 +140,7 @@ impl AsFd for RootDir {
 }
 
 /// A path for what `fd` has open: for the system calls that take a path only. Needs `/proc`.
-pub(crate) fn magic_path(fd: impl AsFd) -> PathBuf {
+pub(crate) fn magic_path(fd: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 

@@ -16,6 +16,7 @@ pub mod blob;
 pub mod digest;
 pub mod error;
 pub mod filesystem;
+pub mod fuse;
 pub mod layer;
 mod mapped;
 pub mod oci;

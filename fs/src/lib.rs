@@ -19,6 +19,7 @@ pub mod filesystem;
 pub mod fuse;
 pub mod layer;
 mod mapped;
+pub mod mount;
 pub mod oci;
 pub mod span;
 mod sys;

@@ -1,0 +1,169 @@
+//! A mount's directory in the store: what lies in it, and how it is cleared away.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::mountinfo::MountInfo;
+use super::{MountError, State, overlay};
+use crate::error::{AtPath, PathError};
+use crate::fuse;
+
+/// `STORE/mounts/<id>`
+#[derive(Clone, Debug)]
+pub(super) struct MountDir(PathBuf);
+
+impl MountDir {
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Makes a new one in `mounts` and locks it.
+    pub(super) fn create(mounts: &Path) -> Result<(Self, File), MountError> {
+        loop {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let path = mounts.join(format!("{:x}", now.as_nanos()));
+            // The changes in it may hold what other users must not read or run.
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                result => result.at("create", &path)?,
+            }
+            let dir = Self(path);
+            let path = dir.lock_path();
+            let lock = File::create_new(&path).at("create", &path)?;
+            lock.lock().at("lock", &path)?;
+            return Ok((dir, lock));
+        }
+    }
+
+    pub(super) fn id(&self) -> String {
+        self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    pub(super) fn lower(&self) -> PathBuf {
+        self.0.join("lower")
+    }
+
+    /// Where the changes of a writable mount go, and where overlayfs works.
+    pub(super) fn upper_and_work(&self, state: &State) -> (PathBuf, PathBuf) {
+        match &state.upper {
+            Some(upper) => (upper.clone(), overlay::work_beside(upper)),
+            None => (self.0.join("upper"), self.0.join("work")),
+        }
+    }
+
+    /// Takes the lock; `None` while the server lives. A directory without a lock file is one
+    /// that was not wholly removed.
+    pub(super) fn try_lock(&self) -> Result<Option<StaleLock>, PathError> {
+        let path = self.lock_path();
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Some(StaleLock(None)));
+            }
+            file => file.at("open", &path)?,
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(StaleLock(Some(file)))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(PathError { action: "lock", path, source }),
+        }
+    }
+
+    /// `None` before the state is written, and after the end of the mount.
+    pub(super) fn read_state(&self) -> Result<Option<State>, MountError> {
+        let path = self.state_path();
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.at("read", &path)?,
+        };
+        let state = serde_json::from_slice(&text);
+        state.map(Some).map_err(|source| MountError::State { path, source })
+    }
+
+    pub(super) fn write_state(&self, state: &State) -> Result<(), MountError> {
+        let path = self.state_path();
+        let text = serde_json::to_vec_pretty(state)
+            .map_err(|source| MountError::State { path: path.clone(), source })?;
+        let new = self.0.join("state.new");
+        fs::write(&new, text).at("write", &new)?;
+        fs::rename(&new, &path).at("rename", &new)?;
+        Ok(())
+    }
+
+    /// Clears away what a killed server left: its mounts, its changes if nobody wants them, and
+    /// the directory.
+    pub(super) fn clear_stale(&self, lock: StaleLock) -> Result<(), MountError> {
+        let state = match self.read_state() {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
+        };
+        if let Some(state) = &state
+            && MountInfo::own()?.top_is(state)
+        {
+            fuse::unmount(&state.mountpoint, true)?;
+        }
+        if MountInfo::own()?.top(&self.lower()).is_some() {
+            fuse::unmount(&self.lower(), true)?;
+        }
+        self.remove(state.as_ref())?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Removes the directory and all that is in it. The lock goes last: as long as it is there
+    /// nobody else touches the rest. The state goes first: the mount has ended.
+    pub(super) fn remove(&self, state: Option<&State>) -> Result<(), PathError> {
+        remove_file(&self.state_path())?;
+        remove_file(&self.0.join("state.new"))?;
+        if let Some(upper) = state.and_then(|state| state.upper.as_ref()) {
+            remove_tree(&overlay::work_beside(upper))?;
+        }
+        remove_tree(&self.0.join("upper"))?;
+        remove_tree(&self.0.join("work"))?;
+        // Not as a tree: if the image were still mounted there, this is an error.
+        remove_dir(&self.lower())?;
+        remove_file(&self.log())?;
+        remove_file(&self.lock_path())?;
+        remove_dir(&self.0)
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.0.join("state.json")
+    }
+}
+
+/// The lock of a directory whose server is gone.
+#[derive(Debug)]
+pub(super) struct StaleLock(#[expect(dead_code, reason = "held, not read")] Option<File>);
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), PathError> {
+    gone_is_fine(fs::remove_file(path)).at("remove", path)
+}
+
+fn remove_dir(path: &Path) -> Result<(), PathError> {
+    gone_is_fine(fs::remove_dir(path)).at("remove", path)
+}
+
+fn remove_tree(path: &Path) -> Result<(), PathError> {
+    gone_is_fine(fs::remove_dir_all(path)).at("remove", path)
+}

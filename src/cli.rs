@@ -25,6 +25,22 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// List the images of the store
+    Images(commands::images::Args),
+    /// Remove images, or names of them
+    Rmi(commands::rmi::Args),
+    /// Give an image another name
+    Tag(commands::tag::Args),
+    /// Show manifest, config and layers of an image as JSON
+    Inspect(commands::inspect::Args),
+    /// Show the steps that made an image
+    History(commands::history::Args),
+    /// Copy the images of an archive to the store
+    Load(commands::load::Args),
+    /// Write images to an archive
+    Save(commands::save::Args),
+    /// Make an image of a root file system's tar
+    Import(commands::import::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
 }
@@ -36,8 +52,16 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
 
 /// Runs the command that was typed.
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
-    let _context = Context::new(cli.root, cli.quiet)?;
+    let context = Context::new(cli.root, cli.quiet)?;
     match cli.command {
+        Command::Images(args) => commands::images::run(&args, &context),
+        Command::Rmi(args) => commands::rmi::run(&args, &context),
+        Command::Tag(args) => commands::tag::run(&args, &context),
+        Command::Inspect(args) => commands::inspect::run(&args, &context),
+        Command::History(args) => commands::history::run(&args, &context),
+        Command::Load(args) => commands::load::run(args, &context),
+        Command::Save(args) => commands::save::run(&args, &context),
+        Command::Import(args) => commands::import::run(args, &context),
         Command::Completions(args) => commands::completions::run(&args),
     }
 }

@@ -117,7 +117,8 @@ fn write_docker(images: &[Selection], archive: &mut Archive<'_>) -> Result<(), S
     for selection in images {
         let image = selection.image()?;
         let tag = selection.name().map(|name| Ok::<_, StoreError>(name.parse::<Name>()?));
-        let tag = tag.transpose()?.map(|name| name.to_string());
+        // The full form: podman takes a short one for its own `localhost/`.
+        let tag = tag.transpose()?.map(|name| name.canonical());
         let config = format!("{}.json", image.manifest.config.digest.hex());
         if written.insert(config.clone()) {
             archive.bytes(&config, &image.config_json)?;

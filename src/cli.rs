@@ -23,23 +23,16 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+// A command's summary stands at its `Args`: a text here would hide the longer one there.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the images of the store
     Images(commands::images::Args),
-    /// Remove images, or names of them
     Rmi(commands::rmi::Args),
-    /// Give an image another name
     Tag(commands::tag::Args),
-    /// Show manifest, config and layers of an image as JSON
     Inspect(commands::inspect::Args),
-    /// Show the steps that made an image
     History(commands::history::Args),
-    /// Copy the images of an archive to the store
     Load(commands::load::Args),
-    /// Write images to an archive
     Save(commands::save::Args),
-    /// Make an image of a root file system's tar
     Import(commands::import::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),

@@ -4,7 +4,9 @@
 
 mod cli;
 mod commands;
+mod progress;
 mod report;
+mod table;
 
 use std::process::ExitCode;
 

@@ -703,6 +703,9 @@ fn speed_of_a_step() {
         }
         run.sort();
         whole.sort();
-        println!("{isolation:?}: run {:?}, with mount and umount {:?}", run[25], whole[25]);
+        println!(
+            "{isolation:?}: run {:?} (best {:?}), with mount and umount {:?} (best {:?})",
+            run[25], run[0], whole[25], whole[0]
+        );
     }
 }

@@ -13,8 +13,10 @@
 #![deny(unsafe_code)]
 
 pub mod blob;
+pub mod compare;
 pub mod digest;
 pub mod error;
+pub mod extract;
 pub mod filesystem;
 pub mod fuse;
 pub mod layer;

@@ -1,12 +1,23 @@
 //! Images as they are stored and named: references, manifests, the store, archives.
 
+pub mod archive;
+pub mod image;
+pub mod import;
+pub mod layout;
 pub mod manifest;
+pub mod reference;
+mod similar;
+pub mod store;
+mod walk;
 
 use std::sync::Arc;
 
 use crate::blob::BlobSource;
 use crate::digest::{DiffId, Digest};
+use layout::{LayoutError, Selection};
 use manifest::{Descriptor, ImageConfig, Manifest};
+use reference::Source;
+use store::Store;
 
 /// An image, resolved and verified down to its config; its layers are not yet read.
 #[derive(Clone, Debug)]
@@ -36,4 +47,14 @@ pub struct Layer {
     pub diff_id: DiffId,
     /// The blob.
     pub blob: Arc<dyn BlobSource>,
+}
+
+/// Finds the image that a source names, in the store or where the source says.
+pub fn select(source: &Source, store: &Store) -> Result<Selection, LayoutError> {
+    store::select(source, store)
+}
+
+/// Finds and reads the image that a source names.
+pub fn open(source: &Source, store: &Store) -> Result<Image, LayoutError> {
+    select(source, store)?.image()
 }

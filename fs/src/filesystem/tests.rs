@@ -39,7 +39,7 @@ fn image(dir: &Path, tars: &[Vec<u8>]) -> Image {
 }
 
 #[derive(Default)]
-struct Tar(Option<tar::Builder<Vec<u8>>>);
+pub(crate) struct Tar(Option<tar::Builder<Vec<u8>>>);
 
 impl Tar {
     fn add(mut self, kind: tar::EntryType, path: &str, data: &[u8], link: &str) -> Self {
@@ -58,24 +58,24 @@ impl Tar {
         self
     }
 
-    fn file(self, path: &str, data: &[u8]) -> Self {
+    pub(crate) fn file(self, path: &str, data: &[u8]) -> Self {
         self.add(tar::EntryType::Regular, path, data, "")
     }
 
-    fn dir(self, path: &str) -> Self {
+    pub(crate) fn dir(self, path: &str) -> Self {
         self.add(tar::EntryType::Directory, path, b"", "")
     }
 
-    fn symlink(self, path: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, path: &str, target: &str) -> Self {
         self.add(tar::EntryType::Symlink, path, b"", target)
     }
 
-    fn done(self) -> Vec<u8> {
+    pub(crate) fn done(self) -> Vec<u8> {
         self.0.unwrap().into_inner().unwrap()
     }
 }
 
-fn open(dir: &Path, tars: &[Vec<u8>]) -> ImageFs {
+pub(crate) fn open(dir: &Path, tars: &[Vec<u8>]) -> ImageFs {
     ImageFs::open(&image(dir, tars), dir, &|_| ()).unwrap()
 }
 

@@ -27,6 +27,8 @@ pub const LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// zstd layer.
 pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// Docker image config.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// The annotation that names an image inside a layout (OCI image spec, annotations.md).
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -84,6 +86,9 @@ pub struct Platform {
     /// `v7`, `v8`, ...
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+    /// `os.version` and the like, kept as it was.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// An image manifest, of OCI or Docker.
@@ -97,7 +102,8 @@ pub struct Manifest {
     pub media_type: Option<String>,
     /// The image config.
     pub config: Descriptor,
-    /// Bottom layer first.
+    /// Bottom layer first; Go writes `null` for none.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub layers: Vec<Descriptor>,
     /// Cluster-image metadata and the like.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -113,8 +119,8 @@ pub struct Index {
     /// Absent in some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The manifests.
-    #[serde(default)]
+    /// The manifests; umoci writes `null` for none.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub manifests: Vec<Descriptor>,
     /// All else, kept as it was.
     #[serde(flatten)]
@@ -238,6 +244,36 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// How the tar stream of a layer is stored, as its media type says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// A plain tar.
+    None,
+    /// gzip, one or several members.
+    Gzip,
+    /// zstd, one or several frames.
+    Zstd,
+}
+
+/// What the media type of a layer says about its blob; `None` for one that is not known (OCI
+/// image spec, layer.md; Docker image manifest v2 schema 2; the nondistributable and foreign
+/// variants are read like the others once their blob is there).
+pub fn layer_compression(media_type: &str) -> Option<Compression> {
+    match media_type {
+        LAYER_TAR
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar" => Some(Compression::None),
+        LAYER_GZIP
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Some(Compression::Gzip),
+        LAYER_ZSTD
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Some(Compression::Zstd),
+        _ => None,
+    }
 }
 
 /// `true` for the media types of an image manifest.

@@ -1,0 +1,142 @@
+//! A tar of a root file system becomes an image of one layer, as `docker import` does.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::SystemTime;
+
+use super::archive::{Magic, decompressed};
+use super::image::host_architecture;
+use super::manifest::{
+    CONFIG, Compression, Descriptor, History, ImageConfig, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD,
+    MANIFEST, Manifest, RootFs,
+};
+use super::store::{Expected, Stage, Store, StoreError, input_error};
+use crate::digest::{DiffId, Digest, Hasher};
+use crate::error::AtPath;
+
+/// What an import makes.
+#[derive(Clone, Debug)]
+pub struct Import<'a> {
+    /// Where the tar comes from, for the history and for messages.
+    pub from: &'a str,
+    /// The name of the image.
+    pub name: &'a str,
+    /// The time that config and history show.
+    pub created: SystemTime,
+}
+
+/// Stores a tar, plain or compressed with gzip or zstd, as the only layer of a new image; the
+/// compression stays as it is. Calls `copied` with the number of bytes of each piece. Returns
+/// the manifest's digest.
+pub fn import(
+    store: &Store,
+    mut reader: impl Read,
+    import: &Import<'_>,
+    copied: &dyn Fn(u64),
+) -> Result<Digest, StoreError> {
+    let name = super::store::tag_name(import.name)?;
+    let mut head = Vec::new();
+    let input = |error| input_error(error, import.from);
+    reader.by_ref().take(Magic::SIZE as u64).read_to_end(&mut head).map_err(input)?;
+    let (compression, media_type) = match Magic::of(&head) {
+        Magic::Plain => (Compression::None, LAYER_TAR),
+        Magic::Gzip => (Compression::Gzip, LAYER_GZIP),
+        Magic::Zstd => (Compression::Zstd, LAYER_ZSTD),
+        Magic::Unsupported(how) => {
+            let what = import.from.to_owned();
+            return Err(StoreError::NotATar { what, compression: Some(how) });
+        }
+    };
+    let writer = store.writer()?;
+    let mut stage = writer.stage()?;
+    let whole = head.as_slice().chain(reader);
+    let (digest, size) = stage.put_blob(whole, Expected::default(), import.from, copied)?;
+    let layer = Descriptor::new(media_type, digest, size);
+    let diff_id = diff_id(&stage, digest, compression, import.from)?;
+    let manifest = put_image(&mut stage, layer, diff_id, import)?;
+    let digest = manifest.digest;
+    stage.commit(vec![(Some(name.to_string()), manifest)])?;
+    Ok(digest)
+}
+
+/// Hashes the tar stream of a staged layer, and makes sure that it is one.
+fn diff_id(
+    stage: &Stage<'_>,
+    layer: Digest,
+    compression: Compression,
+    from: &str,
+) -> Result<DiffId, StoreError> {
+    let path = stage.path(layer);
+    let file = File::open(&path).at("open", &path)?;
+    let input = |error| input_error(error, from);
+    let mut reader = decompressed(file, compression).map_err(input)?;
+    let mut first = Vec::new();
+    reader.by_ref().take(512).read_to_end(&mut first).map_err(input)?;
+    if !is_tar_block(&first) {
+        return Err(StoreError::NotATar { what: from.to_owned(), compression: None });
+    }
+    if compression == Compression::None {
+        return Ok(DiffId::new(layer));
+    }
+    let mut hasher = Hasher::new();
+    hasher.update(&first);
+    let mut chunk = vec![0; 1 << 18];
+    loop {
+        match reader.read(&mut chunk) {
+            Ok(0) => return Ok(DiffId::new(hasher.finish())),
+            Ok(n) => hasher.update(&chunk[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(input(error)),
+        }
+    }
+}
+
+/// Whether this is a header, or the end of an empty tar.
+fn is_tar_block(block: &[u8]) -> bool {
+    let Ok(block) = <&[u8; 512]>::try_from(block) else { return false };
+    block.iter().all(|byte| *byte == 0)
+        || tar::Header::from_byte_slice(block)
+            .cksum()
+            .is_ok_and(|sum| sum == super::archive::checksum(block))
+}
+
+fn put_image(
+    stage: &mut Stage<'_>,
+    layer: Descriptor,
+    diff_id: DiffId,
+    import: &Import<'_>,
+) -> Result<Descriptor, StoreError> {
+    let created = humantime::format_rfc3339_seconds(import.created).to_string();
+    let config = ImageConfig {
+        created: Some(created.clone()),
+        architecture: host_architecture().to_owned(),
+        os: "linux".to_owned(),
+        rootfs: RootFs { diff_ids: vec![diff_id], ..RootFs::default() },
+        history: vec![History {
+            created: Some(created),
+            comment: Some(format!("imported from {}", import.from)),
+            ..History::default()
+        }],
+        ..ImageConfig::default()
+    };
+    let config = put_json(stage, CONFIG, &config)?;
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MANIFEST.to_owned()),
+        config,
+        layers: vec![layer],
+        annotations: Default::default(),
+    };
+    put_json(stage, MANIFEST, &manifest)
+}
+
+fn put_json(
+    stage: &mut Stage<'_>,
+    media_type: &str,
+    value: &impl serde::Serialize,
+) -> Result<Descriptor, StoreError> {
+    let json = serde_json::to_vec(value).expect("manifests and configs are plain data");
+    let descriptor = Descriptor::of(media_type, &json);
+    stage.put_blob(&json[..], Expected::from(&descriptor), media_type, &|_| {})?;
+    Ok(descriptor)
+}

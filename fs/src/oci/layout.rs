@@ -1,0 +1,407 @@
+//! An OCI image layout (OCI image spec, image-layout.md), in a directory or inside an archive:
+//! an index of named manifests, and blobs by digest. Read only; the store adds writing.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::Image;
+use super::archive::{ArchiveBlobs, ArchiveError};
+use super::image::{self, ImageError};
+use super::manifest::{Descriptor, Index, MAX_JSON, Manifest, REF_NAME, is_manifest};
+use super::reference::{Name, ReferenceError};
+use crate::blob::{BlobReader, BlobSource, FileBlob};
+use crate::digest::{Digest, Found, Mismatch, VerifyReader};
+use crate::error::{AtPath, PathError};
+
+/// How many hex digits of a digest name an image, at least.
+const MIN_ID: usize = 4;
+
+/// A layout that was opened: its index as read then, and where its blobs are.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The directory or archive, for messages.
+    pub(crate) location: PathBuf,
+    pub(crate) index: Index,
+    pub(crate) blobs: Blobs,
+}
+
+/// Where a layout's blobs are.
+#[derive(Clone, Debug)]
+pub(crate) enum Blobs {
+    /// Files of `blobs/sha256/` below this directory.
+    Directory(PathBuf),
+    /// Members of an archive.
+    Archive(Arc<ArchiveBlobs>),
+}
+
+/// Why a layout or an image of it cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// A file could not be read.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The archive is none.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The text is no image name, and no image is called so.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The directory holds no layout.
+    #[error("{} is not an OCI image layout: it has no {missing}", dir.display())]
+    NotALayout {
+        /// The directory.
+        dir: PathBuf,
+        /// The file that it should have.
+        missing: &'static str,
+    },
+    /// A layout of another version.
+    #[error("{} is an OCI image layout of version {version:?}, only 1.0.0 is known", dir.display())]
+    Version {
+        /// The directory or archive.
+        dir: PathBuf,
+        /// What it says.
+        version: String,
+    },
+    /// `index.json` or `oci-layout` is broken.
+    #[error("{}: {reason}", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No image is called so.
+    #[error("no image {query:?} in {}", location.display())]
+    NotFound {
+        /// As it was typed.
+        query: String,
+        /// The layout.
+        location: PathBuf,
+        /// Names there that look like it, the nearest first.
+        similar: Vec<String>,
+    },
+    /// Several images are called so.
+    #[error("{query:?} could be any of {}", candidates.join(", "))]
+    Ambiguous {
+        /// As it was typed.
+        query: String,
+        /// Their digests.
+        candidates: Vec<String>,
+    },
+    /// There is nothing to choose from.
+    #[error("{} holds no image", location.display())]
+    Empty {
+        /// The layout.
+        location: PathBuf,
+    },
+    /// No tag was given, and there are several images.
+    #[error("{} holds {} images, name one of: {}", location.display(), names.len(), names.join(", "))]
+    Several {
+        /// The layout.
+        location: PathBuf,
+        /// Their names or digests.
+        names: Vec<String>,
+    },
+    /// The image is there, but broken or of an unknown kind.
+    #[error("image {name}: {source}")]
+    Image {
+        /// As it was typed, else its digest.
+        name: String,
+        /// What is wrong.
+        source: Box<ImageError>,
+    },
+}
+
+/// How a query found an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// By the name under which the layout keeps it.
+    Name,
+    /// By a digest, or because it is the only one.
+    Digest,
+}
+
+/// An image that was found in a layout and not yet read.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Where it lies.
+    pub layout: Layout,
+    /// Its entry in the layout's index.
+    pub descriptor: Descriptor,
+    /// How it was found.
+    pub by: FoundBy,
+    /// As the user named it.
+    pub typed: String,
+}
+
+impl Selection {
+    /// Reads manifest and config, and finds the layers.
+    pub fn image(&self) -> Result<Image, LayoutError> {
+        self.layout.image_at(&self.typed, &self.descriptor)
+    }
+
+    /// The name that goes with the image when it is copied: the one by which it was found, or
+    /// that of the layout's only image.
+    pub fn name(&self) -> Option<&str> {
+        let alone = self.layout.index.manifests.len() == 1;
+        ref_name(&self.descriptor).filter(|_| alone || self.by == FoundBy::Name)
+    }
+}
+
+/// The name under which a layout keeps an image.
+pub fn ref_name(descriptor: &Descriptor) -> Option<&str> {
+    descriptor.annotations.get(REF_NAME).map(String::as_str)
+}
+
+impl Layout {
+    /// Opens the layout in a directory.
+    pub fn open(dir: &Path) -> Result<Self, LayoutError> {
+        // A clear "no such directory" before a guess at what is missing in it.
+        std::fs::read_dir(dir).at("open", dir)?;
+        let marker = dir.join("oci-layout");
+        let bytes = read_capped(&marker)?
+            .ok_or(LayoutError::NotALayout { dir: dir.to_owned(), missing: "oci-layout" })?;
+        check_version(dir, &marker, &bytes)?;
+        let path = dir.join("index.json");
+        let bytes = read_capped(&path)?
+            .ok_or(LayoutError::NotALayout { dir: dir.to_owned(), missing: "index.json" })?;
+        Self::with_index(dir, &path, &bytes, Blobs::Directory(dir.to_owned()))
+    }
+
+    pub(crate) fn with_index(
+        location: &Path,
+        path: &Path,
+        bytes: &[u8],
+        blobs: Blobs,
+    ) -> Result<Self, LayoutError> {
+        let index: Index = parse(path, bytes)?;
+        match index.schema_version {
+            2 => Ok(Self { location: location.to_owned(), index, blobs }),
+            version => Err(LayoutError::Broken {
+                path: path.to_owned(),
+                reason: format!("schemaVersion is {version}, only 2 is known"),
+            }),
+        }
+    }
+
+    /// The layout's images, in its order.
+    pub fn descriptors(&self) -> &[Descriptor] {
+        &self.index.manifests
+    }
+
+    /// Finds an image: by the exact name that the layout has for it, by a name that means the
+    /// same, by digits of a manifest's or config's digest; without a query the only one.
+    pub fn select(&self, query: Option<&str>, typed: &str) -> Result<Selection, LayoutError> {
+        let (descriptor, by) = match query {
+            Some(query) => self.find(query)?,
+            None => (self.only()?, FoundBy::Digest),
+        };
+        Ok(Selection {
+            layout: self.clone(),
+            descriptor: descriptor.clone(),
+            by,
+            typed: typed.to_owned(),
+        })
+    }
+
+    /// Reads an image that is called so.
+    pub fn image(&self, query: &str) -> Result<Image, LayoutError> {
+        self.select(Some(query), query)?.image()
+    }
+
+    pub(crate) fn image_at(
+        &self,
+        name: &str,
+        descriptor: &Descriptor,
+    ) -> Result<Image, LayoutError> {
+        image::open(self, name, descriptor).map_err(|source| LayoutError::Image {
+            name: name.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    fn only(&self) -> Result<&Descriptor, LayoutError> {
+        match &self.index.manifests[..] {
+            [only] => Ok(only),
+            [] => Err(LayoutError::Empty { location: self.location.clone() }),
+            several => Err(LayoutError::Several {
+                location: self.location.clone(),
+                names: several.iter().map(label).collect(),
+            }),
+        }
+    }
+
+    pub(crate) fn find(&self, query: &str) -> Result<(&Descriptor, FoundBy), LayoutError> {
+        let all = &self.index.manifests;
+        let exact = all.iter().filter(|d| ref_name(d) == Some(query)).collect();
+        if let Some(found) = one(query, exact)? {
+            return Ok((found, FoundBy::Name));
+        }
+        let name = query.parse::<Name>();
+        if let Ok(name) = &name {
+            let same = all.iter().filter(|descriptor| is_called(descriptor, name)).collect();
+            if let Some(found) = one(query, same)? {
+                return Ok((found, FoundBy::Name));
+            }
+        }
+        if let Some(digits) = id_digits(query)
+            && let Some(found) = one(query, self.with_id(digits))?
+        {
+            return Ok((found, FoundBy::Digest));
+        }
+        match name {
+            Err(error) if !matches!(error, ReferenceError::LooksLikeId(_)) => Err(error.into()),
+            Ok(_) | Err(_) => Err(LayoutError::NotFound {
+                query: query.to_owned(),
+                location: self.location.clone(),
+                similar: super::similar::names(query, all.iter().filter_map(ref_name)),
+            }),
+        }
+    }
+
+    fn with_id(&self, digits: &str) -> Vec<&Descriptor> {
+        let has_id = |descriptor: &&Descriptor| {
+            let config = || {
+                // An unreadable manifest has no config by which it could be named.
+                let json = self.json(descriptor).ok()?;
+                Some(serde_json::from_slice::<Manifest>(&json).ok()?.config.digest)
+            };
+            descriptor.digest.hex().starts_with(digits)
+                || is_manifest(&descriptor.media_type)
+                    && config().is_some_and(|digest| digest.hex().starts_with(digits))
+        };
+        self.index.manifests.iter().filter(has_id).collect()
+    }
+
+    /// The blob with this digest, if it is there.
+    pub fn blob(&self, digest: Digest) -> Result<Option<Arc<dyn BlobSource>>, PathError> {
+        match &self.blobs {
+            Blobs::Archive(blobs) => blobs.blob(digest),
+            Blobs::Directory(dir) => {
+                let path = blob_path(dir, digest);
+                match FileBlob::open(&path) {
+                    Ok(blob) => Ok(Some(Arc::new(blob))),
+                    Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// The blob that a descriptor points to, its size checked.
+    pub fn blob_of(&self, descriptor: &Descriptor) -> Result<Arc<dyn BlobSource>, ImageError> {
+        let digest = descriptor.digest;
+        let blob = self
+            .blob(digest)?
+            .ok_or_else(|| ImageError::Missing { digest, location: self.location.clone() })?;
+        match blob.size() {
+            size if size == descriptor.size => Ok(blob),
+            size => Err(ImageError::Corrupt(Mismatch {
+                expected: digest,
+                found: Found::Size(descriptor.size, size),
+            })),
+        }
+    }
+
+    /// The bytes of a manifest, index or config, verified.
+    pub fn json(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        if descriptor.size > MAX_JSON {
+            return Err(ImageError::TooLarge { digest: descriptor.digest, size: descriptor.size });
+        }
+        let blob = self.blob_of(descriptor)?;
+        let location = PathBuf::from(blob.location());
+        let mut bytes = Vec::new();
+        VerifyReader::new(BlobReader::new(blob), descriptor.digest, descriptor.size)
+            .read_to_end(&mut bytes)
+            .map_err(|error| match error.downcast::<Mismatch>() {
+                Ok(mismatch) => ImageError::Corrupt(mismatch),
+                Err(source) => PathError { action: "read", path: location, source }.into(),
+            })?;
+        Ok(bytes)
+    }
+}
+
+/// Where a layout in a directory keeps a blob.
+pub(crate) fn blob_path(dir: &Path, digest: Digest) -> PathBuf {
+    dir.join("blobs/sha256").join(digest.hex())
+}
+
+/// Its name, else its digest.
+pub(crate) fn label(descriptor: &Descriptor) -> String {
+    ref_name(descriptor).map_or_else(|| descriptor.digest.to_string(), str::to_owned)
+}
+
+/// The only one of `found`; several entries for one manifest are one.
+fn one<'a>(query: &str, found: Vec<&'a Descriptor>) -> Result<Option<&'a Descriptor>, LayoutError> {
+    let Some(first) = found.first() else { return Ok(None) };
+    if found.iter().all(|other| other.digest == first.digest) {
+        return Ok(Some(first));
+    }
+    let candidates = found.iter().map(|descriptor| descriptor.digest.to_string()).collect();
+    Err(LayoutError::Ambiguous { query: query.to_owned(), candidates })
+}
+
+fn is_called(descriptor: &Descriptor, name: &Name) -> bool {
+    let kept = ref_name(descriptor).and_then(|text| text.parse::<Name>().ok());
+    match (kept, name.digest()) {
+        // Docker's rule: with a digest, the tag is for people.
+        (Some(kept), Some(digest)) => kept.same_repository(name) && descriptor.digest == digest,
+        (Some(kept), None) => kept == *name,
+        (None, _) => false,
+    }
+}
+
+fn id_digits(query: &str) -> Option<&str> {
+    let digits = query.strip_prefix("sha256:").unwrap_or(query);
+    let hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (hex && (MIN_ID..=64).contains(&digits.len())).then_some(digits)
+}
+
+/// A file's bytes, none if it is not there; a larger one than [`MAX_JSON`] is an error.
+fn read_capped(path: &Path) -> Result<Option<Vec<u8>>, LayoutError> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.at("open", path)?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_JSON + 1).read_to_end(&mut bytes).at("read", path)?;
+    if bytes.len() as u64 > MAX_JSON {
+        let reason = format!("larger than {MAX_JSON} bytes");
+        return Err(LayoutError::Broken { path: path.to_owned(), reason });
+    }
+    Ok(Some(bytes))
+}
+
+pub(crate) fn parse<T: for<'a> Deserialize<'a>>(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<T, LayoutError> {
+    serde_json::from_slice(bytes).map_err(|error| LayoutError::Broken {
+        path: path.to_owned(),
+        reason: format!("malformed JSON: {error}"),
+    })
+}
+
+/// Refuses a layout of another version than 1.0.0.
+pub(crate) fn check_version(
+    location: &Path,
+    path: &Path,
+    marker: &[u8],
+) -> Result<(), LayoutError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Marker {
+        image_layout_version: String,
+    }
+    let marker: Marker = parse(path, marker)?;
+    match marker.image_layout_version.as_str() {
+        "1.0.0" => Ok(()),
+        version => {
+            Err(LayoutError::Version { dir: location.to_owned(), version: version.to_owned() })
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Adding blobs and images. A blob gets its name only when all of it is on disk and is what it
+//! should be; an image gets its name only when all of its blobs have theirs.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::path::PathBuf;
+
+use super::{Store, StoreError, TempDir, TempFile, set_name, tag_name};
+use crate::digest::{Digest, Found, Hasher, Mismatch};
+use crate::error::AtPath;
+use crate::oci::manifest::{Descriptor, REF_NAME};
+
+/// How much is copied at once, in bytes.
+const CHUNK: usize = 1 << 18;
+
+/// The right to add to a store. While one lives in any process, no blob is removed.
+#[derive(Debug)]
+pub struct Writer {
+    store: Store,
+    /// Holds the shared lock.
+    _lock: File,
+}
+
+/// What is known of a blob before it is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected {
+    /// Its digest.
+    pub digest: Option<Digest>,
+    /// Its size in bytes.
+    pub size: Option<u64>,
+}
+
+impl From<&Descriptor> for Expected {
+    fn from(descriptor: &Descriptor) -> Self {
+        Self { digest: Some(descriptor.digest), size: Some(descriptor.size) }
+    }
+}
+
+impl Deref for Writer {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl Writer {
+    pub(super) fn new(store: &Store) -> Result<Self, StoreError> {
+        let lock = store.lock_file("writers.lock")?;
+        lock.lock_shared().at("lock", &store.root.join("writers.lock"))?;
+        Ok(Self { store: store.clone(), _lock: lock })
+    }
+
+    /// Stores what `reader` gives, up to its end; `what` names it in messages. A blob that is
+    /// there already is replaced, which heals a damaged one. Returns digest and size in bytes.
+    pub fn put_blob(
+        &self,
+        reader: impl Read,
+        expected: Expected,
+        what: &str,
+    ) -> Result<(Digest, u64), StoreError> {
+        let (file, digest, size) = receive(&self.store, reader, expected, what, &|_| {})?;
+        file.persist(&self.store.blob_path(digest))?;
+        Ok((digest, size))
+    }
+
+    /// Starts to collect the blobs of images that shall appear together or not at all.
+    pub(crate) fn stage(&self) -> Result<Stage<'_>, StoreError> {
+        Ok(Stage { writer: self, dir: self.store.temp_dir()?, blobs: BTreeSet::new() })
+    }
+
+    /// Stores bytes that are at hand.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let (digest, _) = self.put_blob(bytes, Expected::default(), "bytes")?;
+        Ok(digest)
+    }
+
+    /// Stores a manifest or index, whose blobs are stored already, under a name. The image that
+    /// had the name loses it. Returns the manifest's digest.
+    pub fn add_image(
+        &self,
+        name: &str,
+        manifest: &[u8],
+        media_type: &str,
+    ) -> Result<Digest, StoreError> {
+        let name = tag_name(name)?.to_string();
+        let digest = self.put_bytes(manifest)?;
+        let descriptor = Descriptor::new(media_type, digest, manifest.len() as u64);
+        self.add_entries(vec![(Some(name), descriptor)])?;
+        Ok(digest)
+    }
+
+    /// Adds all entries or none. A name is set as it is.
+    pub(crate) fn add_entries(
+        &self,
+        entries: Vec<(Option<String>, Descriptor)>,
+    ) -> Result<(), StoreError> {
+        self.store.change_index(|_, index| {
+            for (name, mut descriptor) in entries {
+                match name {
+                    Some(name) => {
+                        descriptor.annotations.insert(REF_NAME.to_owned(), name.clone());
+                        set_name(index, &name, descriptor);
+                    }
+                    None if index.manifests.iter().any(|d| d.digest == descriptor.digest) => {}
+                    None => index.manifests.push(descriptor),
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Blobs that are not in the store yet. They go away with the value, or at the next opening of
+/// the store if this process is killed.
+#[derive(Debug)]
+pub(crate) struct Stage<'a> {
+    writer: &'a Writer,
+    dir: TempDir,
+    blobs: BTreeSet<Digest>,
+}
+
+impl Stage<'_> {
+    /// As [`Writer::put_blob`]; calls `copied` with the number of bytes of each piece.
+    pub(crate) fn put_blob(
+        &mut self,
+        reader: impl Read,
+        expected: Expected,
+        what: &str,
+        copied: &dyn Fn(u64),
+    ) -> Result<(Digest, u64), StoreError> {
+        let (file, digest, size) = receive(&self.writer.store, reader, expected, what, copied)?;
+        file.persist(&self.path(digest))?;
+        self.blobs.insert(digest);
+        Ok((digest, size))
+    }
+
+    pub(crate) fn has(&self, digest: Digest) -> bool {
+        self.blobs.contains(&digest)
+    }
+
+    /// Where a blob lies meanwhile.
+    pub(crate) fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.path().join(digest.hex())
+    }
+
+    /// Moves all blobs to the store, then gives the images their names.
+    pub(crate) fn commit(
+        self,
+        entries: Vec<(Option<String>, Descriptor)>,
+    ) -> Result<(), StoreError> {
+        let store = &self.writer.store;
+        for digest in &self.blobs {
+            let target = store.blob_path(*digest);
+            fs::rename(self.path(*digest), &target).at("rename to", &target)?;
+        }
+        let blobs = store.root.join("blobs/sha256");
+        File::open(&blobs).and_then(|dir| dir.sync_all()).at("sync", &blobs)?;
+        self.writer.add_entries(entries)
+    }
+}
+
+/// Copies a reader to a temporary file, up to its end, and checks what it was.
+fn receive(
+    store: &Store,
+    mut reader: impl Read,
+    expected: Expected,
+    what: &str,
+    copied: &dyn Fn(u64),
+) -> Result<(TempFile, Digest, u64), StoreError> {
+    let mut file = store.temp_file()?;
+    let mut hasher = Hasher::new();
+    let mut size = 0;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let n = match reader.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(input_error(error, what)),
+        };
+        size += n as u64;
+        if expected.size.is_some_and(|limit| size > limit) {
+            break;
+        }
+        hasher.update(&chunk[..n]);
+        file.write_all(&chunk[..n])?;
+        copied(n as u64);
+    }
+    let digest = hasher.finish();
+    check(expected, digest, size)?;
+    Ok((file, digest, size))
+}
+
+/// A verifying reader's mismatch stays one.
+pub(crate) fn input_error(error: io::Error, what: &str) -> StoreError {
+    match error.downcast::<Mismatch>() {
+        Ok(mismatch) => mismatch.into(),
+        Err(source) => StoreError::Input { what: what.to_owned(), source },
+    }
+}
+
+fn check(expected: Expected, digest: Digest, size: u64) -> Result<(), Mismatch> {
+    let wanted = expected.digest.unwrap_or(digest);
+    if let Some(limit) = expected.size.filter(|limit| *limit != size) {
+        return Err(Mismatch { expected: wanted, found: Found::Size(limit, size) });
+    }
+    if wanted != digest {
+        return Err(Mismatch { expected: wanted, found: Found::Digest(digest) });
+    }
+    Ok(())
+}

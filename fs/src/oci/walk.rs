@@ -1,0 +1,71 @@
+//! Which blobs an image consists of.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+
+use super::image::{self, ImageError};
+use super::layout::Layout;
+use super::manifest::{Descriptor, is_index, is_manifest};
+use crate::digest::Digest;
+
+/// Indexes in indexes are followed this far.
+const MAX_DEPTH: u32 = 4;
+
+/// The blobs below a manifest or index, and itself: what is pointed to comes before what points
+/// to it, each once. Manifests that an index lists but the layout lacks are left out: tools copy
+/// one platform of several.
+pub(crate) fn closure(layout: &Layout, top: &Descriptor) -> Result<Vec<Descriptor>, ImageError> {
+    let mut walk = Walk { layout, seen: HashSet::new(), blobs: Vec::new() };
+    walk.visit(top, MAX_DEPTH)?;
+    Ok(walk.blobs)
+}
+
+struct Walk<'a> {
+    layout: &'a Layout,
+    seen: HashSet<Digest>,
+    blobs: Vec<Descriptor>,
+}
+
+/// What any kind of manifest may point to, artifacts included.
+#[derive(Deserialize)]
+struct Links {
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    blobs: Option<Vec<Descriptor>>,
+}
+
+impl Walk<'_> {
+    fn visit(&mut self, descriptor: &Descriptor, depth: u32) -> Result<(), ImageError> {
+        if self.seen.contains(&descriptor.digest) {
+            return Ok(());
+        }
+        if is_index(&descriptor.media_type) {
+            if depth == 0 {
+                return Err(ImageError::TooDeep { digest: descriptor.digest });
+            }
+            for child in image::read_index(self.layout, descriptor)?.manifests {
+                if self.layout.blob(child.digest)?.is_some() {
+                    self.visit(&child, depth - 1)?;
+                }
+            }
+        } else if is_manifest(&descriptor.media_type) {
+            let json = self.layout.json(descriptor)?;
+            let digest = descriptor.digest;
+            let links: Links = serde_json::from_slice(&json)
+                .map_err(|source| ImageError::Json { what: "manifest", digest, source })?;
+            let all = links.config.into_iter().chain(links.layers.into_iter().flatten());
+            for blob in all.chain(links.blobs.into_iter().flatten()) {
+                self.push(blob);
+            }
+        }
+        self.push(descriptor.clone());
+        Ok(())
+    }
+
+    fn push(&mut self, descriptor: Descriptor) {
+        if self.seen.insert(descriptor.digest) {
+            self.blobs.push(descriptor);
+        }
+    }
+}

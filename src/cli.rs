@@ -23,8 +23,17 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+// A command's summary stands at its `Args`: a text here would hide the longer one there.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Images(commands::images::Args),
+    Rmi(commands::rmi::Args),
+    Tag(commands::tag::Args),
+    Inspect(commands::inspect::Args),
+    History(commands::history::Args),
+    Load(commands::load::Args),
+    Save(commands::save::Args),
+    Import(commands::import::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
 }
@@ -36,8 +45,16 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
 
 /// Runs the command that was typed.
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
-    let _context = Context::new(cli.root, cli.quiet)?;
+    let context = Context::new(cli.root, cli.quiet)?;
     match cli.command {
+        Command::Images(args) => commands::images::run(&args, &context),
+        Command::Rmi(args) => commands::rmi::run(&args, &context),
+        Command::Tag(args) => commands::tag::run(&args, &context),
+        Command::Inspect(args) => commands::inspect::run(&args, &context),
+        Command::History(args) => commands::history::run(&args, &context),
+        Command::Load(args) => commands::load::run(args, &context),
+        Command::Save(args) => commands::save::run(&args, &context),
+        Command::Import(args) => commands::import::run(args, &context),
         Command::Completions(args) => commands::completions::run(&args),
     }
 }

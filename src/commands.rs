@@ -1,8 +1,19 @@
 //! One file a command: its arguments, and the call it makes.
 
 pub(crate) mod completions;
+pub(crate) mod history;
+pub(crate) mod images;
+pub(crate) mod import;
+pub(crate) mod inspect;
+pub(crate) mod load;
+pub(crate) mod rmi;
+pub(crate) mod save;
+pub(crate) mod tag;
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+
+use kfs_fs::oci::store::{Store, StoreError};
 
 use crate::report::Failure;
 
@@ -26,6 +37,51 @@ impl Context {
         };
         Ok(Self { root, quiet })
     }
+
+    /// The store, to be changed.
+    pub(crate) fn store(&self) -> Result<Store, StoreError> {
+        Store::open(&self.root)
+    }
+
+    /// The store, only to be read; it need not be there.
+    pub(crate) fn store_to_read(&self) -> Store {
+        Store::open_readonly(&self.root)
+    }
+
+    /// Tells the user something that is neither data nor an error.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+}
+
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ListFormat {
+    /// Aligned columns
+    #[default]
+    Table,
+    /// One JSON document
+    Json,
+}
+
+/// Prints data. A reader that went away (`kfs images | head -1`) has what it wanted.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("write standard output: {error}")))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Prints a JSON document.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(value).expect("data with names as keys");
+    text.push('\n');
+    print(&text)
 }
 
 /// `/var/lib/kfs` for root, `$XDG_DATA_HOME/kfs` or `~/.local/share/kfs` for others.

@@ -4,11 +4,18 @@
 
 mod cli;
 mod commands;
+mod progress;
 mod report;
+mod table;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // A sandbox process of a build: this program, executed again, before there is any thread.
+    if std::env::args_os().nth(1).is_some_and(|first| first == kfs_builder::exec::SANDBOX_ARGUMENT)
+    {
+        return kfs_builder::exec::child_main();
+    }
     match cli::parse().and_then(cli::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.print(),

@@ -11,7 +11,15 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io;
 use std::process::ExitCode;
+
+use kfs_fs::error::PathError;
+use kfs_fs::oci::archive::ArchiveError;
+use kfs_fs::oci::image::ImageError;
+use kfs_fs::oci::layout::LayoutError;
+use kfs_fs::oci::reference::ReferenceError;
+use kfs_fs::oci::store::StoreError;
 
 /// How a command failed: exit code, message, and what the user can do.
 #[derive(Debug)]
@@ -21,6 +29,8 @@ pub(crate) struct Failure {
     hint: Option<String>,
 }
 
+/// Exit code: what was typed makes no sense.
+pub(crate) const USAGE: u8 = 2;
 /// Exit code: something named does not exist.
 pub(crate) const NOT_FOUND: u8 = 3;
 /// Exit code: a mount point is in use.
@@ -68,5 +78,121 @@ impl Failure {
             eprintln!("hint: {hint}");
         }
         ExitCode::from(self.code)
+    }
+}
+
+impl From<ReferenceError> for Failure {
+    fn from(error: ReferenceError) -> Self {
+        Self::from_error(&error).code(USAGE)
+    }
+}
+
+impl From<PathError> for Failure {
+    fn from(error: PathError) -> Self {
+        let failure = Self::from_error(&error);
+        match error.source.kind() {
+            io::ErrorKind::NotFound => failure.code(NOT_FOUND),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                failure.hint("free some space; nothing was kept of what was being written")
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Path(error) => error.into(),
+            StoreError::Layout(error) => error.into(),
+            StoreError::Reference(error) => error.into(),
+            StoreError::NotWritable { .. } => {
+                Self::from_error(&error).hint("use another store: --root DIR or KFS_ROOT")
+            }
+            StoreError::Foreign { .. } => {
+                Self::from_error(&error).hint("give an empty directory, or one that is not there")
+            }
+            StoreError::Input { ref source, .. } => {
+                let failure = Self::from_error(&error);
+                match source.kind() {
+                    io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::UnexpectedEof => failure.code(CORRUPT),
+                    _ => failure,
+                }
+            }
+            StoreError::Corrupt(_) | StoreError::DiffId { .. } => {
+                Self::from_error(&error).code(CORRUPT)
+            }
+            StoreError::NotATar { .. } => Self::from_error(&error).code(CORRUPT),
+            StoreError::DigestInName(_) => Self::from_error(&error).code(USAGE),
+            StoreError::SeveralNames { .. } => Self::from_error(&error)
+                .hint("remove the names one by one, or all of them with --force"),
+        }
+    }
+}
+
+impl From<LayoutError> for Failure {
+    fn from(error: LayoutError) -> Self {
+        let failure = Self::from_error(&error);
+        match error {
+            LayoutError::Path(error) => error.into(),
+            LayoutError::Archive(error) => error.into(),
+            LayoutError::Reference(error) => error.into(),
+            LayoutError::NotALayout { .. }
+            | LayoutError::Version { .. }
+            | LayoutError::Broken { .. } => failure.code(CORRUPT),
+            LayoutError::NotFound { similar, .. } => {
+                let hint = match similar.is_empty() {
+                    true => "`kfs images` lists the images of the store".to_owned(),
+                    false => format!("did you mean {}?", similar.join(", ")),
+                };
+                failure.code(NOT_FOUND).hint(hint)
+            }
+            LayoutError::Empty { .. } => failure.code(NOT_FOUND),
+            LayoutError::Ambiguous { .. } => failure.code(USAGE).hint("give more digits"),
+            LayoutError::Several { .. } => failure.code(USAGE).hint("add :TAG"),
+            LayoutError::Image { source, .. } => match *source {
+                ImageError::Path(_) => failure,
+                ImageError::Corrupt(_) | ImageError::Missing { .. } => {
+                    failure.code(CORRUPT).hint("get the image again: its copy here is damaged")
+                }
+                ImageError::Platform { .. } => failure.code(NOT_FOUND),
+                ImageError::TooLarge { .. }
+                | ImageError::Json { .. }
+                | ImageError::NotAManifest { .. }
+                | ImageError::Disagreement { .. }
+                | ImageError::Artifact { .. }
+                | ImageError::Schema1 { .. }
+                | ImageError::SchemaVersion { .. }
+                | ImageError::LayerType { .. }
+                | ImageError::LayerCount { .. }
+                | ImageError::TooDeep { .. } => failure.code(CORRUPT),
+            },
+        }
+    }
+}
+
+impl From<ArchiveError> for Failure {
+    fn from(error: ArchiveError) -> Self {
+        let failure = Self::from_error(&error).code(CORRUPT);
+        let import = "`kfs import FILE NAME` makes an image of a root file system's tar";
+        match error {
+            ArchiveError::Path(error) => error.into(),
+            ArchiveError::NotAFile(_) => failure.code(USAGE),
+            ArchiveError::Compressed { how: "gzip" | "zstd", path } => failure
+                .hint(format!("`kfs load {}` copies its images to the store", path.display())),
+            ArchiveError::Compressed { .. } => failure.hint("decompress it first"),
+            ArchiveError::NoImages(_) | ArchiveError::TooManyMembers { .. } => failure.hint(import),
+            ArchiveError::WrongFormat { path, found, .. } => {
+                failure.code(USAGE).hint(format!("name it {found}:{}", path.display()))
+            }
+            ArchiveError::NotATar(_)
+            | ArchiveError::Truncated { .. }
+            | ArchiveError::Header { .. }
+            | ArchiveError::Member { .. }
+            | ArchiveError::Json { .. }
+            | ArchiveError::LayerCount { .. } => failure,
+        }
     }
 }

@@ -9,6 +9,7 @@ pub mod gzip;
 pub mod index;
 pub mod scan;
 pub mod tar;
+pub mod writer;
 pub mod zstd;
 
 /// One member of a layer's tar stream.

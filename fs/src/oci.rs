@@ -1,6 +1,8 @@
 //! Images as they are stored and named: references, manifests, the store, archives.
 
 pub mod archive;
+#[cfg(test)]
+mod fixture;
 pub mod image;
 pub mod import;
 pub mod layout;

@@ -22,4 +22,4 @@ mod file;
 mod merge;
 
 pub use file::{Damaged, Extent, Inode, InodeKind, Tree};
-pub use merge::{MergedTree, TreeError, merge};
+pub use merge::{MergedTree, Metadata, TreeError, merge, merge_over};

@@ -24,7 +24,7 @@ const PIECE: usize = 256 << 10;
 /// Pieces between two stages.
 const AHEAD: usize = 8;
 /// Content of a stored (uncompressed) span. Small, as a read hashes whole spans.
-const STORED_SPAN: u64 = 256 << 10;
+pub(super) const STORED_SPAN: u64 = 256 << 10;
 /// A span that grows beyond this is unpacked to disk, in bytes of content: it would have to be
 /// decoded whole for every read. Deflate blocks of most compressors end well before, but some
 /// (zlib-ng at level 1) put a whole file in one, and many zstd layers are a single frame.

@@ -12,12 +12,14 @@
 mod header;
 mod pax;
 mod sparse;
+pub(super) mod writer;
 
 use std::io::{self, Read};
 
 use super::index::Extent;
 use super::{Device, Entry, Kind};
-use header::{BLOCK, Header, TypeFlag};
+pub(super) use header::BLOCK;
+use header::{Header, TypeFlag};
 use pax::Pax;
 
 /// A header that describes the next one (PAX records, GNU long names) may not be larger, in
@@ -82,6 +84,9 @@ pub enum Problem {
     /// Only a directory may be the root.
     #[error("it has no name")]
     NoName,
+    /// An xattr with a name that PAX has no form for.
+    #[error("its extended attribute {0} has a name that cannot be stored")]
+    XattrName(String),
     /// An entry type that no layer has.
     #[error("entries of type {0:?} are not allowed in a layer")]
     Type(char),

@@ -67,7 +67,7 @@ pub enum ArchiveError {
     #[error("{} holds no images: it has neither index.json with oci-layout nor manifest.json", .0.display())]
     NoImages(PathBuf),
     /// The other kind of archive.
-    #[error("{} is no {wanted} but a {found}", path.display())]
+    #[error("{} is of the kind {found}, not {wanted}", path.display())]
     WrongFormat {
         /// The archive.
         path: PathBuf,
@@ -328,3 +328,6 @@ pub(crate) fn decompressed<'a>(
         Compression::Zstd => Box::new(zstd::Decoder::new(reader)?),
     })
 }
+
+#[cfg(test)]
+mod tests;

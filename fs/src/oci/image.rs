@@ -290,3 +290,6 @@ fn parse<T: for<'a> Deserialize<'a>>(
 ) -> Result<T, ImageError> {
     serde_json::from_slice(json).map_err(|source| ImageError::Json { what, digest, source })
 }
+
+#[cfg(test)]
+mod tests;

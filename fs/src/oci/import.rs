@@ -140,3 +140,6 @@ fn put_json(
     stage.put_blob(&json[..], Expected::from(&descriptor), media_type, &|_| {})?;
     Ok(descriptor)
 }
+
+#[cfg(test)]
+mod tests;

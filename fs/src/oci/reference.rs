@@ -164,6 +164,16 @@ impl Name {
         format!("{}/{}", self.domain, self.path)
     }
 
+    /// Registry, path and tag in full: `docker.io/library/debian:12`.
+    pub fn canonical(&self) -> String {
+        let mut text = self.canonical_repository();
+        if let Some(tag) = &self.tag {
+            text.push(':');
+            text.push_str(tag);
+        }
+        text
+    }
+
     /// The tag; none for a name with a digest alone.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()

@@ -429,3 +429,6 @@ pub(super) fn select(
     };
     layout.select(tag.map(String::as_str), &typed)
 }
+
+#[cfg(test)]
+mod tests;

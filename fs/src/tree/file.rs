@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use zerocopy::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::merge::{MergedTree, Names, Problem, Source, TreeError};
+use super::merge::{MergedTree, Metadata, Names, Problem, Source, TreeError};
 use crate::digest::Digest;
 use crate::layer::index::{EntryView, LayerIndex, ViewKind, Xattr};
 use crate::layer::{Device, Timestamp};
@@ -22,6 +22,9 @@ const NAMES: usize = 3;
 const EXTENTS: usize = 4;
 const XATTRS: usize = 5;
 const STRINGS: usize = 6;
+
+/// What overlayfs knows an opaque directory by, on mounts that root made.
+pub(super) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
 
 const S_IFREG: u32 = 0o100_000;
 const S_IFDIR: u32 = 0o040_000;
@@ -436,6 +439,13 @@ impl<'a> Writer<'a> {
             record.parent = parent.into();
             record.nlink = (2 + self.subdirectories(node, names, children)).into();
             self.directories.push((node, place));
+            if names.opaque.binary_search(&node).is_ok() {
+                // An implied directory has none yet.
+                if record.xattr_count.get() == 0 {
+                    record.first_xattr = number(self.xattrs.len())?.into();
+                }
+                self.add_xattr(&mut record, OPAQUE_XATTR, b"y")?;
+            }
         }
         self.inodes.push(record);
         Ok(place)
@@ -445,7 +455,8 @@ impl<'a> Writer<'a> {
         let is_directory = |child: &&u32| {
             let inode = names.nodes[**child as usize].2;
             match names.sources[inode as usize] {
-                Source::Implied => true,
+                Source::Implied(_) => true,
+                Source::Whiteout => false,
                 Source::Entry { layer, entry } => self.layers[layer as usize]
                     .entry(entry as usize)
                     .is_ok_and(|entry| entry.kind == ViewKind::Directory),
@@ -456,8 +467,10 @@ impl<'a> Writer<'a> {
     }
 
     fn record(&mut self, source: Source) -> Result<InodeRecord, TreeError> {
-        let Source::Entry { layer, entry } = source else {
-            return Ok(implied_directory());
+        let (layer, entry) = match source {
+            Source::Implied(metadata) => return Ok(implied_directory(metadata)),
+            Source::Whiteout => return Ok(InodeRecord { mode: S_IFCHR.into(), ..empty() }),
+            Source::Entry { layer, entry } => (layer, entry),
         };
         let index = self.layers[layer as usize];
         let entry = index.entry(entry as usize)?;
@@ -472,18 +485,14 @@ impl<'a> Writer<'a> {
         };
         let mut record = InodeRecord {
             mode: (kind | entry.mode).into(),
-            nlink: 1.into(),
             uid: entry.uid.into(),
             gid: entry.gid.into(),
             device: device.into(),
             nanos: entry.mtime.nanos.into(),
             seconds: entry.mtime.seconds.into(),
             size: entry.size.into(),
-            first: 0.into(),
-            count: 0.into(),
-            parent: 0.into(),
             first_xattr: number(self.xattrs.len())?.into(),
-            xattr_count: 0.into(),
+            ..empty()
         };
         match entry.kind {
             ViewKind::File => self.add_extents(index, layer, &entry, &mut record)?,
@@ -494,11 +503,21 @@ impl<'a> Writer<'a> {
             _ => {}
         }
         for (name, value) in index.xattrs(&entry)? {
-            let ((name, name_len), (value, value_len)) = (self.string(name)?, self.string(value)?);
-            self.xattrs.push(XattrRecord { name, value, name_len, value_len });
-            record.xattr_count = (record.xattr_count.get() + 1).into();
+            self.add_xattr(&mut record, name, value)?;
         }
         Ok(record)
+    }
+
+    fn add_xattr(
+        &mut self,
+        record: &mut InodeRecord,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<(), TreeError> {
+        let ((name, name_len), (value, value_len)) = (self.string(name)?, self.string(value)?);
+        self.xattrs.push(XattrRecord { name, value, name_len, value_len });
+        record.xattr_count = (record.xattr_count.get() + 1).into();
+        Ok(())
     }
 
     fn add_extents(
@@ -542,11 +561,12 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn implied_directory() -> InodeRecord {
+/// An inode with one name and nothing else.
+fn empty() -> InodeRecord {
     let zero = U32::new(0);
     InodeRecord {
-        mode: (S_IFDIR | 0o755).into(),
-        nlink: 2.into(),
+        mode: zero,
+        nlink: 1.into(),
         uid: zero,
         gid: zero,
         device: zero,
@@ -558,6 +578,19 @@ fn implied_directory() -> InodeRecord {
         parent: zero,
         first_xattr: zero,
         xattr_count: zero,
+    }
+}
+
+fn implied_directory(metadata: Option<Metadata>) -> InodeRecord {
+    let mtime = Timestamp::default();
+    let metadata = metadata.unwrap_or(Metadata { mode: 0o755, uid: 0, gid: 0, mtime });
+    InodeRecord {
+        mode: (S_IFDIR | (metadata.mode & 0o7777)).into(),
+        uid: metadata.uid.into(),
+        gid: metadata.gid.into(),
+        seconds: metadata.mtime.seconds.into(),
+        nanos: metadata.mtime.nanos.into(),
+        ..empty()
     }
 }
 

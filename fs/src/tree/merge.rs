@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 
 use super::file::{self, Content};
 use crate::digest::Digest;
+use crate::layer::Timestamp;
 use crate::layer::index::{Damaged, EntryView, LayerIndex, ViewKind};
 
 const ROOT: u32 = 0;
@@ -70,20 +71,56 @@ pub struct MergedTree(pub(super) Vec<Content>);
 
 /// Merges layers, bottom first.
 pub fn merge(layers: &[&LayerIndex]) -> Result<MergedTree, TreeError> {
-    let mut merge = Merge::new();
-    for (number, layer) in layers.iter().enumerate() {
+    run(Merge::new(false), layers, &mut |_| None)
+}
+
+/// Merges layers, bottom first, into a tree that is to be a lower directory of overlayfs over a
+/// tree that is not at hand: what the layers remove from it becomes a character device 0:0, and a
+/// directory that hides it has overlayfs's xattr `trusted.overlay.opaque`.
+/// `below` is asked for the metadata of directories that no entry names.
+///
+/// Hard links to files of the tree below cannot be made and are an error.
+pub fn merge_over(
+    layers: &[&LayerIndex],
+    below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
+) -> Result<MergedTree, TreeError> {
+    run(Merge::new(true), layers, below)
+}
+
+/// Owner, permissions and time of a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time.
+    pub mtime: Timestamp,
+}
+
+fn run<'a>(
+    mut merge: Merge<'a>,
+    layers: &[&'a LayerIndex],
+    below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
+) -> Result<MergedTree, TreeError> {
+    for (number, layer) in layers.iter().copied().enumerate() {
         let number = u32::try_from(number).map_err(|_| TreeError::TooMany)?;
         LayerMerge { merge: &mut merge, layer, number, last_parent: None, pending: Vec::new() }
             .run()?;
     }
+    merge.take_metadata(below);
     file::serialise(&merge.into_names(), layers).map(MergedTree)
 }
 
 /// Where an inode's metadata comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
-    /// A directory that no entry names.
-    Implied,
+    /// A directory that no entry names, with its metadata in the tree below.
+    Implied(Option<Metadata>),
+    /// What stands for a removed name of the tree below.
+    Whiteout,
     /// This entry of this layer.
     Entry { layer: u32, entry: u32 },
 }
@@ -93,6 +130,7 @@ enum Shape {
     Directory,
     Symlink,
     Other,
+    Whiteout,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +151,8 @@ struct Node<'a> {
     entry: u32,
     /// Of a directory: children that older layers made do not count.
     opaque_from: u32,
+    /// Of a directory of a delta: hides what the tree below has in it.
+    hides_below: bool,
     removed: bool,
 }
 
@@ -123,6 +163,8 @@ struct Merge<'a> {
     /// Nodes by parent and name; removed ones are not in it, hidden ones may be.
     names: HashTable<u32>,
     hasher: RandomState,
+    /// Whether removed names of a tree below are kept in mind.
+    over: bool,
 }
 
 /// What is left of the merge: the names that count, in the order of their making.
@@ -131,24 +173,29 @@ pub(super) struct Names<'a> {
     pub(super) nodes: Vec<(u32, &'a [u8], u32)>,
     /// By inode.
     pub(super) sources: Vec<Source>,
+    /// Places in `nodes` of directories that hide what the tree below has in them, in order.
+    pub(super) opaque: Vec<u32>,
 }
 
 impl<'a> Merge<'a> {
-    fn new() -> Self {
-        let root = Node {
-            name: b"",
-            parent: ROOT,
-            inode: 0,
-            layer: 0,
-            entry: 0,
-            opaque_from: 0,
-            removed: false,
-        };
+    fn new(over: bool) -> Self {
+        let implied = Inode { source: Source::Implied(None), shape: Shape::Directory };
         Self {
-            nodes: vec![root],
-            inodes: vec![Inode { source: Source::Implied, shape: Shape::Directory }],
+            nodes: vec![Node::new(b"", ROOT, 0, 0)],
+            inodes: vec![implied],
             names: HashTable::new(),
             hasher: RandomState::new(),
+            over,
+        }
+    }
+
+    /// Asks for the metadata of implied directories.
+    fn take_metadata(&mut self, below: &mut dyn FnMut(&[u8]) -> Option<Metadata>) {
+        for node in 0..self.nodes.len() {
+            let inode = self.nodes[node].inode as usize;
+            if let Source::Implied(metadata @ None) = &mut self.inodes[inode].source {
+                *metadata = below(&path_of(&self.nodes, node));
+            }
         }
     }
 
@@ -184,8 +231,11 @@ impl<'a> Merge<'a> {
     }
 
     /// Adds a name, in the place of what had it.
-    fn add(&mut self, node: Node<'a>) -> Result<u32, TreeError> {
+    fn add(&mut self, mut node: Node<'a>) -> Result<u32, TreeError> {
         if let Some(old) = self.find(node.parent, node.name) {
+            // What was hidden of the tree below stays hidden.
+            let directory = self.shape(old) == Shape::Directory;
+            node.hides_below = !directory || self.nodes[old as usize].hides_below;
             self.remove(old);
         }
         let number = u32::try_from(self.nodes.len()).map_err(|_| TreeError::TooMany)?;
@@ -209,17 +259,40 @@ impl<'a> Merge<'a> {
         const GONE: u32 = u32::MAX;
         let mut place = vec![GONE; self.nodes.len()];
         let mut nodes: Vec<(u32, &[u8], u32)> = Vec::with_capacity(self.nodes.len());
+        let mut opaque = Vec::new();
         for (number, node) in self.nodes.iter().enumerate() {
             let parent = place[node.parent as usize];
             // The root is its own parent and has no place yet.
             if number == 0 || (parent != GONE && self.counts(node)) {
                 place[number] = u32::try_from(nodes.len()).expect("there are no more than nodes");
+                let shape = self.inodes[node.inode as usize].shape;
+                if self.over && node.hides_below && shape == Shape::Directory {
+                    opaque.push(place[number]);
+                }
                 nodes.push((if number == 0 { 0 } else { parent }, node.name, node.inode));
             }
         }
         let sources = self.inodes.iter().map(|inode| inode.source).collect();
-        Names { nodes, sources }
+        Names { nodes, sources, opaque }
     }
+}
+
+impl<'a> Node<'a> {
+    fn new(name: &'a [u8], parent: u32, inode: u32, layer: u32) -> Self {
+        let (entry, opaque_from, hides_below, removed) = (0, 0, false, false);
+        Self { name, parent, inode, layer, entry, opaque_from, hides_below, removed }
+    }
+}
+
+/// The path of a node from the root.
+fn path_of(nodes: &[Node<'_>], mut node: usize) -> Vec<u8> {
+    let mut names = Vec::new();
+    while node != ROOT as usize {
+        names.push(nodes[node].name);
+        node = nodes[node].parent as usize;
+    }
+    names.reverse();
+    names.join(&b'/')
 }
 
 /// A hard link whose target is not there yet.
@@ -243,7 +316,7 @@ impl<'a> LayerMerge<'_, 'a> {
     fn run(mut self) -> Result<(), TreeError> {
         for number in 0..self.layer.len() {
             let entry = self.layer.entry(number)?;
-            self.hide(&entry).map_err(|what| self.error(entry.path, what))?;
+            self.hide(&entry)?;
         }
         for number in 0..self.layer.len() {
             let entry = self.layer.entry(number)?;
@@ -260,27 +333,40 @@ impl<'a> LayerMerge<'_, 'a> {
     }
 
     /// Applies a whiteout or opaque marker to the layers below.
-    fn hide(&mut self, entry: &EntryView<'a>) -> Result<(), Problem> {
+    fn hide(&mut self, entry: &EntryView<'a>) -> Result<(), TreeError> {
         let (parent, name) = split(entry.path);
-        if name == OPAQUE {
-            if let Some(node) = self.find_below(parent)
-                && self.merge.shape(node) == Shape::Directory
-            {
-                self.merge.nodes[node as usize].opaque_from = self.number;
-            }
-            return Ok(());
-        }
-        let Some(hidden) = name.strip_prefix(WHITEOUT).filter(|_| !name.starts_with(AUFS)) else {
-            return Ok(());
-        };
+        let opaque = name == OPAQUE;
+        let hidden = name.strip_prefix(WHITEOUT).filter(|_| !name.starts_with(AUFS));
+        let Some(hidden) = hidden.or(opaque.then_some(b"opaque")) else { return Ok(()) };
         if matches!(hidden, b"" | b"." | b"..") {
-            return Err(Problem::Whiteout);
+            return Err(self.error(entry.path, Problem::Whiteout));
         }
-        let dir = self.find_below(parent);
-        if let Some(node) = dir.and_then(|dir| self.merge.child(dir, hidden)) {
+        let dir = match self.find_below(parent) {
+            Some(dir) if self.merge.shape(dir) == Shape::Directory => dir,
+            _ if self.merge.over => self.imply(parent)?,
+            _ => return Ok(()),
+        };
+        if opaque {
+            self.merge.nodes[dir as usize].opaque_from = self.number;
+            self.merge.nodes[dir as usize].hides_below = true;
+            return Ok(());
+        }
+        if let Some(node) = self.merge.child(dir, hidden) {
             self.merge.remove(node);
         }
+        if self.merge.over && !self.merge.nodes[dir as usize].hides_below {
+            let inode = self.merge.add_inode(Source::Whiteout, Shape::Whiteout)?;
+            self.merge.add(Node::new(hidden, dir, inode, self.number))?;
+        }
         Ok(())
+    }
+
+    /// The directory at a path, made where it lacks; symlinks are not followed.
+    fn imply(&mut self, path: &'a [u8]) -> Result<u32, TreeError> {
+        components(path).try_fold(ROOT, |dir, name| match self.merge.child(dir, name) {
+            Some(node) if self.merge.shape(node) == Shape::Directory => Ok(node),
+            _ => self.add_implied(dir, name),
+        })
     }
 
     /// The node at a path of the layers below; symlinks are not followed.
@@ -296,15 +382,7 @@ impl<'a> LayerMerge<'_, 'a> {
         }
         let (parent, name) = split(entry.path);
         let dir = self.parent(parent, entry.path)?;
-        let mut node = Node {
-            name,
-            parent: dir,
-            inode: 0,
-            layer: self.number,
-            entry: number,
-            opaque_from: 0,
-            removed: false,
-        };
+        let mut node = Node { entry: number, ..Node::new(name, dir, 0, self.number) };
         let old = self.merge.child(dir, name);
         let shape = match entry.kind {
             ViewKind::Hardlink => return self.link(node, entry),
@@ -335,6 +413,7 @@ impl<'a> LayerMerge<'_, 'a> {
         let target = entry.link;
         if let Some(found) = self.find_target(target)
             && self.merge.nodes[found as usize].layer == self.number
+            && self.merge.shape(found) != Shape::Whiteout
         {
             if self.merge.shape(found) == Shape::Directory {
                 return Err(self.error(entry.path, Problem::LinkToDirectory(target.to_owned())));
@@ -435,17 +514,17 @@ impl<'a> LayerMerge<'_, 'a> {
                 (Shape::Other, None) if self.merge.nodes[node as usize].layer == self.number => {
                     return Err(self.error(entry, Problem::NotADirectory(name.to_owned())));
                 }
-                (Shape::Symlink | Shape::Other, None) => self.add_implied(dir, name)?,
+                (Shape::Symlink | Shape::Other | Shape::Whiteout, None) => {
+                    self.add_implied(dir, name)?
+                }
             };
         }
         Ok(dir)
     }
 
     fn add_implied(&mut self, parent: u32, name: &'a [u8]) -> Result<u32, TreeError> {
-        let inode = self.merge.add_inode(Source::Implied, Shape::Directory)?;
-        let layer = self.number;
-        let node = Node { name, parent, inode, layer, entry: 0, opaque_from: 0, removed: false };
-        self.merge.add(node)
+        let inode = self.merge.add_inode(Source::Implied(None), Shape::Directory)?;
+        self.merge.add(Node::new(name, parent, inode, self.number))
     }
 
     /// Resolves the links whose targets came after them, lie in the layers below, or are such
@@ -474,7 +553,8 @@ impl<'a> LayerMerge<'_, 'a> {
 
     fn add_pending(&mut self, link: &Pending<'a>) -> Result<(), TreeError> {
         let target = || link.target.to_owned();
-        let Some(found) = self.find_target(link.target) else {
+        let found = self.find_target(link.target);
+        let Some(found) = found.filter(|node| self.merge.shape(*node) != Shape::Whiteout) else {
             return Err(self.error(link.path, Problem::NoTarget(target())));
         };
         if self.merge.shape(found) == Shape::Directory {

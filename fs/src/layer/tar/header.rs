@@ -4,7 +4,7 @@ use super::Problem;
 use crate::layer::Timestamp;
 
 /// Size of a tar block in bytes.
-pub(super) const BLOCK: usize = 512;
+pub(in crate::layer) const BLOCK: usize = 512;
 
 /// A header whose checksum holds.
 #[derive(Debug)]
@@ -81,8 +81,8 @@ impl Header {
 
     pub(super) fn mode(&self) -> Result<u32, Problem> {
         // Some writers put the file type bits in, or fill the field with more than 32 bits.
-        let bits = number(&self.0[100..108]).map(|n| n & 0o17_7777);
-        bits.and_then(|bits| u32::try_from(bits).ok()).ok_or(Problem::Number("mode"))
+        let mode = number(&self.0[100..108]).ok_or(Problem::Number("mode"))?;
+        Ok(u32::try_from(mode & 0o17_7777).expect("sixteen bits"))
     }
 
     pub(super) fn uid(&self) -> Result<u32, Problem> {

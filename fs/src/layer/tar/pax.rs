@@ -121,17 +121,17 @@ fn timestamp(text: &[u8]) -> Option<Timestamp> {
         None => (false, text),
     };
     let mut parts = text.splitn(2, |byte| *byte == b'.');
-    let seconds = i64::try_from(decimal::<u64>(parts.next()?, "").ok()?).ok()?;
+    let seconds = i128::from(decimal::<u64>(parts.next()?, "").ok()?);
     let fraction = parts.next().unwrap_or_default();
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let digit = |i: usize| u32::from(fraction.get(i).map_or(0, |d| d - b'0'));
-    let nanos = (0..9).fold(0, |n, i| n * 10 + digit(i));
-    Some(match (negative, nanos) {
-        (false, _) => Timestamp { seconds, nanos },
-        (true, 0) => Timestamp { seconds: -seconds, nanos: 0 },
-        (true, _) => Timestamp { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos },
+    let digit = |i: usize| i128::from(fraction.get(i).map_or(0, |d| d - b'0'));
+    let nanos = seconds * 1_000_000_000 + (0..9).fold(0, |n, i| n * 10 + digit(i));
+    let nanos = if negative { -nanos } else { nanos };
+    Some(Timestamp {
+        seconds: i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?,
+        nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).expect("below a second"),
     })
 }
 
@@ -159,7 +159,8 @@ mod tests {
         assert_eq!(at("1.0000000019"), Some((1, 1)));
         assert_eq!(at("-1"), Some((-1, 0)));
         assert_eq!(at("-0.25"), Some((-1, 750_000_000)));
-        for bad in ["", ".5", "1.x", "--1", "99999999999999999999"] {
+        assert_eq!(at("-9223372036854775808"), Some((i64::MIN, 0)));
+        for bad in ["", ".5", "1.x", "--1", "9223372036854775808", "-9223372036854775808.1"] {
             assert_eq!(at(bad), None, "{bad}");
         }
     }

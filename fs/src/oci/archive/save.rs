@@ -117,7 +117,8 @@ fn write_docker(images: &[Selection], archive: &mut Archive<'_>) -> Result<(), S
     for selection in images {
         let image = selection.image()?;
         let tag = selection.name().map(|name| Ok::<_, StoreError>(name.parse::<Name>()?));
-        let tag = tag.transpose()?.map(|name| name.to_string());
+        // The full form: podman takes a short one for its own `localhost/`.
+        let tag = tag.transpose()?.map(|name| name.canonical());
         let config = format!("{}.json", image.manifest.config.digest.hex());
         if written.insert(config.clone()) {
             archive.bytes(&config, &image.config_json)?;
@@ -153,9 +154,11 @@ fn write_layer(layer: &Layer, archive: &mut Archive<'_>) -> Result<(), StoreErro
     let what = format!("layer {digest} in {}", layer.blob.location());
     let mut blob = VerifyReader::new(BlobReader::new(layer.blob.clone()), digest, size);
     let unpacked = decompressed(&mut blob, compression).map_err(|e| input_error(e, &what))?;
-    let found = archive.stream(&layer_name(layer), unpacked, &what)?;
-    // The digest is checked at the end of the blob, which a decompressor need not reach.
+    let found = archive.stream(&layer_name(layer), unpacked, &what);
+    // The digest is checked at the end of the blob, which a decompressor need not reach. A blob
+    // that is damaged is told as such, not by what the decompressor makes of it.
     io::copy(&mut blob, &mut io::sink()).map_err(|error| input_error(error, &what))?;
+    let found = found?;
     let expected = layer.diff_id.digest();
     if found != expected {
         return Err(StoreError::DiffId { layer: digest, expected, found });

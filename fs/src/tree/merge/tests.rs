@@ -4,7 +4,9 @@ use super::*;
 use crate::digest::DiffId;
 use crate::layer::index::{IndexBuilder, Summary};
 use crate::layer::{Entry, Kind, Timestamp};
-use crate::tree::{Inode, InodeKind, Tree};
+use crate::tree::{InodeKind, Tree};
+
+const OPAQUE_XATTR: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
 
 fn entry(path: &str, kind: Kind) -> Entry {
     let (mode, mtime) = (0o644, Timestamp::default());
@@ -29,20 +31,7 @@ fn parse(line: &str) -> Entry {
 /// Merges layers of such lines and lists the tree: "d a", "f a/b 1.0" (layer and entry), sorted.
 fn tree(layers: &[&[&str]]) -> Result<Vec<String>, String> {
     let dir = tempfile::tempdir().unwrap();
-    let mut indexes = Vec::new();
-    for (number, lines) in (0u8..).zip(layers) {
-        let mut builder = IndexBuilder::new(dir.path()).unwrap();
-        for (at, line) in (0u32..).zip(*lines) {
-            let mut entry = parse(line);
-            entry.uid = number.into();
-            entry.gid = at;
-            builder.entry(&entry, &[]).unwrap();
-        }
-        let digest = Digest::of(&[number]);
-        let diff_id = DiffId::new(digest);
-        let summary = Summary { digest, diff_id, blob_len: 0, content_len: 0 };
-        indexes.push(builder.finish(&summary).unwrap());
-    }
+    let indexes = indexes(dir.path(), layers);
     let refs: Vec<&LayerIndex> = indexes.iter().collect();
     let merged = merge(&refs).map_err(|error| error.to_string())?;
     let digests: Vec<Digest> = indexes.iter().map(|index| index.summary().digest).collect();
@@ -55,6 +44,24 @@ fn tree(layers: &[&[&str]]) -> Result<Vec<String>, String> {
     }
     lines.sort();
     Ok(lines)
+}
+
+fn indexes(dir: &std::path::Path, layers: &[&[&str]]) -> Vec<LayerIndex> {
+    let mut indexes = Vec::new();
+    for (number, lines) in (0u8..).zip(layers) {
+        let mut builder = IndexBuilder::new(dir).unwrap();
+        for (at, line) in (0u32..).zip(*lines) {
+            let mut entry = parse(line);
+            entry.uid = number.into();
+            entry.gid = at;
+            builder.entry(&entry, &[]).unwrap();
+        }
+        let digest = Digest::of(&[number]);
+        let diff_id = DiffId::new(digest);
+        let summary = Summary { digest, diff_id, blob_len: 0, content_len: 0 };
+        indexes.push(builder.finish(&summary).unwrap());
+    }
+    indexes
 }
 
 fn list(
@@ -73,13 +80,16 @@ fn list(
         last = name.to_vec();
         assert_eq!(tree.lookup(&dir, name).unwrap(), Some(child));
         let path = format!("{prefix}{}", String::from_utf8_lossy(name));
-        let Inode { kind, uid, gid, .. } = tree.inode(child).unwrap();
-        let kind = match kind {
+        let inode = tree.inode(child).unwrap();
+        let kind = match inode.kind {
             InodeKind::Directory => "d",
             InodeKind::Symlink => "l",
-            _ => "f",
+            InodeKind::File => "f",
+            InodeKind::Special => "w",
         };
-        lines.push(format!("{kind} {path} {uid}.{gid}"));
+        let opaque = tree.xattrs(&inode).unwrap().any(|xattr| xattr.unwrap() == OPAQUE_XATTR);
+        let mark = if opaque { "!" } else { "" };
+        lines.push(format!("{kind} {path}{mark} {}.{}", inode.uid, inode.gid));
         if kind == "d" {
             subdirs += 1;
             assert_eq!(tree.parent(&tree.inode(child).unwrap()), place);
@@ -203,4 +213,37 @@ fn many_links_to_links_take_no_time() {
     let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     lines.push("f l20000");
     assert_eq!(tree(&[&lines]).unwrap().len(), 20_001);
+}
+
+/// The delta of layers over a tree in which every directory belongs to user 7: as `tree` lists it,
+/// with `w` for what hides a name of the tree below and `!` behind directories that hide all.
+fn delta(layers: &[&[&str]]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let indexes = indexes(dir.path(), layers);
+    let refs: Vec<&LayerIndex> = indexes.iter().collect();
+    let mtime = Timestamp::default();
+    let merged =
+        merge_over(&refs, &mut |_| Some(Metadata { mode: 0o700, uid: 7, gid: 0, mtime })).unwrap();
+    let digests: Vec<Digest> = indexes.iter().map(|index| index.summary().digest).collect();
+    let tree = Tree::create(dir.path(), &digests, merged).unwrap();
+    let mut lines = Vec::new();
+    list(&tree, 0, "", &mut lines, &mut BTreeMap::new());
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_delta_keeps_what_it_hides() {
+    let hidden = |layers: &[&[&str]], expected: &[&str]| assert_eq!(delta(layers), expected);
+    hidden(&[&["f a/b/x"]], &["d a 7.0", "d a/b 7.0", "f a/b/x 0.0"]);
+    hidden(&[&["f a/.wh.b"]], &["d a 7.0", "w a/b 0.0"]);
+    hidden(&[&["f d/.wh..wh..opq", "f d/x"]], &["d d! 7.0", "f d/x 0.1"]);
+    // A directory in the place of what was removed or replaced hides the one below.
+    hidden(&[&["f .wh.d"], &["d d"]], &["d d! 1.0"]);
+    hidden(&[&["f .wh.d", "f d/x"]], &["d d! 7.0", "f d/x 0.1"]);
+    hidden(&[&["f d"], &["d d"]], &["d d! 1.0"]);
+    hidden(&[&["d d"], &["d d"]], &["d d 1.0"]);
+    hidden(&[&["d d", "f d/x"], &["f .wh.d"]], &["w d 0.0"]);
+    hidden(&[&["f d/.wh..wh..opq", "f d/x"], &["f d/.wh.x"]], &["d d! 7.0"]);
+    hidden(&[&["f .wh.a", "f b", "h a -> b"]], &["f a 0.1", "f b 0.1"]);
 }

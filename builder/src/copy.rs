@@ -1,0 +1,220 @@
+//! Which files a COPY puts where.
+//!
+//! Two rules (see [`CopyRule`]):
+//!
+//! - **docker**: a directory source means its contents. The destination is a directory if it ends
+//!   in `/`, is one in the image, or receives several files; else it is the new name of the one
+//!   file. A symlink that is named directly is followed, within the context.
+//! - **kubefile**: the destination is always a directory, and every source lands in it under its
+//!   own name; but a source with the same name as the destination lands *at* the destination, so
+//!   that `COPY charts charts` does not nest. A symlink stays one.
+//!
+//! ```text
+//! patterns --sources--> matches in the context --landing--> (source, path in the image) --> items
+//! ```
+//!
+//! The context is read, the image is only asked through a callback, nothing is written. Symlinks
+//! are resolved with the context as their root, as if in a chroot; so is `..`: nothing outside the
+//! context can be named.
+
+mod landing;
+mod owner;
+mod pattern;
+mod sources;
+mod walk;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use kfs_fs::error::PathError;
+use kfs_fs::layer::{Entry, Timestamp};
+
+use crate::kubefile::{CopyRule, Source};
+pub use landing::Difference;
+pub use owner::{Owner, OwnerError, ReadFile};
+pub use pattern::BadPattern;
+
+/// Permission bits of directories that COPY makes where the source has none to take them from.
+const MADE_DIRECTORY: u32 = 0o755;
+/// Permission bits of a heredoc's file.
+const MADE_FILE: u32 = 0o644;
+
+/// What a path of the image is, symlinks resolved within the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing, or a symlink to nothing.
+    Absent,
+    /// A directory, and its path once symlinks are resolved, without a leading slash.
+    Directory(Vec<u8>),
+    /// Anything else.
+    Other,
+}
+
+/// Asks the image what a path is: no leading slash, no `.`, `..` or empty components.
+pub type Look<'a> = dyn FnMut(&[u8]) -> Result<Place, PathError> + 'a;
+
+/// A COPY with its variables expanded.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Paths, patterns and heredocs.
+    pub sources: &'a [Source],
+    /// As written; relative to `working_dir`.
+    pub dest: &'a str,
+    /// Absolute.
+    pub working_dir: &'a str,
+    /// Which rule holds.
+    pub rule: CopyRule,
+    /// The context's directory.
+    pub context: &'a Path,
+    /// Whom the items and the directories made for them belong to.
+    pub owner: Owner,
+    /// Permission bits for files and directories of the context instead of their own.
+    pub mode: Option<u32>,
+    /// Modification time of what has none in the context.
+    pub made_at: Timestamp,
+}
+
+/// One member of the new layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyItem {
+    /// What the layer says of it.
+    pub entry: Entry,
+    /// Where a file's bytes come from.
+    pub content: Content,
+}
+
+/// Where an item's bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// It has none.
+    None,
+    /// A file of the context, by its path on this machine. It may have changed since its size was
+    /// taken: whoever reads it has to check.
+    File(PathBuf),
+    /// The lines of a heredoc.
+    Inline(Vec<u8>),
+}
+
+/// What a COPY does.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Sorted by path, parents before their children; no path twice.
+    pub items: Vec<CopyItem>,
+    /// What was named, for the history.
+    pub kind: SourceKind,
+    /// What the other rule would have done, if it is not the same.
+    pub difference: Option<Difference>,
+}
+
+/// What a COPY's sources are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// One that is not a directory.
+    File,
+    /// One directory.
+    Directory,
+    /// Several.
+    Multi,
+}
+
+impl fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "file",
+            Self::Directory => "dir",
+            Self::Multi => "multi",
+        })
+    }
+}
+
+/// Why a COPY cannot be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// Nothing in the context has this name.
+    #[error("source {pattern:?} is not in the context ({nearest} is the nearest that exists)")]
+    Missing {
+        /// As written.
+        pattern: String,
+        /// The longest part of it that exists.
+        nearest: String,
+    },
+    /// None of the patterns matches.
+    #[error("no file of the context matches {0}")]
+    NoMatch(String),
+    /// A pattern is malformed.
+    #[error(transparent)]
+    Pattern(#[from] BadPattern),
+    /// A symlink whose target is not in the context.
+    #[error("source {link:?} is a symlink to {target:?}, which is not in the context")]
+    Dangling {
+        /// In the context.
+        link: PathBuf,
+        /// As the link says.
+        target: PathBuf,
+    },
+    /// Symlinks that lead to each other.
+    #[error("source {0:?} leads through too many symlinks")]
+    Loop(PathBuf),
+    /// A socket: no layer can hold one.
+    #[error("{0:?} in the context is a socket, which no image can hold")]
+    Socket(PathBuf),
+    /// Several sources, and a destination that is no directory.
+    #[error(
+        "several sources need a destination that is a directory: write {0:?} with a / at its end"
+    )]
+    NeedsSlash(String),
+    /// The destination, or a parent of it, is a file in the image.
+    #[error("destination {dest:?}: {path:?} is not a directory in the image")]
+    NotDirectory {
+        /// As written.
+        dest: String,
+        /// In the image.
+        path: String,
+    },
+    /// The destination is a directory in the image, but a file has to go there.
+    #[error("destination {0:?} is a directory in the image, and {1:?} is a file")]
+    NotFile(String, String),
+    /// Two sources need the same path as a file and as a directory.
+    #[error("{0:?} would be a file and a directory at once")]
+    Conflict(String),
+    /// The context cannot be read.
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+/// Finds out what a COPY adds to the image.
+pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, CopyError> {
+    let matches = sources::matches(request)?;
+    let mut image = landing::Image::new(look);
+    let taken = landing::land(request, request.rule, &matches, &mut image)?;
+    let other = landing::land(request, request.rule.other(), &matches, &mut image);
+    let difference = landing::difference(request.rule, &taken, &other);
+    let kind = match &taken[..] {
+        [landing] if landing.is_directory() => SourceKind::Directory,
+        [_] => SourceKind::File,
+        _ => SourceKind::Multi,
+    };
+    let mut items = walk::Items::new(request);
+    for landing in &taken {
+        items.add(landing, &image)?;
+    }
+    Ok(Resolved { items: items.finish(), kind, difference })
+}
+
+/// Why `--chmod` is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("--chmod={0}: write permission bits in octal, like 644 or 0755")]
+pub struct BadMode(String);
+
+/// The permission bits that `--chmod` names.
+pub fn parse_mode(text: &str) -> Result<u32, BadMode> {
+    let digits = text.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if digits && mode <= 0o7777 => Ok(mode),
+        _ => Err(BadMode(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

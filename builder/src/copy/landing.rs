@@ -1,0 +1,286 @@
+//! Where each source lands in the image: the two rules, and how they differ.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::sources::{Found, Match};
+use super::{CopyError, Look, Place, Request};
+use crate::config::join;
+use crate::kubefile::{CopyRule, Heredoc};
+
+/// One source and its place.
+#[derive(Debug)]
+pub(super) struct Landing<'a> {
+    pub(super) what: Landed<'a>,
+    /// In the image, no leading slash; for a directory the path that its contents are put below.
+    pub(super) at: Vec<u8>,
+    /// As the user named it, for messages.
+    named: String,
+}
+
+/// What lands.
+#[derive(Debug)]
+pub(super) enum Landed<'a> {
+    /// A directory on this machine. With `whole` it lands itself, with mode and times; else only
+    /// its contents do.
+    Directory { path: &'a Path, whole: bool },
+    /// Anything else, by its path on this machine.
+    File(&'a Path),
+    /// A heredoc.
+    Inline(&'a Heredoc),
+}
+
+impl Landing<'_> {
+    pub(super) fn is_directory(&self) -> bool {
+        matches!(self.what, Landed::Directory { .. })
+    }
+}
+
+/// The image as COPY sees it: asked once a path, directories that exist are remembered.
+pub(super) struct Image<'a, 'b> {
+    look: &'a mut Look<'b>,
+    /// Paths of directories that the image has, symlinks resolved.
+    directories: BTreeSet<Vec<u8>>,
+}
+
+impl<'a, 'b> Image<'a, 'b> {
+    pub(super) fn new(look: &'a mut Look<'b>) -> Self {
+        Self { look, directories: BTreeSet::from([Vec::new()]) }
+    }
+
+    /// Whether the image has this directory; asks nothing.
+    pub(super) fn has_directory(&self, path: &[u8]) -> bool {
+        self.directories.contains(path)
+    }
+
+    /// Finds an absolute path. The result names its parents' real path; the last name is resolved
+    /// only if it leads to a directory, so that a file replaces a symlink and not its target.
+    fn locate(&mut self, dest: &str, absolute: &str) -> Result<(Vec<u8>, Place), CopyError> {
+        let mut at = Vec::new();
+        let mut place = Place::Directory(Vec::new());
+        for name in absolute.split('/').filter(|name| !name.is_empty()) {
+            if place == Place::Other {
+                let path = String::from_utf8_lossy(&at).into_owned();
+                return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
+            }
+            let below_absent = place == Place::Absent;
+            at = child(&at, name.as_bytes());
+            if below_absent {
+                continue;
+            }
+            place = (self.look)(&at)?;
+            if let Place::Directory(real) = &place {
+                at.clone_from(real);
+                self.remember(real);
+            }
+        }
+        Ok((at, place))
+    }
+
+    fn remember(&mut self, path: &[u8]) {
+        for (i, byte) in path.iter().enumerate() {
+            if *byte == b'/' {
+                self.directories.insert(path[..i].to_owned());
+            }
+        }
+        self.directories.insert(path.to_owned());
+    }
+}
+
+/// `name` below `directory`.
+pub(super) fn child(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = directory.to_owned();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+/// Where the sources land by `rule`.
+pub(super) fn land<'a>(
+    request: &Request<'_>,
+    rule: CopyRule,
+    matches: &'a [Match<'a>],
+    image: &mut Image<'_, '_>,
+) -> Result<Vec<Landing<'a>>, CopyError> {
+    match rule {
+        CopyRule::Docker => docker(request, matches, image),
+        CopyRule::Kubefile => kubefile(request, matches, image),
+    }
+}
+
+fn docker<'a>(
+    request: &Request<'_>,
+    matches: &'a [Match<'a>],
+    image: &mut Image<'_, '_>,
+) -> Result<Vec<Landing<'a>>, CopyError> {
+    let dest = request.dest;
+    let (at, place) = image.locate(dest, &join(request.working_dir, dest))?;
+    let is_file = |m: &Match<'_>| !matches!(m, Match::Path(Found { is_directory: true, .. }));
+    let slash = matches!(dest.rsplit('/').next(), Some("" | "." | ".."));
+    let into = slash || matches!(place, Place::Directory(_));
+    let several = request.sources.len() > 1 || matches.len() > 1;
+    if several && !into && (request.sources.len() > 1 || matches.iter().any(is_file)) {
+        return Err(CopyError::NeedsSlash(dest.to_owned()));
+    }
+    if place == Place::Other && (slash || !matches.iter().all(is_file)) {
+        let path = String::from_utf8_lossy(&at).into_owned();
+        return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
+    }
+    let land = |one: &'a Match<'a>| {
+        let named = shown(one);
+        let what = match one {
+            Match::Inline(heredoc) => Landed::Inline(heredoc),
+            Match::Path(found) => {
+                let path = followed(found)?;
+                if found.is_directory {
+                    let what = Landed::Directory { path, whole: false };
+                    return Ok(Landing { what, at: at.clone(), named });
+                }
+                Landed::File(path)
+            }
+        };
+        let at = if into { child(&at, &name(one).unwrap_or_default()) } else { at.clone() };
+        Ok(Landing { what, at, named })
+    };
+    matches.iter().map(land).collect()
+}
+
+/// The path of a source with its symlink followed.
+fn followed(found: &Found) -> Result<&Path, CopyError> {
+    if let Some(target) = &found.target {
+        return Ok(target);
+    }
+    match std::fs::read_link(&found.path) {
+        Ok(target) => Err(CopyError::Dangling { link: found.named.clone(), target }),
+        // No symlink.
+        Err(_) => Ok(&found.path),
+    }
+}
+
+fn kubefile<'a>(
+    request: &Request<'_>,
+    matches: &'a [Match<'a>],
+    image: &mut Image<'_, '_>,
+) -> Result<Vec<Landing<'a>>, CopyError> {
+    let dest = request.dest;
+    let absolute = join(request.working_dir, dest);
+    let (at, place) = image.locate(dest, &absolute)?;
+    // `.` and `..` have no name that a source could have too.
+    let dest_name = dest.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let land = |one: &'a Match<'a>| {
+        let named = shown(one);
+        let name = name(one);
+        let same = name.as_deref() == Some(dest_name.as_bytes());
+        let what = match one {
+            Match::Inline(heredoc) => Landed::Inline(heredoc),
+            Match::Path(found) if found.is_directory && found.target.is_none() => {
+                Landed::Directory { path: &found.path, whole: name.is_some() }
+            }
+            Match::Path(found) => Landed::File(&found.path),
+        };
+        let is_directory = matches!(what, Landed::Directory { .. });
+        match (&place, same) {
+            (Place::Directory(_), true) if !is_directory => {
+                return Err(CopyError::NotFile(dest.to_owned(), named));
+            }
+            (Place::Other, _) if is_directory || !same => {
+                let path = String::from_utf8_lossy(&at).into_owned();
+                return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
+            }
+            _ => {}
+        }
+        let at = match name {
+            Some(name) if !same => child(&at, &name),
+            _ => at.clone(),
+        };
+        Ok(Landing { what, at, named })
+    };
+    matches.iter().map(land).collect()
+}
+
+/// The name that a source has in a directory; none for the context as a whole.
+fn name(one: &Match<'_>) -> Option<Vec<u8>> {
+    match one {
+        Match::Inline(heredoc) => Some(heredoc.name.clone().into_bytes()),
+        Match::Path(found) => found.named.file_name().map(|name| name.as_bytes().to_vec()),
+    }
+}
+
+fn shown(one: &Match<'_>) -> String {
+    match one {
+        Match::Inline(heredoc) => format!("<<{}", heredoc.name),
+        Match::Path(Found { named, .. }) if named == &PathBuf::new() => ".".to_owned(),
+        Match::Path(found) => found.named.display().to_string(),
+    }
+}
+
+/// What the other COPY rule would have done with the same line.
+///
+/// Prints as `apollo lands at charts/apollo by the kubefile rule; by the docker rule its contents
+/// would land at charts (# copy=docker at the head of the file chooses that)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The rule that holds.
+    pub taken: CopyRule,
+    /// The first source that differs, and where it lands; `contents of` is part of the text.
+    pub lands: String,
+    /// What the other rule would do, or why it would refuse.
+    pub other: String,
+    /// How many further sources differ.
+    pub more: usize,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let other = self.taken.other();
+        write!(f, "by the {} rule {}; by the {other} rule {}", self.taken, self.lands, self.other)?;
+        if self.more > 0 {
+            write!(f, " (and {} more sources)", self.more)?;
+        }
+        write!(f, "; `# copy={other}` at the head of the file chooses that")
+    }
+}
+
+/// Compares what was done with what the other rule would have done.
+pub(super) fn difference(
+    taken: CopyRule,
+    landings: &[Landing<'_>],
+    other: &Result<Vec<Landing<'_>>, CopyError>,
+) -> Option<Difference> {
+    let others = match other {
+        Ok(others) => others,
+        Err(error) => {
+            let lands = lands(landings.first()?);
+            let other = format!("it would be refused: {error}");
+            return Some(Difference { taken, lands, other, more: 0 });
+        }
+    };
+    let mut differing = landings
+        .iter()
+        .zip(others)
+        .filter(|(one, other)| one.at != other.at || source_path(one) != source_path(other));
+    let (one, other) = differing.next()?;
+    let (lands, other) = (lands(one), lands(other));
+    Some(Difference { taken, lands, other, more: differing.count() })
+}
+
+fn source_path<'a>(landing: &Landing<'a>) -> Option<&'a Path> {
+    match landing.what {
+        Landed::Directory { path, .. } | Landed::File(path) => Some(path),
+        Landed::Inline(_) => None,
+    }
+}
+
+fn lands(landing: &Landing<'_>) -> String {
+    let at = String::from_utf8_lossy(&landing.at);
+    let Landing { named, what, .. } = landing;
+    match what {
+        Landed::Directory { .. } if at.is_empty() => format!("the contents of {named} land at /"),
+        Landed::Directory { whole: false, .. } => format!("the contents of {named} land at {at}"),
+        _ => format!("{named} lands at {at}"),
+    }
+}

@@ -1,0 +1,218 @@
+use super::*;
+
+fn platform(architecture: &str, variant: Option<&str>) -> Platform {
+    Platform {
+        architecture: architecture.to_owned(),
+        os: "linux".to_owned(),
+        variant: variant.map(str::to_owned),
+    }
+}
+
+fn plan_with(
+    dialect: Dialect,
+    text: &str,
+    build_args: &[(&str, &str)],
+) -> Result<Plan, KubefileError> {
+    let file = Kubefile::parse("f", text.as_bytes(), dialect)?;
+    let pair = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+    let options = Options {
+        build_args: build_args.iter().map(pair).collect(),
+        copy_rule: None,
+        target: platform("arm64", Some("v8")),
+        build: platform("amd64", None),
+    };
+    Plan::new(file, options)
+}
+
+fn plan(text: &str) -> Plan {
+    plan_with(Dialect::Dockerfile, text, &[]).unwrap()
+}
+
+fn base_name(text: &str, build_args: &[(&str, &str)]) -> String {
+    match plan_with(Dialect::Dockerfile, text, build_args).unwrap().base() {
+        Base::Scratch => "scratch".to_owned(),
+        Base::Image { name, platform: None } => name.clone(),
+        Base::Image { name, platform: Some(platform) } => format!("{platform} {name}"),
+    }
+}
+
+/// The value of `R` in `ENV R=...` at the end of a stage.
+fn env(text: &str, build_args: &[(&str, &str)]) -> String {
+    let plan = plan_with(Dialect::Dockerfile, text, build_args).unwrap();
+    let mut base = ImageConfig::default();
+    base.config.env.push("BASE=from-base".to_owned());
+    match plan.steps(&base).unwrap().pop().unwrap().instruction {
+        Instruction::Env(env) => env.pairs[0].value.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn steps(plan: &Plan) -> Result<Vec<Step>, KubefileError> {
+    plan.steps(&ImageConfig::default())
+}
+
+fn step_error(dialect: Dialect, text: &str) -> KubefileError {
+    steps(&plan_with(dialect, text, &[]).unwrap()).expect_err(text)
+}
+
+#[test]
+fn the_base_is_expanded() {
+    assert_eq!(base_name("FROM scratch", &[]), "scratch");
+    assert_eq!(base_name("FROM --platform=linux/386 scratch", &[]), "scratch");
+    assert_eq!(base_name("ARG B=a\nARG T=$B-1\nFROM ${B}:$T", &[]), "a:a-1");
+    assert_eq!(base_name("ARG B=a\nFROM $B", &[("B", "x"), ("B", "y")]), "y");
+    assert_eq!(
+        base_name("FROM --platform=$BUILDPLATFORM x:$TARGETARCH", &[]),
+        "linux/amd64 x:arm64"
+    );
+    assert_eq!(base_name("FROM --platform=$TARGETPLATFORM x", &[]), "linux/arm64/v8 x");
+    let error = plan_with(Dialect::Dockerfile, "FROM $B", &[]).unwrap_err();
+    assert!(error.to_string().starts_with("f:1: $B is empty"), "{error}");
+}
+
+#[test]
+fn values_by_scope() {
+    for (text, build_args, expected) in [
+        ("ARG A=1\nFROM x\nENV R=$A", &[][..], ""),
+        ("ARG A=1\nFROM x\nARG A\nENV R=$A", &[], "1"),
+        ("ARG A=1\nFROM x\nARG A=2\nENV R=$A", &[], "2"),
+        ("ARG A=1\nFROM x\nARG A=2\nENV R=$A", &[("A", "3")], "3"),
+        ("FROM x\nENV R=$A", &[("A", "3")], ""),
+        ("FROM x\nARG A=1\nARG A=$A$A\nENV R=$A", &[], "11"),
+        ("FROM x\nARG A=1 B=$A\nENV R=$B", &[], ""),
+        ("FROM x\nARG A=1\nENV A=e\nENV R=$A", &[("A", "2")], "e"),
+        ("FROM x\nENV A=e\nARG A=1\nENV R=$A", &[], "e"),
+        ("FROM x\nARG BASE=1\nENV R=$BASE", &[("BASE", "2")], "from-base"),
+        ("FROM x\nENV R=$TARGETARCH", &[], ""),
+        ("FROM x\nARG TARGETARCH\nENV R=$TARGETARCH", &[], "arm64"),
+        ("FROM x\nARG TARGETVARIANT BUILDARCH\nENV R=$TARGETVARIANT-$BUILDARCH", &[], "v8-amd64"),
+        ("FROM x\nARG TARGETARCH\nENV R=$TARGETARCH", &[("TARGETARCH", "z")], "z"),
+        ("FROM x\nENV R=$HTTP_PROXY", &[("HTTP_PROXY", "p")], ""),
+        ("FROM x\nENV R='$BASE'", &[], "$BASE"),
+        // All pairs of a line see the values before the line.
+        ("FROM x\nENV A=1\nENV R=$A A=2", &[], "1"),
+    ] {
+        assert_eq!(env(text, build_args), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_expanded_and_what_is_not() {
+    let text = "FROM x\nARG A=v P=\"1 2\"\nLABEL $A=$A\nUSER $A\nEXPOSE $P 3\nVOLUME /$A\n\
+                WORKDIR $A\nSTOPSIGNAL ${S:-9}\nCOPY --chown=$A $A* <<$A <<'q' d$A/\n\"$A\"\\$A\n$A\n\
+                $A\nq\nRUN $A\nCMD $A\nENTRYPOINT [\"$A\"]\nMAINTAINER $A";
+    let steps = steps(&plan(text)).unwrap();
+    let of = |at: usize| format!("{:?}", steps[at].instruction);
+    assert!(of(1).contains("key: \"v\", value: \"v\""), "{}", of(1));
+    assert!(of(2).contains("user: \"v\""));
+    assert!(of(3).contains("[\"1\", \"2\", \"3\"]"), "{}", of(3));
+    assert!(of(4).contains("/v"));
+    assert!(of(5).contains("path: \"v\""));
+    assert!(of(6).contains("\"9\""));
+    let Instruction::Copy(copy) = &steps[7].instruction else { panic!() };
+    assert_eq!((copy.chown.as_deref(), copy.dest.as_str()), (Some("v"), "dv/"));
+    let inline = |source: &Source| match source {
+        Source::Inline(heredoc) => heredoc.content.clone(),
+        Source::Path(path) => path.clone(),
+    };
+    let sources: Vec<String> = copy.sources.iter().map(inline).collect();
+    assert_eq!(sources, ["v*", "\"v\"$A\n", "$A\n"]);
+    for at in 8..12 {
+        assert!(of(at).contains("$A"), "{}", of(at));
+    }
+}
+
+#[test]
+fn a_kubefile_expands_args_in_cmd_and_arch_in_copy() {
+    let text = "FROM x\nARG V=1\nARG E=2\nENV E=3\nCMD kubectl apply -f m-${V}.yaml $E $(id) '$V'\n\
+                CMD [\"a $V\", \"b\"]\nCOPY ${ARCH}/bin bin";
+    let plan = plan_with(Dialect::Kubefile, text, &[("V", "4")]).unwrap();
+    assert_eq!(plan.copy_rule(), CopyRule::Kubefile);
+    let steps = steps(&plan).unwrap();
+    let Instruction::Cmd(cmd) = &steps[3].instruction else { panic!() };
+    let line = "kubectl apply -f m-4.yaml $E $(id) '$V'";
+    assert_eq!(cmd.command, Command::Shell(line.to_owned()));
+    let Instruction::Cmd(cmd) = &steps[4].instruction else { panic!() };
+    assert_eq!(cmd.command, Command::Exec(vec!["a 4".to_owned(), "b".to_owned()]));
+    let Instruction::Copy(copy) = &steps[5].instruction else { panic!() };
+    assert_eq!(copy.sources, [Source::Path("arm64/bin".to_owned())]);
+    let docker = plan_with(Dialect::Dockerfile, "FROM x\nCOPY a${ARCH} b", &[]).unwrap();
+    assert_eq!(docker.copy_rule(), CopyRule::Docker);
+    let Instruction::Copy(copy) = &self::steps(&docker).unwrap()[0].instruction else { panic!() };
+    assert_eq!(copy.sources, [Source::Path("a".to_owned())]);
+}
+
+#[test]
+fn steps_are_counted_and_look_ahead() {
+    let plan = plan("ARG A\nFROM x\nCOPY a b\nENV c=d\nRUN e\nCOPY f g");
+    let found: Vec<_> = steps(&plan)
+        .unwrap()
+        .into_iter()
+        .map(|s| (s.index, s.total, s.text, s.needs_tree))
+        .collect();
+    let expected = [
+        (2, 5, "COPY a b", true),
+        (3, 5, "ENV c=d", true),
+        (4, 5, "RUN e", false),
+        (5, 5, "COPY f g", false),
+    ];
+    assert_eq!(found, expected.map(|(i, t, text, n)| (i, t, text.to_owned(), n)));
+}
+
+#[test]
+fn a_run_sees_args_that_have_a_value_and_are_not_hidden() {
+    let text = "FROM x\nARG B=2 A\nARG H=1\nENV H=2\nRUN x\nARG C=3\nRUN y";
+    let build_args = [("http_proxy", "p"), ("X", "1")];
+    let plan = plan_with(Dialect::Dockerfile, text, &build_args).unwrap();
+    let steps = steps(&plan).unwrap();
+    let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+    assert_eq!(steps[3].build_args, [pair("B", "2")]);
+    assert_eq!(steps[5].build_args, [pair("B", "2"), pair("C", "3")]);
+    assert_eq!(plan.proxies(), [pair("http_proxy", "p")]);
+    let warnings: Vec<String> = plan.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, ["build argument X is not used: no ARG declares it"]);
+}
+
+#[test]
+fn the_copy_rule_comes_from_the_user_then_the_file() {
+    let rule = |text: &str, copy_rule| {
+        let file = Kubefile::parse("f", text.as_bytes(), Dialect::Kubefile).unwrap();
+        let target = platform("arm64", None);
+        let options =
+            Options { build_args: vec![], copy_rule, target: target.clone(), build: target };
+        Plan::new(file, options).unwrap().copy_rule()
+    };
+    assert_eq!(rule("# copy=docker\nFROM x", None), CopyRule::Docker);
+    assert_eq!(rule("# copy=docker\nFROM x", Some(CopyRule::Kubefile)), CopyRule::Kubefile);
+}
+
+#[test]
+fn mistakes_are_found_before_anything_runs() {
+    for (text, line, message) in [
+        ("FROM x\nRUN a\nENV A=${B:?gone}", 3, "B: gone"),
+        ("FROM x\nRUN a\nCOPY \"a b\" c", 3, "is not closed"),
+        ("FROM x\nEXPOSE http", 2, "is no port"),
+        ("FROM x\nSTOPSIGNAL x", 2, "is no signal"),
+        ("FROM x\nUSER $NONE", 2, "USER is empty"),
+        ("FROM x\nENV $NONE=1", 2, "ENV has an empty name"),
+        ("FROM x\nCOPY $NONE a", 2, "a source of COPY is empty"),
+        ("FROM x\nCOPY a $NONE", 2, "the destination of COPY is empty"),
+        ("FROM x\nCOPY --chmod=u+x a b", 2, "write permission bits in octal"),
+        ("FROM x\nARG U=https://x/y\nCOPY $U b", 3, "COPY of the remote source https://x/y is not"),
+    ] {
+        let error = step_error(Dialect::Dockerfile, text);
+        assert_eq!(error.location.first, line, "{error}");
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let stages = plan_with(Dialect::Dockerfile, "FROM x AS a\nFROM y", &[]).unwrap_err();
+    assert!(stages.is_unsupported() && stages.location.first == 2, "{stages}");
+}
+
+#[test]
+fn onbuild_triggers_are_refused() {
+    let mut base = ImageConfig::default();
+    base.config.extra.insert("OnBuild".to_owned(), serde_json::json!(["RUN x"]));
+    assert!(plan("FROM x\nUSER 1").steps(&base).unwrap_err().is_unsupported());
+    base.config.extra.insert("OnBuild".to_owned(), Value::Null);
+    plan("FROM x\nUSER 1").steps(&base).unwrap();
+}

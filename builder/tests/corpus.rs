@@ -1,0 +1,93 @@
+//! Real build files: each parses, or asks for something that this version names as unsupported.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kfs_builder::kubefile::{Dialect, Kubefile};
+use kfs_builder::plan::{Options, Plan};
+use kfs_fs::oci::manifest::{ImageConfig, Platform};
+
+/// The shared inputs: `$KFS_SHARED`, or `shared` beside the repository.
+fn shared(what: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("KFS_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
+    let path = root.join(what);
+    if !path.is_dir() {
+        eprintln!("SKIPPED: {} is not there; set KFS_SHARED", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn build_files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().to_string_lossy().to_lowercase();
+        if entry.file_type().unwrap().is_dir() {
+            build_files(&entry.path(), found);
+        } else if ["kubefile", "dockerfile", "sealfile"].iter().any(|kind| name.starts_with(kind)) {
+            found.push(entry.path());
+        }
+    }
+}
+
+/// What comes of a file: "ok", or the first line of an error that says what is unsupported.
+fn outcome(name: &str, bytes: &[u8]) -> Result<String, String> {
+    let platform = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+    let options = Options {
+        build_args: Vec::new(),
+        copy_rule: None,
+        target: platform.clone(),
+        build: platform,
+    };
+    let result = Kubefile::parse(name, bytes, Dialect::of_file_name(name))
+        .and_then(|file| Plan::new(file, options))
+        .and_then(|plan| plan.steps(&ImageConfig::default()));
+    match result {
+        Ok(_) => Ok("ok".to_owned()),
+        Err(error) if error.is_unsupported() => Ok(error.problem.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn real_kubefiles_parse_or_say_what_is_missing() {
+    let Some(root) = shared("corpus/kubefiles") else { return };
+    let mut files = Vec::new();
+    build_files(&root, &mut files);
+    let mut counts = BTreeMap::<String, usize>::new();
+    let mut refused = Vec::new();
+    for path in &files {
+        let name = path.file_name().unwrap().to_string_lossy();
+        match outcome(&name, &fs::read(path).unwrap()) {
+            Ok(text) => *counts.entry(text).or_default() += 1,
+            Err(error) => refused.push(format!("{}\n{error}", path.display())),
+        }
+    }
+    println!("{} files: {counts:#?}", files.len());
+    assert!(refused.is_empty(), "{}", refused.join("\n\n"));
+    assert!(counts["ok"] * 10 > files.len() * 9, "{counts:?}");
+}
+
+#[test]
+fn conformance_dockerfiles_parse_or_say_what_is_missing() {
+    let Some(root) = shared("corpus/dockerfiles") else { return };
+    let text = fs::read_to_string(root.join("conformance-cases.json")).unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let mut counts = BTreeMap::<String, usize>::new();
+    let mut refused = Vec::new();
+    for case in &cases {
+        // Some cases are there to fail.
+        if case["shouldFailAt"].as_u64() != Some(0) {
+            continue;
+        }
+        let Some(text) = case["dockerfileContents"].as_str() else { continue };
+        match outcome("Dockerfile", text.as_bytes()) {
+            Ok(text) => *counts.entry(text).or_default() += 1,
+            Err(error) => refused.push(format!("{}\n{error}", case["name"])),
+        }
+    }
+    println!("{counts:#?}");
+    assert!(refused.is_empty(), "{}", refused.join("\n\n"));
+}

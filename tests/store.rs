@@ -1,0 +1,439 @@
+//! The image commands as a user runs them, and other tools on the same store.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+struct Sandbox {
+    dir: TempDir,
+}
+
+impl Sandbox {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn store(&self) -> PathBuf {
+        self.path("store")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
+        command.args(args).current_dir(self.dir.path()).env_clear();
+        command.env("KFS_ROOT", self.store()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Standard output of a command that has to work.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kfs {args:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Exit code and standard error of a command that has to fail.
+    fn fails(&self, args: &[&str]) -> (i32, String) {
+        failure(&self.run(args))
+    }
+
+    /// An image of one file, by way of `kfs import`.
+    fn image(&self, name: &str, content: &[u8]) {
+        fs::write(self.path("rootfs.tar"), tar_of("file", content)).unwrap();
+        self.ok(&["import", "rootfs.tar", name]);
+    }
+
+    /// The same with a compressed layer, which skopeo copies as it is.
+    fn gzip_image(&self, name: &str, content: &[u8]) {
+        fs::write(self.path("rootfs.tar.gz"), gzip(&tar_of("file", content))).unwrap();
+        self.ok(&["import", "rootfs.tar.gz", name]);
+    }
+
+    fn inspect(&self, image: &str) -> Value {
+        serde_json::from_str(&self.ok(&["inspect", image])).unwrap()
+    }
+
+    fn blob(&self, digest: &Value) -> PathBuf {
+        let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
+        self.store().join("blobs/sha256").join(hex)
+    }
+
+    /// No blob, no name, no temporary file.
+    fn assert_empty_store(&self) {
+        for dir in ["blobs/sha256", "tmp"] {
+            assert_eq!(fs::read_dir(self.store().join(dir)).unwrap().count(), 0, "{dir}");
+        }
+        assert_eq!(self.ok(&["images", "--format", "json"]), "[]\n");
+    }
+}
+
+fn failure(output: &Output) -> (i32, String) {
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{error}");
+    assert!(output.stdout.is_empty(), "data of a failure: {:?}", output.stdout);
+    (output.status.code().expect("not killed"), error)
+}
+
+fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, name, content).unwrap();
+    tar.into_inner().unwrap()
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(data).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// Bytes that gzip cannot shrink.
+fn noise(size: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+/// Runs another tool; none if it is not installed.
+fn tool(program: &str, args: &[&str], dir: &Path) -> Option<()> {
+    match Command::new(program).args(args).current_dir(dir).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("SKIPPED: {program} is not installed");
+            None
+        }
+        output => {
+            let output = output.unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{program} {args:?}: {error}");
+            Some(())
+        }
+    }
+}
+
+fn skopeo_copy(sandbox: &Sandbox, from: &str, to: &str) -> Option<()> {
+    let args = ["--insecure-policy", "copy", "--quiet", from, to];
+    tool("skopeo", &args, sandbox.dir.path())
+}
+
+#[test]
+fn an_image_is_imported_listed_tagged_shown_and_removed() {
+    let sandbox = Sandbox::new();
+    assert_eq!(sandbox.ok(&["images"]), "REPOSITORY   TAG   DIGEST   CREATED   SIZE\n");
+    assert!(!sandbox.store().exists(), "listing makes no store");
+    fs::write(sandbox.path("x.tar"), tar_of("file", b"x")).unwrap();
+    let import = ["import", "x.tar", "docker.io/library/x"];
+    let output = sandbox.command(&import).env("SOURCE_DATE_EPOCH", "0").output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "importing x.tar\n");
+    sandbox.ok(&["tag", "x", "localhost/y:v1"]);
+    let digest = sandbox.inspect("x")["digest"].clone();
+    let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
+    let table = sandbox.ok(&["images"]);
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[1][..3], ["x", "latest", &hex[..12]]);
+    assert_eq!(rows[2][..3], ["localhost/y", "v1", &hex[..12]]);
+    let (size, age) = rows[1][3..].split_last().unwrap();
+    assert!(age.ends_with(&["years", "ago"]) && size.ends_with("kB"), "{table}");
+    assert_eq!(sandbox.ok(&["images", "-q"]), format!("{0}\n{0}\n", &hex[..12]));
+    let history = sandbox.ok(&["history", "--no-trunc", &hex[..8]]);
+    assert!(history.contains("imported from x.tar"), "{history}");
+    let (code, error) = sandbox.fails(&["rmi", &hex[..8]]);
+    assert_eq!(code, 1);
+    assert!(error.contains("has several names: x:latest, localhost/y:v1"), "{error}");
+    assert_eq!(sandbox.ok(&["rmi", "x"]), "Untagged: x:latest\n");
+    let removed = sandbox.ok(&["rmi", "localhost/y:v1"]);
+    assert!(removed.ends_with(&format!("Deleted: {}\n", digest.as_str().unwrap())), "{removed}");
+    sandbox.assert_empty_store();
+}
+
+#[test]
+fn names_that_are_not_there_get_a_hint() {
+    let sandbox = Sandbox::new();
+    sandbox.image("debian:12", b"x");
+    let store = sandbox.store();
+    for command in ["inspect", "history", "rmi", "save"] {
+        let (code, error) = sandbox.fails(&[command, "debian:13"]);
+        let expected = format!(
+            "kfs: no image \"debian:13\" in {}\nhint: did you mean debian:12?\n",
+            store.display()
+        );
+        assert_eq!((code, error), (3, expected));
+    }
+    let (code, error) = sandbox.fails(&["inspect", "alpine"]);
+    assert!(code == 3 && error.contains("`kfs images` lists"), "{error}");
+    let (code, error) = sandbox.fails(&["tag", "debian:12", "Debian:12"]);
+    assert!(code == 2 && error.contains(r#"lower-case: "debian:12""#), "{error}");
+    let (code, error) = sandbox.fails(&["inspect", ""]);
+    assert!(code == 2 && error.contains("the image name is empty"), "{error}");
+    assert_eq!(sandbox.ok(&["rmi", "-f", "alpine"]), "");
+    // One that is there goes although another is not.
+    let output = sandbox.run(&["rmi", "alpine", "debian:12"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with("Untagged: debian:12\n"));
+}
+
+#[test]
+fn archives_go_out_and_come_in_by_file_and_by_pipe() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a:1", b"a");
+    sandbox.image("b:1", b"b");
+    for format in ["oci-archive", "docker-archive"] {
+        sandbox.ok(&["save", "--format", format, "-o", "x.tar", "a:1", "b:1"]);
+        let piped = sandbox.run(&["save", "--format", format, "a:1", "b:1"]);
+        let saved = fs::read(sandbox.path("x.tar")).unwrap();
+        assert!(piped.status.success() && piped.stdout == saved, "{format}");
+        let source = format!("{format}:x.tar:a:1");
+        assert_eq!(
+            sandbox.inspect(&source)["config"],
+            sandbox.inspect("a:1")["config"],
+            "{format}"
+        );
+        for args in [&["load"][..], &["load", "-"], &["load", "-i", "x.tar"], &["load", "x.tar"]] {
+            let other = Sandbox::new();
+            fs::copy(sandbox.path("x.tar"), other.path("x.tar")).unwrap();
+            let mut command = other.command(args);
+            command.stdin(fs::File::open(sandbox.path("x.tar")).unwrap());
+            let output = command.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(text, "Loaded image: a:1\nLoaded image: b:1\n", "{format} {args:?}");
+            assert_eq!(other.inspect("a:1")["config"], sandbox.inspect("a:1")["config"]);
+        }
+    }
+    let archive = fs::read(sandbox.path("x.tar")).unwrap();
+    fs::write(sandbox.path("x.tar.gz"), gzip(&archive)).unwrap();
+    let (code, error) = sandbox.fails(&["inspect", "docker-archive:x.tar.gz:a:1"]);
+    assert!(code == 5 && error.contains("hint: `kfs load x.tar.gz`"), "{error}");
+    sandbox.ok(&["--quiet", "load", "x.tar.gz"]);
+    let (code, error) = sandbox.fails(&["inspect", "oci-archive:x.tar"]);
+    assert!(code == 2 && error.contains("hint: name it docker-archive:x.tar"), "{error}");
+    // A device is written to and stays one.
+    sandbox.ok(&["save", "-o", "/dev/null", "a:1"]);
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+}
+
+#[test]
+fn skopeo_and_umoci_share_the_store() {
+    let sandbox = Sandbox::new();
+    sandbox.gzip_image("debian:12", b"x");
+    let digest = sandbox.inspect("debian:12")["digest"].clone();
+    if skopeo_copy(&sandbox, "oci:store:debian:12", "oci-archive:out.tar:theirs").is_none() {
+        return;
+    }
+    assert_eq!(sandbox.inspect("oci-archive:out.tar:theirs")["digest"], digest);
+    skopeo_copy(&sandbox, "oci-archive:out.tar:theirs", "oci:store:localhost/new:1").unwrap();
+    assert_eq!(sandbox.inspect("localhost/new:1")["digest"], digest);
+    skopeo_copy(&sandbox, "oci-archive:out.tar:theirs", "oci:fresh:x").unwrap();
+    // A layout that skopeo made becomes a store when kfs writes to it.
+    sandbox.ok(&["--root", "fresh", "tag", "x", "y"]);
+    assert_eq!(sandbox.inspect("oci:fresh:y:latest")["digest"], digest);
+    if tool("umoci", &["tag", "--image", "store:debian:12", "umoci"], sandbox.dir.path()).is_some()
+    {
+        assert_eq!(sandbox.inspect("umoci")["digest"], digest);
+    }
+}
+
+#[test]
+fn archives_of_skopeo_are_loaded() {
+    let sandbox = Sandbox::new();
+    sandbox.image("debian:12", b"x");
+    let config = sandbox.inspect("debian:12")["config"].clone();
+    for archive in ["oci-archive:o.tar:debian:13", "docker-archive:d.tar:debian:13"] {
+        if skopeo_copy(&sandbox, "oci:store:debian:12", archive).is_none() {
+            return;
+        }
+        let file = archive.split(':').nth(1).unwrap();
+        assert_eq!(sandbox.ok(&["load", file]), "Loaded image: debian:13\n");
+        assert_eq!(sandbox.inspect("debian:13")["config"], config, "{archive}");
+        sandbox.ok(&["rmi", "debian:13"]);
+    }
+    // And skopeo reads ours.
+    sandbox.ok(&["save", "--format", "docker-archive", "-o", "ours.tar", "debian:12"]);
+    skopeo_copy(&sandbox, "docker-archive:ours.tar:debian:12", "oci:theirs:x").unwrap();
+    assert_eq!(sandbox.inspect("oci:theirs:x")["config"], config);
+}
+
+#[test]
+fn damage_is_told_with_the_digest_and_a_code_of_its_own() {
+    let sandbox = Sandbox::new();
+    sandbox.gzip_image("a:1", &noise(5000));
+    let image = sandbox.inspect("a:1");
+    let layer = &image["layers"][0]["digest"];
+    let path = sandbox.blob(layer);
+    let good = fs::read(&path).unwrap();
+    fs::write(&path, &good[..good.len() - 1]).unwrap();
+    let (code, error) = sandbox.fails(&["inspect", "a:1"]);
+    assert!(code == 5 && error.contains("ends after"), "{error}");
+    assert!(error.contains(layer.as_str().unwrap()), "{error}");
+    let mut flipped = good.clone();
+    flipped[2000] ^= 1;
+    fs::write(&path, flipped).unwrap();
+    for format in ["oci-archive", "docker-archive"] {
+        let (code, error) = sandbox.fails(&["save", "--format", format, "-o", "x.tar", "a:1"]);
+        assert!(code == 5 && error.contains("its content has digest"), "{error}");
+        assert!(!sandbox.path("x.tar").exists());
+    }
+    fs::write(&path, &good).unwrap();
+    let manifest = sandbox.blob(&image["digest"]);
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"schemaVersion\":2", "\"schemaVersion\":3")).unwrap();
+    let (code, error) = sandbox.fails(&["inspect", "a:1"]);
+    assert!(code == 5 && error.contains("is corrupt"), "{error}");
+    // Lists go on, and say what is wrong.
+    let output = sandbox.run(&["images"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is corrupt"));
+}
+
+#[test]
+fn a_broken_archive_leaves_no_trace() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a:1", &noise(50_000));
+    sandbox.ok(&["save", "-o", "x.tar", "a:1"]);
+    let good = fs::read(sandbox.path("x.tar")).unwrap();
+    let other = Sandbox::new();
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    for (bytes, expected) in [
+        (&good[..good.len() / 2], "is truncated"),
+        (&flipped, "is corrupt: its content has digest"),
+        (b"", "is not a tar archive"),
+        (&tar_of("etc/passwd", b""), "holds no images"),
+    ] {
+        fs::write(other.path("x.tar"), bytes).unwrap();
+        let (code, error) = other.fails(&["load", "x.tar"]);
+        assert!(code == 5 && error.contains(expected), "{error}");
+        other.assert_empty_store();
+    }
+    assert_eq!(other.fails(&["load", "none.tar"]).0, 3);
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_named() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("rootfs.tar"), tar_of("file", b"x")).unwrap();
+    fs::write(sandbox.path("file"), "").unwrap();
+    let (code, error) = sandbox.fails(&["--root", "file/store", "import", "rootfs.tar", "x"]);
+    let expected = format!("kfs: store {} cannot be written", sandbox.path("file/store").display());
+    assert!(code == 1 && error.contains(&expected), "{error}");
+    assert!(error.contains("hint: use another store: --root DIR or KFS_ROOT"), "{error}");
+}
+
+/// A mount that ends with its value.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// None, and a loud word, where this may not be done.
+    fn new(test: &str, target: PathBuf, args: &[&str]) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: {test} needs root");
+            return None;
+        }
+        let status = Command::new("mount").args(args).arg(&target).status().unwrap();
+        if !status.success() {
+            eprintln!("SKIPPED: {test} may not mount");
+            return None;
+        }
+        Some(Self(target))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(status.unwrap().success(), "umount {}", self.0.display());
+    }
+}
+
+#[test]
+fn a_read_only_store_can_be_read_root_only() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a:1", b"x");
+    let store = sandbox.store();
+    let args = ["--bind", "-o", "ro", store.to_str().unwrap()];
+    let Some(_mount) = Mount::new("a_read_only_store_can_be_read_root_only", store.clone(), &args)
+    else {
+        return;
+    };
+    assert!(sandbox.ok(&["images"]).contains('a'));
+    sandbox.inspect("a:1");
+    sandbox.ok(&["save", "-o", "x.tar", "a:1"]);
+    for args in [
+        &["tag", "a:1", "b:1"][..],
+        &["rmi", "a:1"],
+        &["load", "x.tar"],
+        &["import", "rootfs.tar", "c"],
+    ] {
+        let (code, error) = sandbox.fails(args);
+        let expected = format!("store {} cannot be written", store.display());
+        assert!(code == 1 && error.contains(&expected), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_no_trace_root_only() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a:1", &noise(3_000_000));
+    sandbox.ok(&["save", "-o", "x.tar", "a:1"]);
+    let small = sandbox.path("small");
+    fs::create_dir(&small).unwrap();
+    let args = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+    let Some(_mount) = Mount::new("a_full_disk_leaves_no_trace_root_only", small.clone(), &args)
+    else {
+        return;
+    };
+    let other = |args: &[&str]| sandbox.command(args).env("KFS_ROOT", &small).output().unwrap();
+    for args in [&["load", "x.tar"], &["import", "rootfs.tar"]] {
+        let mut args = args.to_vec();
+        args.extend((args[0] == "import").then_some("c"));
+        let (code, error) = failure(&other(&args));
+        assert!(code == 1 && error.contains("No space left on device"), "{error}");
+        assert!(error.contains("hint: free some space"), "{error}");
+        for dir in ["blobs/sha256", "tmp"] {
+            assert_eq!(fs::read_dir(small.join(dir)).unwrap().count(), 0, "{dir}");
+        }
+    }
+    let (_, error) = sandbox.fails(&["save", "-o", "small/y.tar", "a:1"]);
+    assert!(error.contains("No space left on device"), "{error}");
+    assert!(!small.join("y.tar").exists());
+    // What fits still works.
+    fs::write(sandbox.path("tiny.tar"), tar_of("file", b"x")).unwrap();
+    assert!(other(&["import", "tiny.tar", "c"]).status.success());
+}
+
+#[test]
+fn a_killed_load_leaves_nothing_to_clean_by_hand() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a:1", b"x");
+    // It waits for the rest of the archive when it is killed.
+    let mut command = sandbox.command(&["load"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    pipe.write_all(&noise(1_000_000)).unwrap();
+    let left = || fs::read_dir(sandbox.store().join("tmp")).unwrap().count();
+    assert_eq!(left(), 1);
+    // In use: another writer leaves it alone.
+    sandbox.ok(&["tag", "a:1", "b:1"]);
+    assert_eq!(left(), 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    sandbox.ok(&["tag", "a:1", "c:1"]);
+    assert_eq!(left(), 0);
+}

@@ -34,6 +34,12 @@ enum Command {
     Load(commands::load::Args),
     Save(commands::save::Args),
     Import(commands::import::Args),
+    Ls(commands::ls::Args),
+    Tree(commands::tree::Args),
+    Cat(commands::cat::Args),
+    Stat(commands::stat::Args),
+    Cp(commands::cp::Args),
+    Diff(commands::diff::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
 }
@@ -55,6 +61,12 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Load(args) => commands::load::run(args, &context),
         Command::Save(args) => commands::save::run(&args, &context),
         Command::Import(args) => commands::import::run(args, &context),
+        Command::Ls(args) => commands::ls::run(&args, &context),
+        Command::Tree(args) => commands::tree::run(&args, &context),
+        Command::Cat(args) => commands::cat::run(&args, &context),
+        Command::Stat(args) => commands::stat::run(&args, &context),
+        Command::Cp(args) => commands::cp::run(&args, &context),
+        Command::Diff(args) => commands::diff::run(&args, &context),
         Command::Completions(args) => commands::completions::run(&args),
     }
 }

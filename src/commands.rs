@@ -1,16 +1,22 @@
 //! One file a command: its arguments, and the call it makes.
 
+pub(crate) mod cat;
 pub(crate) mod completions;
+pub(crate) mod cp;
+pub(crate) mod diff;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod load;
+pub(crate) mod ls;
 pub(crate) mod rmi;
 pub(crate) mod save;
+pub(crate) mod stat;
 pub(crate) mod tag;
+pub(crate) mod tree;
 
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use kfs_fs::oci::store::{Store, StoreError};
@@ -66,22 +72,77 @@ pub(crate) enum ListFormat {
     Json,
 }
 
-/// Prints data. A reader that went away (`kfs images | head -1`) has what it wanted.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("write standard output: {error}")))
-        }
-        Ok(()) | Err(_) => Ok(()),
+/// Standard output. A reader that went away (`kfs ls ... | head -1`) has what it wanted: what is
+/// written after that goes nowhere.
+#[derive(Debug)]
+pub(crate) struct Out {
+    stdout: BufWriter<io::StdoutLock<'static>>,
+    reader_gone: bool,
+}
+
+impl Out {
+    pub(crate) fn new() -> Self {
+        let stdout = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+        Self { stdout, reader_gone: false }
     }
+
+    /// Whether it is of no use to write more.
+    pub(crate) fn reader_gone(&self) -> bool {
+        self.reader_gone
+    }
+
+    /// Writes a JSON document.
+    pub(crate) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(value).expect("data with names as keys");
+        writeln!(self, "{text}")
+    }
+
+    /// Writes out what is still held back.
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        Ok(self.flush()?)
+    }
+
+    fn noticed<T>(&mut self, result: io::Result<T>, gone: T) -> io::Result<T> {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.reader_gone = true;
+                Ok(gone)
+            }
+            other => other,
+        }
+    }
+}
+
+impl io::Write for Out {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.reader_gone {
+            return Ok(data.len());
+        }
+        let written = self.stdout.write(data);
+        self.noticed(written, data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.reader_gone {
+            return Ok(());
+        }
+        let flushed = self.stdout.flush();
+        self.noticed(flushed, ())
+    }
+}
+
+/// Prints data.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = Out::new();
+    out.write_all(text.as_bytes())?;
+    out.finish()
 }
 
 /// Prints a JSON document.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let mut text = serde_json::to_string_pretty(value).expect("data with names as keys");
-    text.push('\n');
-    print(&text)
+    let mut out = Out::new();
+    out.json(value)?;
+    out.finish()
 }
 
 /// `/var/lib/kfs` for root, `$XDG_DATA_HOME/kfs` or `~/.local/share/kfs` for others.

@@ -42,9 +42,7 @@ impl Look {
                 let parent = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at.max(1));
                 (path[..parent].to_vec(), format!("{} is not a directory", shown(&path)))
             }
-            Resolved::Loop => {
-                (b"/".to_vec(), "there are too many symbolic links in it".to_owned())
-            }
+            Resolved::Loop => (b"/".to_vec(), "there are too many symbolic links in it".to_owned()),
         };
         let message =
             format!("{}: there is no {} in the image: {why}", self.name, shown(path.as_bytes()));
@@ -176,9 +174,15 @@ mod tests {
     #[test]
     fn names_and_times_of_any_kind_are_printable() {
         assert_eq!(escape(b"a\xff\n\\\xc3\xa4"), "a\\xff\\n\\\\\u{e4}");
-        assert_eq!(time(Timestamp { seconds: 0, nanos: 5 }, true), "1970-01-01T00:00:00.000000005Z");
+        assert_eq!(
+            time(Timestamp { seconds: 0, nanos: 5 }, true),
+            "1970-01-01T00:00:00.000000005Z"
+        );
         assert_eq!(time(Timestamp { seconds: -1, nanos: 5 }, true), "@-1.000000005");
-        assert_eq!(time(Timestamp { seconds: i64::MAX, nanos: 0 }, false), format!("@{}.000000000", i64::MAX));
+        assert_eq!(
+            time(Timestamp { seconds: i64::MAX, nanos: 0 }, false),
+            format!("@{}.000000000", i64::MAX)
+        );
         assert_eq!(device(0x0010_0801), (8, 0x101));
     }
 }

@@ -15,11 +15,16 @@ use std::io;
 use std::process::ExitCode;
 
 use kfs_fs::error::PathError;
+use kfs_fs::extract::ExtractError;
+use kfs_fs::filesystem::{OpenError, ReadError};
+use kfs_fs::layer::scan::LayerError;
 use kfs_fs::oci::archive::ArchiveError;
 use kfs_fs::oci::image::ImageError;
 use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::reference::ReferenceError;
 use kfs_fs::oci::store::StoreError;
+use kfs_fs::span::SpanError;
+use kfs_fs::tree::TreeError;
 
 /// How a command failed: exit code, message, and what the user can do.
 #[derive(Debug)]
@@ -62,6 +67,12 @@ impl Failure {
     /// Adds what the user can do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says before the message what was being done.
+    pub(crate) fn context(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
         self
     }
 
@@ -193,6 +204,65 @@ impl From<ArchiveError> for Failure {
             | ArchiveError::Member { .. }
             | ArchiveError::Json { .. }
             | ArchiveError::LayerCount { .. } => failure,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Only output is written without a path.
+    fn from(error: io::Error) -> Self {
+        Self::new(format!("write standard output: {error}"))
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let failure = Self::from_error(&error);
+        match error {
+            OpenError::Layer(LayerError::Read { .. } | LayerError::Index { .. })
+            | OpenError::Index { .. }
+            | OpenError::Tree(TreeError::TooMany) => failure,
+            OpenError::Layer(
+                LayerError::Corrupt { .. }
+                | LayerError::DiffId { .. }
+                | LayerError::Decode { .. }
+                | LayerError::Tar { .. },
+            )
+            | OpenError::Tree(TreeError::Entry { .. } | TreeError::Index(_)) => {
+                failure.code(CORRUPT)
+            }
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        let failure = Self::from_error(&error);
+        match error {
+            ReadError::NoInode(_)
+            | ReadError::NotADirectory(_)
+            | ReadError::IsADirectory(_)
+            | ReadError::WrongKind(_)
+            | ReadError::Span(SpanError::Read { .. }) => failure,
+            ReadError::Span(
+                SpanError::Mismatch { .. } | SpanError::Index(_) | SpanError::TooLarge { .. },
+            )
+            | ReadError::Tree(_)
+            | ReadError::NoContent { .. } => failure.code(CORRUPT),
+        }
+    }
+}
+
+impl From<ExtractError> for Failure {
+    fn from(error: ExtractError) -> Self {
+        let failure = Self::from_error(&error);
+        match error {
+            ExtractError::Image { path, source } => {
+                Self::from(source).context(&path.display().to_string())
+            }
+            ExtractError::Destination(error) => error.into(),
+            ExtractError::InTheWay { .. } => failure.hint("give another destination, or remove it"),
+            ExtractError::Name { .. } => failure.code(CORRUPT),
         }
     }
 }

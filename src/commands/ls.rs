@@ -154,7 +154,10 @@ impl List<'_> {
         let (mode, time) = (mode_string(attr.mode), time(attr.mtime, false));
         let (nlink, uid, gid) = (attr.nlink, attr.uid, attr.gid);
         let name = escape(name);
-        Ok(writeln!(self.out, "{mode} {nlink:>3} {uid:>5} {gid:>5} {size:>10} {time} {name}{target}")?)
+        Ok(writeln!(
+            self.out,
+            "{mode} {nlink:>3} {uid:>5} {gid:>5} {size:>10} {time} {name}{target}"
+        )?)
     }
 
     fn finish(mut self) -> Result<(), Failure> {

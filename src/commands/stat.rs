@@ -67,7 +67,13 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         writeln!(out, "  Type: {kind}   Size: {}   Blocks: {}", attr.size, attr.blocks)?;
         writeln!(out, " Inode: {}   Links: {}", attr.ino.0, attr.nlink)?;
         let mode = mode_string(attr.mode);
-        writeln!(out, "  Mode: {:04o}/{mode}   Uid: {}   Gid: {}", attr.mode & 0o7777, attr.uid, attr.gid)?;
+        writeln!(
+            out,
+            "  Mode: {:04o}/{mode}   Uid: {}   Gid: {}",
+            attr.mode & 0o7777,
+            attr.uid,
+            attr.gid
+        )?;
         writeln!(out, "Modify: {}", time(attr.mtime, true))?;
         for (name, value) in xattrs {
             writeln!(out, " Xattr: {name}={}", value.as_str().unwrap_or_default())?;

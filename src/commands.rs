@@ -1,5 +1,6 @@
 //! One file a command: its arguments, and the call it makes.
 
+pub(crate) mod build;
 pub(crate) mod cat;
 pub(crate) mod completions;
 pub(crate) mod cp;

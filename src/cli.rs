@@ -41,8 +41,13 @@ enum Command {
     Stat(commands::stat::Args),
     Cp(commands::cp::Args),
     Diff(commands::diff::Args),
+    Mount(commands::mount::Args),
+    Umount(commands::umount::Args),
+    Mounts(commands::mounts::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
+    #[command(name = "__serve", hide = true)]
+    Serve(commands::mount::ServeArgs),
 }
 
 /// Parses the process's arguments; help, version and wrong usage end the process here.
@@ -69,6 +74,10 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Stat(args) => commands::stat::run(&args, &context),
         Command::Cp(args) => commands::cp::run(&args, &context),
         Command::Diff(args) => commands::diff::run(&args, &context),
+        Command::Mount(args) => commands::mount::run(args, &context),
+        Command::Umount(args) => commands::umount::run(args, &context),
+        Command::Mounts(args) => commands::mounts::run(&args, &context),
         Command::Completions(args) => commands::completions::run(&args),
+        Command::Serve(args) => commands::mount::serve(&args, &context),
     }
 }

@@ -9,6 +9,8 @@
 //! | 4 | a mount point is busy or not empty |
 //! | 5 | content does not match its digest, or its format is broken |
 
+mod mount;
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io;

@@ -34,7 +34,12 @@ fn build_files(directory: &Path, found: &mut Vec<PathBuf>) {
 
 /// What comes of a file: "ok", or the first line of an error that says what is unsupported.
 fn outcome(name: &str, bytes: &[u8]) -> Result<String, String> {
-    let platform = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+    let platform = Platform {
+        architecture: "amd64".into(),
+        os: "linux".into(),
+        variant: None,
+        extra: Default::default(),
+    };
     let options = Options {
         build_args: Vec::new(),
         copy_rule: None,

@@ -4,7 +4,7 @@
 //! removed subtree is only cut off at its top, an opaque directory only remembers from which layer
 //! on its children count: what is left at the end is found in one pass over the nodes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
@@ -107,8 +107,7 @@ fn run<'a>(
 ) -> Result<MergedTree, TreeError> {
     for (number, layer) in layers.iter().copied().enumerate() {
         let number = u32::try_from(number).map_err(|_| TreeError::TooMany)?;
-        LayerMerge { merge: &mut merge, layer, number, last_parent: None, pending: Vec::new() }
-            .run()?;
+        LayerMerge::new(&mut merge, layer, number).run()?;
     }
     merge.take_metadata(below);
     file::serialise(&merge.into_names(), layers).map(MergedTree)
@@ -131,6 +130,8 @@ enum Shape {
     Symlink,
     Other,
     Whiteout,
+    /// A hard link whose target is looked for at the end of its layer.
+    Waiting,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,8 +148,6 @@ struct Node<'a> {
     inode: u32,
     /// The layer that made the name.
     layer: u32,
-    /// The entry of that layer that made it, 0 for implied directories.
-    entry: u32,
     /// Of a directory: children that older layers made do not count.
     opaque_from: u32,
     /// Of a directory of a delta: hides what the tree below has in it.
@@ -279,8 +278,8 @@ impl<'a> Merge<'a> {
 
 impl<'a> Node<'a> {
     fn new(name: &'a [u8], parent: u32, inode: u32, layer: u32) -> Self {
-        let (entry, opaque_from, hides_below, removed) = (0, 0, false, false);
-        Self { name, parent, inode, layer, entry, opaque_from, hides_below, removed }
+        let (opaque_from, hides_below, removed) = (0, false, false);
+        Self { name, parent, inode, layer, opaque_from, hides_below, removed }
     }
 }
 
@@ -295,11 +294,21 @@ fn path_of(nodes: &[Node<'_>], mut node: usize) -> Vec<u8> {
     names.join(&b'/')
 }
 
-/// A hard link whose target is not there yet.
+/// A hard link whose target was not there yet.
+#[derive(Clone, Copy)]
 struct Pending<'a> {
-    node: Node<'a>,
+    /// Stands for the target's inode.
+    inode: u32,
     path: &'a [u8],
     target: &'a [u8],
+}
+
+/// Why a hard link has no target yet.
+enum NoTarget {
+    /// There is nothing at its path.
+    Missing,
+    /// This inode, which waits for its own target, has to be known first.
+    Waits(u32),
 }
 
 /// The merging of one layer.
@@ -310,9 +319,16 @@ struct LayerMerge<'m, 'a> {
     /// The parent of the entry before, and its path: mostly the parent of the next one too.
     last_parent: Option<(&'a [u8], u32)>,
     pending: Vec<Pending<'a>>,
+    /// Where the names that this layer makes start.
+    first_node: usize,
 }
 
-impl<'a> LayerMerge<'_, 'a> {
+impl<'m, 'a> LayerMerge<'m, 'a> {
+    fn new(merge: &'m mut Merge<'a>, layer: &'a LayerIndex, number: u32) -> Self {
+        let first_node = merge.nodes.len();
+        Self { merge, layer, number, last_parent: None, pending: Vec::new(), first_node }
+    }
+
     fn run(mut self) -> Result<(), TreeError> {
         for number in 0..self.layer.len() {
             let entry = self.layer.entry(number)?;
@@ -382,7 +398,7 @@ impl<'a> LayerMerge<'_, 'a> {
         }
         let (parent, name) = split(entry.path);
         let dir = self.parent(parent, entry.path)?;
-        let mut node = Node { entry: number, ..Node::new(name, dir, 0, self.number) };
+        let mut node = Node::new(name, dir, 0, self.number);
         let old = self.merge.child(dir, name);
         let shape = match entry.kind {
             ViewKind::Hardlink => return self.link(node, entry),
@@ -410,31 +426,39 @@ impl<'a> LayerMerge<'_, 'a> {
 
     /// Links to what the layer already has at the target, or waits for the layer's end.
     fn link(&mut self, mut node: Node<'a>, entry: &EntryView<'a>) -> Result<(), TreeError> {
-        let target = entry.link;
-        if let Some(found) = self.find_target(target)
+        self.last_parent = None;
+        let (path, target) = (entry.path, entry.link);
+        if let Ok(found) = self.find_target(target)
             && self.merge.nodes[found as usize].layer == self.number
             && self.merge.shape(found) != Shape::Whiteout
         {
             if self.merge.shape(found) == Shape::Directory {
-                return Err(self.error(entry.path, Problem::LinkToDirectory(target.to_owned())));
+                return Err(self.error(path, Problem::LinkToDirectory(target.to_owned())));
             }
-            if self.merge.child(node.parent, node.name) != Some(found) {
-                node.inode = self.merge.nodes[found as usize].inode;
-                self.last_parent = None;
-                self.merge.add(node)?;
+            if self.merge.child(node.parent, node.name) == Some(found) {
+                return Ok(());
             }
-            return Ok(());
+            node.inode = self.merge.nodes[found as usize].inode;
+        } else {
+            node.inode = self.merge.add_inode(Source::Whiteout, Shape::Waiting)?;
+            self.pending.push(Pending { inode: node.inode, path, target });
         }
-        self.pending.push(Pending { node, path: entry.path, target });
+        self.merge.add(node)?;
         Ok(())
     }
 
     /// The node a hard link means; symlinks of this layer on the way are followed.
-    fn find_target(&self, path: &[u8]) -> Option<u32> {
+    fn find_target(&self, path: &[u8]) -> Result<u32, NoTarget> {
         self.find_from(ROOT, path, &mut 0, false)
     }
 
-    fn find_from(&self, dir: u32, path: &[u8], hops: &mut u32, follow_last: bool) -> Option<u32> {
+    fn find_from(
+        &self,
+        dir: u32,
+        path: &[u8],
+        hops: &mut u32,
+        follow_last: bool,
+    ) -> Result<u32, NoTarget> {
         let mut at = dir;
         let mut names = components(path).peekable();
         while let Some(name) = names.next() {
@@ -442,21 +466,26 @@ impl<'a> LayerMerge<'_, 'a> {
                 at = self.merge.nodes[at as usize].parent;
                 continue;
             }
-            let node = self.merge.child(at, name)?;
-            let follow = follow_last || names.peek().is_some();
+            let node = self.merge.child(at, name).ok_or(NoTarget::Missing)?;
+            if !follow_last && names.peek().is_none() {
+                return Ok(node);
+            }
+            if self.merge.shape(node) == Shape::Waiting {
+                return Err(NoTarget::Waits(self.merge.nodes[node as usize].inode));
+            }
             at = match self.link_target(node) {
-                Some(target) if follow => {
+                Some(target) => {
                     *hops += 1;
                     if *hops > MAX_HOPS {
-                        return None;
+                        return Err(NoTarget::Missing);
                     }
                     let from = if target.starts_with(b"/") { ROOT } else { at };
                     self.find_from(from, target, hops, true)?
                 }
-                _ => node,
+                None => node,
             };
         }
-        Some(at)
+        Ok(at)
     }
 
     /// The target of a node that is a symlink of this layer.
@@ -511,10 +540,12 @@ impl<'a> LayerMerge<'_, 'a> {
                     let from = if target.starts_with(b"/") { ROOT } else { dir };
                     self.walk(from, target, hops, entry)?
                 }
-                (Shape::Other, None) if self.merge.nodes[node as usize].layer == self.number => {
+                (Shape::Other | Shape::Waiting, None)
+                    if self.merge.nodes[node as usize].layer == self.number =>
+                {
                     return Err(self.error(entry, Problem::NotADirectory(name.to_owned())));
                 }
-                (Shape::Symlink | Shape::Other | Shape::Whiteout, None) => {
+                (Shape::Symlink | Shape::Other | Shape::Whiteout | Shape::Waiting, None) => {
                     self.add_implied(dir, name)?
                 }
             };
@@ -530,46 +561,48 @@ impl<'a> LayerMerge<'_, 'a> {
     /// Resolves the links whose targets came after them, lie in the layers below, or are such
     /// links themselves.
     fn resolve_pending(&mut self) -> Result<(), TreeError> {
-        let pending = std::mem::take(&mut self.pending);
-        let paths: HashSet<&[u8]> = pending.iter().map(|link| link.path).collect();
-        let mut waiting: HashMap<&[u8], Vec<&Pending<'a>>> = HashMap::new();
-        let mut ready = Vec::new();
-        for link in &pending {
-            if paths.contains(link.target) {
-                waiting.entry(link.target).or_default().push(link);
-            } else {
-                ready.push(link);
+        let mut ready = std::mem::take(&mut self.pending);
+        let mut waiting: HashMap<u32, Vec<Pending<'a>>> = HashMap::new();
+        let mut targets: HashMap<u32, u32> = HashMap::new();
+        while let Some(link) = ready.pop() {
+            match self.pending_target(&link)? {
+                Ok(target) => {
+                    let target = targets.get(&target).copied().unwrap_or(target);
+                    self.merge.inodes[link.inode as usize] = self.merge.inodes[target as usize];
+                    targets.insert(link.inode, target);
+                    ready.extend(waiting.remove(&link.inode).unwrap_or_default());
+                }
+                Err(inode) => waiting.entry(inode).or_default().push(link),
             }
         }
-        while let Some(link) = ready.pop() {
-            self.add_pending(link)?;
-            ready.extend(waiting.remove(link.path).unwrap_or_default());
+        if let Some(link) = waiting.into_values().flatten().min_by_key(|link| link.inode) {
+            return Err(self.error(link.path, Problem::NoTarget(link.target.to_owned())));
         }
-        match waiting.into_values().flatten().next() {
-            None => Ok(()),
-            Some(link) => Err(self.error(link.path, Problem::NoTarget(link.target.to_owned()))),
-        }
-    }
-
-    fn add_pending(&mut self, link: &Pending<'a>) -> Result<(), TreeError> {
-        let target = || link.target.to_owned();
-        let found = self.find_target(link.target);
-        let Some(found) = found.filter(|node| self.merge.shape(*node) != Shape::Whiteout) else {
-            return Err(self.error(link.path, Problem::NoTarget(target())));
-        };
-        if self.merge.shape(found) == Shape::Directory {
-            return Err(self.error(link.path, Problem::LinkToDirectory(target())));
-        }
-        let old = self.merge.child(link.node.parent, link.node.name);
-        let superseded = old.is_some_and(|old| {
-            let node = &self.merge.nodes[old as usize];
-            old == found || (node.layer == self.number && node.entry > link.node.entry)
-        });
-        if !superseded {
-            let inode = self.merge.nodes[found as usize].inode;
-            self.merge.add(Node { inode, ..link.node.clone() })?;
+        if !targets.is_empty() {
+            for node in &mut self.merge.nodes[self.first_node..] {
+                node.inode = targets.get(&node.inode).copied().unwrap_or(node.inode);
+            }
         }
         Ok(())
+    }
+
+    /// The inode that a link means, or the one that has to be known first.
+    fn pending_target(&self, link: &Pending<'a>) -> Result<Result<u32, u32>, TreeError> {
+        let target = || link.target.to_owned();
+        let found = match self.find_target(link.target) {
+            Ok(found) => found,
+            Err(NoTarget::Waits(inode)) => return Ok(Err(inode)),
+            Err(NoTarget::Missing) => {
+                return Err(self.error(link.path, Problem::NoTarget(target())));
+            }
+        };
+        let inode = self.merge.nodes[found as usize].inode;
+        match self.merge.shape(found) {
+            Shape::Waiting => Ok(Err(inode)),
+            Shape::Whiteout => Err(self.error(link.path, Problem::NoTarget(target()))),
+            Shape::Directory => Err(self.error(link.path, Problem::LinkToDirectory(target()))),
+            Shape::Symlink | Shape::Other => Ok(Ok(inode)),
+        }
     }
 }
 

@@ -208,6 +208,30 @@ fn impossible_entries_are_named() {
 }
 
 #[test]
+fn a_link_that_waits_takes_its_place_at_once() {
+    // Found through a symlink, the target is a link that waits itself.
+    for (upper, lib) in [
+        (["h usr/b -> a", "h c -> lib/b", "l lib -> usr"], 2),
+        (["h c -> lib/b", "l lib -> usr", "h usr/b -> a"], 1),
+    ] {
+        let lib = format!("l lib 1.{lib}");
+        check(
+            &[&["f a"], &upper],
+            &["d usr 0.0", "f a 0.0", "f c 0.0", "f usr/b 0.0", lib.as_str()],
+        );
+    }
+    // The last entry of a name counts, also when it merges with what the layers below have.
+    check(&[&["d b", "f b/x", "f a"], &["h b -> a", "d b"]], &["d b 1.1", "f a 0.2"]);
+    // What a link replaces is gone, wherever the two entries stand.
+    for upper in [["h d -> a", "h y -> d/f"], ["h y -> d/f", "h d -> a"]] {
+        let message = tree(&[&["f a", "f d/f"], &upper]).unwrap_err();
+        assert!(message.contains("entry y: it is a hard link to d/f"), "{message}");
+    }
+    let message = tree(&[&["f a"], &["h b -> a", "f b/x"]]).unwrap_err();
+    assert!(message.contains("entry b/x: b is not a directory"), "{message}");
+}
+
+#[test]
 fn many_links_to_links_take_no_time() {
     let lines: Vec<String> = (0..20_000).map(|n| format!("h l{n} -> l{}", n + 1)).collect();
     let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();

@@ -5,9 +5,12 @@ mod union;
 
 use std::collections::BTreeSet;
 
-use images::{Listing, Member, image, index_dir, layer, lines, listing, tar_of};
+use images::{Listing, Member, S_IFMT, Seen, image, index_dir, layer, lines, listing, tar_of};
+use kfs_fs::digest::Digest;
 use kfs_fs::filesystem::ImageFs;
-use kfs_fs::layer::{Device, Entry, Kind, Timestamp};
+use kfs_fs::layer::index::LayerIndex;
+use kfs_fs::layer::{Device, Entry, Kind, Timestamp, scan};
+use kfs_fs::tree::{self, InodeKind, Metadata, Tree};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -232,6 +235,90 @@ fn is_marker(member: &Member) -> bool {
     member.entry.path.split(|byte| *byte == b'/').any(|name| name.starts_with(b".wh."))
 }
 
+/// What overlayfs knows an opaque directory by.
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+
+/// The layers as a delta over `base`.
+fn delta(layers: &[Vec<Member>], base: &Listing) -> Result<Listing, String> {
+    let dir = index_dir();
+    let tars: Vec<Vec<u8>> = layers.iter().map(|members| tar_of(members)).collect();
+    let indexes: Vec<LayerIndex> = tars
+        .iter()
+        .map(|tar| scan::scan(&layer(tar.clone(), tar), dir.path(), &|_| ()).unwrap())
+        .collect();
+    let mut below = |path: &[u8]| {
+        let seen = base.get(path).filter(|seen| seen.is_dir())?;
+        let (mode, uid, gid, mtime) = (seen.mode & 0o7777, seen.uid, seen.gid, seen.mtime);
+        let xattrs = seen.xattrs.clone().into_iter().collect();
+        Some(Metadata { mode, uid, gid, mtime, xattrs })
+    };
+    let merged = tree::merge_over(&indexes.iter().collect::<Vec<_>>(), &mut below);
+    let merged = merged.map_err(|error| error.to_string())?;
+    let digests: Vec<Digest> = indexes.iter().map(|index| index.summary().digest).collect();
+    let tree = Tree::create(dir.path(), &digests, merged).unwrap();
+    let mut listing = Listing::new();
+    list(&tree, 0, Vec::new(), &tars, &mut listing);
+    Ok(listing)
+}
+
+fn list(tree: &Tree, place: usize, path: Vec<u8>, tars: &[Vec<u8>], listing: &mut Listing) {
+    let inode = tree.inode(place).unwrap();
+    for at in 0..tree.name_count(&inode) {
+        let (name, child) = tree.name(&inode, at).unwrap().unwrap();
+        let child_path = if path.is_empty() { name.to_vec() } else { [&path, name].join(&b'/') };
+        list(tree, child, child_path, tars, listing);
+    }
+    let mut content = Vec::new();
+    for extent in tree.extents_from(&inode, 0).unwrap() {
+        let start = usize::try_from(extent.content_offset).unwrap();
+        let len = usize::try_from(extent.len).unwrap();
+        content.extend(&tars[extent.layer][start..start + len]);
+    }
+    let xattrs = tree.xattrs(&inode).unwrap().map(|xattr| xattr.unwrap());
+    let symlink = inode.kind == InodeKind::Symlink;
+    let seen = Seen {
+        inode: place as u64,
+        mode: inode.mode,
+        uid: inode.uid,
+        gid: inode.gid,
+        device: inode.device,
+        mtime: inode.mtime,
+        nlink: inode.nlink,
+        size: inode.size,
+        target: if symlink { tree.target(&inode).unwrap().to_vec() } else { Vec::new() },
+        xattrs: xattrs.map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
+        content,
+    };
+    listing.insert(path, seen);
+}
+
+/// What overlayfs shows of `delta` over `base`. In a directory that only the delta has, it lists
+/// whiteouts as they are.
+fn overlay(base: &Listing, delta: &Listing) -> Listing {
+    let mut shown = base.clone();
+    let mut merged = BTreeSet::from([Vec::new()]);
+    let mut paths: Vec<&Vec<u8>> = delta.keys().collect();
+    paths.sort_by_key(|path| path.iter().filter(|byte| **byte == b'/').count());
+    for path in paths {
+        let mut seen = delta[path].clone();
+        seen.inode += 1 << 40;
+        let below = merged.contains(images::parent_of(path)) && !path.is_empty();
+        let opaque = seen.xattrs.remove(OPAQUE).is_some();
+        let merges = below && seen.is_dir() && shown.get(path).is_some_and(Seen::is_dir);
+        if path.is_empty() || (merges && !opaque) {
+            merged.insert(path.clone());
+        } else {
+            let inside = [&path[..], b"/"].concat();
+            shown.retain(|other, _| other != path && !other.starts_with(&inside));
+        }
+        if !(below && seen.mode & S_IFMT == 0o020_000 && seen.device == 0) {
+            shown.insert(path.clone(), seen);
+        }
+    }
+    images::count_links(&mut shown);
+    shown
+}
+
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -281,5 +368,29 @@ proptest! {
         }
         compare(&layers)?;
         compare(&shuffled)?;
+    }
+
+    #[test]
+    fn a_delta_shows_the_same_as_the_whole(drafts in drafts(), split: Index) {
+        let mut layers = members(&drafts);
+        sensible(&mut layers);
+        let (base, upper) = layers.split_at(split.index(layers.len()));
+        let (base, whole) = (model(base).unwrap(), model(&layers).unwrap());
+        match delta(upper, &base) {
+            Ok(delta) => {
+                let difference = difference(&whole, &overlay(&base, &delta));
+                prop_assert!(
+                    difference.is_empty(),
+                    "{} layers below\n{}\n{difference}",
+                    layers.len() - upper.len(),
+                    shown(&layers),
+                );
+            }
+            // Files of the base cannot be linked to, and its root cannot be hidden.
+            Err(error) => prop_assert!(
+                error.contains("it is a hard link to") || error.contains("hides the whole tree"),
+                "{error}"
+            ),
+        }
     }
 }

@@ -60,6 +60,9 @@ pub enum Problem {
     /// A whiteout that names nothing, or `.` or `..`.
     #[error("it is a whiteout without a name")]
     Whiteout,
+    /// An opaque marker of the root, in a delta: overlayfs knows none.
+    #[error("it hides the whole tree below, which a layer mounted over that tree cannot")]
+    OpaqueRoot,
     /// The device number does not fit Linux' 12 + 20 bits.
     #[error("its device number is out of range")]
     Device,
@@ -77,9 +80,10 @@ pub fn merge(layers: &[&LayerIndex]) -> Result<MergedTree, TreeError> {
 /// Merges layers, bottom first, into a tree that is to be a lower directory of overlayfs over a
 /// tree that is not at hand: what the layers remove from it becomes a character device 0:0, and a
 /// directory that hides it has overlayfs's xattr `trusted.overlay.opaque`.
-/// `below` is asked for the metadata of directories that no entry names.
+/// `below` is asked which paths are directories of the tree below (no symlinks followed; the root
+/// is the empty path), and for the metadata of those that no entry names.
 ///
-/// Hard links to files of the tree below cannot be made and are an error.
+/// Hard links to files of the tree below and an opaque root cannot be made and are an error.
 pub fn merge_over(
     layers: &[&LayerIndex],
     below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
@@ -87,8 +91,11 @@ pub fn merge_over(
     run(Merge::new(true), layers, below)
 }
 
-/// Owner, permissions and time of a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Tells which paths are directories of the tree below.
+type Below<'b> = &'b mut dyn FnMut(&[u8]) -> Option<Metadata>;
+
+/// Owner, permissions, time and xattrs of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     /// Permission bits.
     pub mode: u32,
@@ -98,26 +105,29 @@ pub struct Metadata {
     pub gid: u32,
     /// Modification time.
     pub mtime: Timestamp,
+    /// Names and values, in the order of the names.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 fn run<'a>(
     mut merge: Merge<'a>,
     layers: &[&'a LayerIndex],
-    below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
+    below: Below<'_>,
 ) -> Result<MergedTree, TreeError> {
     for (number, layer) in layers.iter().copied().enumerate() {
         let number = u32::try_from(number).map_err(|_| TreeError::TooMany)?;
-        LayerMerge::new(&mut merge, layer, number).run()?;
+        LayerMerge::new(&mut merge, layer, number)?.run(below)?;
     }
-    merge.take_metadata(below);
+    merge.take_metadata(below)?;
     file::serialise(&merge.into_names(), layers).map(MergedTree)
 }
 
 /// Where an inode's metadata comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
-    /// A directory that no entry names, with its metadata in the tree below.
-    Implied(Option<Metadata>),
+    /// A directory that no entry names, with the place of its metadata in [`Names::metadata`] if
+    /// the tree below has it.
+    Implied(Option<u32>),
     /// What stands for a removed name of the tree below.
     Whiteout,
     /// This entry of this layer.
@@ -146,10 +156,13 @@ struct Node<'a> {
     name: &'a [u8],
     parent: u32,
     inode: u32,
-    /// The layer that made the name.
-    layer: u32,
-    /// Of a directory: children that older layers made do not count.
+    /// When the name was made: twice its layer's number, and one more if an entry made it and
+    /// not a marker.
+    age: u32,
+    /// Of a directory: older children do not count.
     opaque_from: u32,
+    /// Of a delta: what the tree below has at this path is gone.
+    replaces: bool,
     /// Of a directory of a delta: hides what the tree below has in it.
     hides_below: bool,
     removed: bool,
@@ -162,6 +175,8 @@ struct Merge<'a> {
     /// Nodes by parent and name; removed ones are not in it, hidden ones may be.
     names: HashTable<u32>,
     hasher: RandomState,
+    /// Of implied directories that the tree below has.
+    metadata: Vec<Metadata>,
     /// Whether removed names of a tree below are kept in mind.
     over: bool,
 }
@@ -172,6 +187,8 @@ pub(super) struct Names<'a> {
     pub(super) nodes: Vec<(u32, &'a [u8], u32)>,
     /// By inode.
     pub(super) sources: Vec<Source>,
+    /// Of implied directories.
+    pub(super) metadata: Vec<Metadata>,
     /// Places in `nodes` of directories that hide what the tree below has in them, in order.
     pub(super) opaque: Vec<u32>,
 }
@@ -184,18 +201,27 @@ impl<'a> Merge<'a> {
             inodes: vec![implied],
             names: HashTable::new(),
             hasher: RandomState::new(),
+            metadata: Vec::new(),
             over,
         }
     }
 
-    /// Asks for the metadata of implied directories.
-    fn take_metadata(&mut self, below: &mut dyn FnMut(&[u8]) -> Option<Metadata>) {
-        for node in 0..self.nodes.len() {
+    /// Asks for the metadata of implied directories that the tree below has too.
+    fn take_metadata(&mut self, below: Below<'_>) -> Result<(), TreeError> {
+        let over = if self.over { self.nodes.len() } else { 0 };
+        for node in 0..over {
             let inode = self.nodes[node].inode as usize;
-            if let Source::Implied(metadata @ None) = &mut self.inodes[inode].source {
-                *metadata = below(&path_of(&self.nodes, node));
+            if let Source::Implied(None) = self.inodes[inode].source
+                && !self.nodes[node].replaces
+                && shows_below(&self.nodes, self.nodes[node].parent)
+                && let Some(metadata) = below(&path_of(&self.nodes, node))
+            {
+                let place = u32::try_from(self.metadata.len()).map_err(|_| TreeError::TooMany)?;
+                self.inodes[inode].source = Source::Implied(Some(place));
+                self.metadata.push(metadata);
             }
         }
+        Ok(())
     }
 
     fn shape(&self, node: u32) -> Shape {
@@ -208,7 +234,7 @@ impl<'a> Merge<'a> {
     }
 
     fn counts(&self, node: &Node<'_>) -> bool {
-        !node.removed && node.layer >= self.nodes[node.parent as usize].opaque_from
+        !node.removed && node.age >= self.nodes[node.parent as usize].opaque_from
     }
 
     fn find(&self, parent: u32, name: &[u8]) -> Option<u32> {
@@ -234,7 +260,8 @@ impl<'a> Merge<'a> {
         if let Some(old) = self.find(node.parent, node.name) {
             // What was hidden of the tree below stays hidden.
             let directory = self.shape(old) == Shape::Directory;
-            node.hides_below = !directory || self.nodes[old as usize].hides_below;
+            node.replaces = !directory || self.nodes[old as usize].replaces;
+            node.hides_below = node.replaces || self.nodes[old as usize].hides_below;
             self.remove(old);
         }
         let number = u32::try_from(self.nodes.len()).map_err(|_| TreeError::TooMany)?;
@@ -272,15 +299,23 @@ impl<'a> Merge<'a> {
             }
         }
         let sources = self.inodes.iter().map(|inode| inode.source).collect();
-        Names { nodes, sources, opaque }
+        Names { nodes, sources, metadata: self.metadata, opaque }
     }
 }
 
 impl<'a> Node<'a> {
-    fn new(name: &'a [u8], parent: u32, inode: u32, layer: u32) -> Self {
-        let (opaque_from, hides_below, removed) = (0, false, false);
-        Self { name, parent, inode, layer, opaque_from, hides_below, removed }
+    fn new(name: &'a [u8], parent: u32, inode: u32, age: u32) -> Self {
+        let (opaque_from, replaces, hides_below, removed) = (0, false, false, false);
+        Self { name, parent, inode, age, opaque_from, replaces, hides_below, removed }
     }
+}
+
+/// Whether what the tree below has in a directory is seen through a delta.
+fn shows_below(nodes: &[Node<'_>], mut node: u32) -> bool {
+    while node != ROOT && !nodes[node as usize].hides_below {
+        node = nodes[node as usize].parent;
+    }
+    !nodes[node as usize].hides_below
 }
 
 /// The path of a node from the root.
@@ -316,6 +351,8 @@ struct LayerMerge<'m, 'a> {
     merge: &'m mut Merge<'a>,
     layer: &'a LayerIndex,
     number: u32,
+    /// See [`Node::age`].
+    age: u32,
     /// The parent of the entry before, and its path: mostly the parent of the next one too.
     last_parent: Option<(&'a [u8], u32)>,
     pending: Vec<Pending<'a>>,
@@ -324,16 +361,22 @@ struct LayerMerge<'m, 'a> {
 }
 
 impl<'m, 'a> LayerMerge<'m, 'a> {
-    fn new(merge: &'m mut Merge<'a>, layer: &'a LayerIndex, number: u32) -> Self {
+    fn new(
+        merge: &'m mut Merge<'a>,
+        layer: &'a LayerIndex,
+        number: u32,
+    ) -> Result<Self, TreeError> {
+        let age = number.checked_mul(2).ok_or(TreeError::TooMany)?;
         let first_node = merge.nodes.len();
-        Self { merge, layer, number, last_parent: None, pending: Vec::new(), first_node }
+        Ok(Self { merge, layer, number, age, last_parent: None, pending: Vec::new(), first_node })
     }
 
-    fn run(mut self) -> Result<(), TreeError> {
+    fn run(mut self, below: Below<'_>) -> Result<(), TreeError> {
         for number in 0..self.layer.len() {
             let entry = self.layer.entry(number)?;
-            self.hide(&entry)?;
+            self.hide(&entry, below)?;
         }
+        self.age += 1;
         for number in 0..self.layer.len() {
             let entry = self.layer.entry(number)?;
             if !is_marker(entry.path) {
@@ -349,7 +392,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
     }
 
     /// Applies a whiteout or opaque marker to the layers below.
-    fn hide(&mut self, entry: &EntryView<'a>) -> Result<(), TreeError> {
+    fn hide(&mut self, entry: &EntryView<'a>, below: Below<'_>) -> Result<(), TreeError> {
         let (parent, name) = split(entry.path);
         let opaque = name == OPAQUE;
         let hidden = name.strip_prefix(WHITEOUT).filter(|_| !name.starts_with(AUFS));
@@ -357,37 +400,48 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(self.error(entry.path, Problem::Whiteout));
         }
-        let dir = match self.find_below(parent) {
-            Some(dir) if self.merge.shape(dir) == Shape::Directory => dir,
-            _ if self.merge.over => self.imply(parent)?,
-            _ => return Ok(()),
-        };
+        if opaque && parent.is_empty() && self.merge.over {
+            return Err(self.error(entry.path, Problem::OpaqueRoot));
+        }
+        let Some(dir) = self.directory_below(parent, below)? else { return Ok(()) };
         if opaque {
-            self.merge.nodes[dir as usize].opaque_from = self.number;
+            // Also hides what other markers of this layer made in it.
+            self.merge.nodes[dir as usize].opaque_from = self.age + 1;
             self.merge.nodes[dir as usize].hides_below = true;
             return Ok(());
         }
         if let Some(node) = self.merge.child(dir, hidden) {
             self.merge.remove(node);
         }
-        if self.merge.over && !self.merge.nodes[dir as usize].hides_below {
+        // In a directory that the tree below does not have, overlayfs would list a whiteout.
+        let over = self.merge.over && shows_below(&self.merge.nodes, dir);
+        if over && below(parent).is_some() {
             let inode = self.merge.add_inode(Source::Whiteout, Shape::Whiteout)?;
-            self.merge.add(Node::new(hidden, dir, inode, self.number))?;
+            self.merge.add(Node::new(hidden, dir, inode, self.age))?;
         }
         Ok(())
     }
 
-    /// The directory at a path, made where it lacks; symlinks are not followed.
-    fn imply(&mut self, path: &'a [u8]) -> Result<u32, TreeError> {
-        components(path).try_fold(ROOT, |dir, name| match self.merge.child(dir, name) {
-            Some(node) if self.merge.shape(node) == Shape::Directory => Ok(node),
-            _ => self.add_implied(dir, name),
-        })
-    }
-
-    /// The node at a path of the layers below; symlinks are not followed.
-    fn find_below(&self, path: &[u8]) -> Option<u32> {
-        components(path).try_fold(ROOT, |dir, name| self.merge.child(dir, name))
+    /// The directory at a path of the layers below, or that stands for one of the tree below
+    /// them; symlinks are not followed.
+    fn directory_below(
+        &mut self,
+        path: &'a [u8],
+        below: Below<'_>,
+    ) -> Result<Option<u32>, TreeError> {
+        let mut dir = ROOT;
+        for name in components(path) {
+            dir = match self.merge.child(dir, name) {
+                Some(node) if self.merge.shape(node) == Shape::Directory => node,
+                Some(_) => return Ok(None),
+                None if !self.merge.over || !shows_below(&self.merge.nodes, dir) => {
+                    return Ok(None);
+                }
+                None if name.starts_with(AUFS) || below(path).is_none() => return Ok(None),
+                None => self.add_implied(dir, name)?,
+            };
+        }
+        Ok(Some(dir))
     }
 
     fn add(&mut self, entry: &EntryView<'a>, number: u32) -> Result<(), TreeError> {
@@ -398,7 +452,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
         }
         let (parent, name) = split(entry.path);
         let dir = self.parent(parent, entry.path)?;
-        let mut node = Node::new(name, dir, 0, self.number);
+        let mut node = Node::new(name, dir, 0, self.age);
         let old = self.merge.child(dir, name);
         let shape = match entry.kind {
             ViewKind::Hardlink => return self.link(node, entry),
@@ -429,8 +483,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
         self.last_parent = None;
         let (path, target) = (entry.path, entry.link);
         if let Ok(found) = self.find_target(target)
-            && self.merge.nodes[found as usize].layer == self.number
-            && self.merge.shape(found) != Shape::Whiteout
+            && self.merge.nodes[found as usize].age == self.age
         {
             if self.merge.shape(found) == Shape::Directory {
                 return Err(self.error(path, Problem::LinkToDirectory(target.to_owned())));
@@ -541,7 +594,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
                     self.walk(from, target, hops, entry)?
                 }
                 (Shape::Other | Shape::Waiting, None)
-                    if self.merge.nodes[node as usize].layer == self.number =>
+                    if self.merge.nodes[node as usize].age == self.age =>
                 {
                     return Err(self.error(entry, Problem::NotADirectory(name.to_owned())));
                 }
@@ -555,7 +608,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
 
     fn add_implied(&mut self, parent: u32, name: &'a [u8]) -> Result<u32, TreeError> {
         let inode = self.merge.add_inode(Source::Implied(None), Shape::Directory)?;
-        self.merge.add(Node::new(name, parent, inode, self.number))
+        self.merge.add(Node::new(name, parent, inode, self.age))
     }
 
     /// Resolves the links whose targets came after them, lie in the layers below, or are such

@@ -242,18 +242,23 @@ fn many_links_to_links_take_no_time() {
 /// The delta of layers over a tree in which every directory belongs to user 7: as `tree` lists it,
 /// with `w` for what hides a name of the tree below and `!` behind directories that hide all.
 fn delta(layers: &[&[&str]]) -> Vec<String> {
+    delta_over(&|_| true, layers).unwrap()
+}
+
+fn delta_over(is_dir: &dyn Fn(&[u8]) -> bool, layers: &[&[&str]]) -> Result<Vec<String>, String> {
     let dir = tempfile::tempdir().unwrap();
     let indexes = indexes(dir.path(), layers);
     let refs: Vec<&LayerIndex> = indexes.iter().collect();
     let mtime = Timestamp::default();
-    let merged =
-        merge_over(&refs, &mut |_| Some(Metadata { mode: 0o700, uid: 7, gid: 0, mtime })).unwrap();
+    let metadata = Metadata { mode: 0o700, uid: 7, gid: 0, mtime, xattrs: Vec::new() };
+    let merged = merge_over(&refs, &mut |path| is_dir(path).then(|| metadata.clone()));
+    let merged = merged.map_err(|error| error.to_string())?;
     let digests: Vec<Digest> = indexes.iter().map(|index| index.summary().digest).collect();
     let tree = Tree::create(dir.path(), &digests, merged).unwrap();
     let mut lines = Vec::new();
     list(&tree, 0, "", &mut lines, &mut BTreeMap::new());
     lines.sort();
-    lines
+    Ok(lines)
 }
 
 #[test]
@@ -264,10 +269,33 @@ fn a_delta_keeps_what_it_hides() {
     hidden(&[&["f d/.wh..wh..opq", "f d/x"]], &["d d! 7.0", "f d/x 0.1"]);
     // A directory in the place of what was removed or replaced hides the one below.
     hidden(&[&["f .wh.d"], &["d d"]], &["d d! 1.0"]);
-    hidden(&[&["f .wh.d", "f d/x"]], &["d d! 7.0", "f d/x 0.1"]);
+    hidden(&[&["f .wh.d", "f d/x"]], &["d d! 0.0", "f d/x 0.1"]);
+    hidden(&[&["f d/.wh..wh..opq", "f d/e/x"]], &["d d! 7.0", "d d/e 0.0", "f d/e/x 0.1"]);
     hidden(&[&["f d"], &["d d"]], &["d d! 1.0"]);
     hidden(&[&["d d"], &["d d"]], &["d d 1.0"]);
     hidden(&[&["d d", "f d/x"], &["f .wh.d"]], &["w d 0.0"]);
     hidden(&[&["f d/.wh..wh..opq", "f d/x"], &["f d/.wh.x"]], &["d d! 7.0"]);
     hidden(&[&["f .wh.a", "f b", "h a -> b"]], &["f a 0.1", "f b 0.1"]);
+}
+
+#[test]
+fn a_delta_hides_only_what_the_tree_below_has() {
+    let check = |dirs: &[&str], layers: &[&[&str]], expected: &[&str]| {
+        let is_dir = |path: &[u8]| path.is_empty() || dirs.iter().any(|dir| dir.as_bytes() == path);
+        assert_eq!(delta_over(&is_dir, layers).unwrap(), expected);
+    };
+    // overlayfs lists whiteouts of directories that no other layer has.
+    check(&[], &[&["d n", "f n/x"], &["f n/.wh.x"]], &["d n 0.0"]);
+    check(&["d"], &[&["f .wh.d"], &["f d/x"], &["f d/.wh.x"]], &["d d! 0.0"]);
+    // What is no directory, or is gone, is not made one by a marker in it.
+    check(&[], &[&["f d/.wh.x"]], &[]);
+    check(&[], &[&["f d/.wh..wh..opq"]], &[]);
+    check(&["d"], &[&["f .wh.d"], &["f d/.wh.x"]], &["w d 0.0"]);
+    check(&["d"], &[&["f d"], &["f d/.wh..wh..opq"]], &["f d 0.0"]);
+    check(&[".wh..wh.plnk"], &[&["f .wh..wh.plnk/.wh.x"]], &[]);
+    for layer in [["f d/e/.wh.x", "f d/.wh..wh..opq"], ["f d/.wh..wh..opq", "f d/e/.wh.x"]] {
+        check(&["d", "d/e"], &[&layer], &["d d! 7.0"]);
+    }
+    let message = delta_over(&|_| true, &[&["f .wh..wh..opq"]]).unwrap_err();
+    assert!(message.contains("hides the whole tree below"), "{message}");
 }

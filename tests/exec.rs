@@ -1,5 +1,7 @@
 //! RUN steps for real: sandbox, live rootfs, diff. They need root and overlayfs.
 
+mod skip;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -13,6 +15,7 @@ use kfs_builder::diff::{Change, DiffError, changes};
 use kfs_builder::exec::{Command, ExecError, Executor, Isolation, Outcome, Sandbox, Status, User};
 use kfs_builder::rootfs::{LiveRootfs, RootfsError, enter_private_namespace};
 use kfs_fs::layer::Kind;
+use skip::skip;
 
 const KFS: &str = env!("CARGO_BIN_EXE_kfs");
 
@@ -45,13 +48,13 @@ const TOOLS: [&str; 24] = [
 ];
 
 /// Whether the tests here can run; says so if not. The calling thread gets its own mounts.
-fn privileged(test: &str) -> bool {
+fn privileged() -> bool {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: {test} needs root");
+        skip("needs root");
         return false;
     }
     if let Err(error) = enter_private_namespace() {
-        eprintln!("SKIPPED: {test}: {error}");
+        skip(error);
         return false;
     }
     true
@@ -59,7 +62,7 @@ fn privileged(test: &str) -> bool {
 
 macro_rules! require_privileges {
     () => {
-        if !privileged(module_path!()) {
+        if !privileged() {
             return;
         }
     };

@@ -11,7 +11,7 @@ use std::io::Write as _;
 /// any other is a fault where tests run as root with all tools installed.
 pub(crate) fn skip(reason: impl Display) {
     let thread = std::thread::current();
-    let line = format!("SKIPPED {}: {reason}\n", thread.name().unwrap_or("a test"));
+    let line = format!("SKIPPED\t{}\t{reason}\n", thread.name().unwrap_or("a test"));
     eprint!("{line}");
     if let Some(log) = std::env::var_os("KFS_SKIP_LOG") {
         // One write a line: tests are processes of their own.

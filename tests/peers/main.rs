@@ -1,0 +1,12 @@
+//! kfs beside other tools: what they make of an image, kfs must show, and what they build of a
+//! file, kfs must build.
+//!
+//! Needs root, /dev/fuse, umoci and buildah; without them each test says that it is skipped.
+
+#[path = "../skip/mod.rs"]
+mod skip;
+
+mod images;
+mod layout;
+mod tools;
+mod walk;

@@ -34,14 +34,20 @@ enum Command {
     Load(commands::load::Args),
     Save(commands::save::Args),
     Import(commands::import::Args),
+    Build(commands::build::Args),
     Ls(commands::ls::Args),
     Tree(commands::tree::Args),
     Cat(commands::cat::Args),
     Stat(commands::stat::Args),
     Cp(commands::cp::Args),
     Diff(commands::diff::Args),
+    Mount(commands::mount::Args),
+    Umount(commands::umount::Args),
+    Mounts(commands::mounts::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
+    #[command(name = "__serve", hide = true)]
+    Serve(commands::mount::ServeArgs),
 }
 
 /// Parses the process's arguments; help, version and wrong usage end the process here.
@@ -61,12 +67,17 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Load(args) => commands::load::run(args, &context),
         Command::Save(args) => commands::save::run(&args, &context),
         Command::Import(args) => commands::import::run(args, &context),
+        Command::Build(args) => commands::build::run(&args, &context),
         Command::Ls(args) => commands::ls::run(&args, &context),
         Command::Tree(args) => commands::tree::run(&args, &context),
         Command::Cat(args) => commands::cat::run(&args, &context),
         Command::Stat(args) => commands::stat::run(&args, &context),
         Command::Cp(args) => commands::cp::run(&args, &context),
         Command::Diff(args) => commands::diff::run(&args, &context),
+        Command::Mount(args) => commands::mount::run(args, &context),
+        Command::Umount(args) => commands::umount::run(args, &context),
+        Command::Mounts(args) => commands::mounts::run(&args, &context),
         Command::Completions(args) => commands::completions::run(&args),
+        Command::Serve(args) => commands::mount::serve(&args, &context),
     }
 }

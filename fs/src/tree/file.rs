@@ -24,7 +24,9 @@ const XATTRS: usize = 5;
 const STRINGS: usize = 6;
 
 /// What overlayfs knows an opaque directory by, on mounts that root made.
-pub(super) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
+pub(crate) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
+
+const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
 
 const S_IFREG: u32 = 0o100_000;
 const S_IFDIR: u32 = 0o040_000;
@@ -502,7 +504,9 @@ impl<'a> Writer<'a> {
             }
             _ => {}
         }
-        for (name, value) in index.xattrs(&entry)? {
+        // An image is not to steer an overlay that is mounted over it.
+        let kept = |(name, _): &(&[u8], &[u8])| !name.starts_with(OVERLAY_XATTRS);
+        for (name, value) in index.xattrs(&entry)?.into_iter().filter(kept) {
             self.add_xattr(&mut record, name, value)?;
         }
         Ok(record)

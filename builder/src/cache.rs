@@ -1,0 +1,104 @@
+//! Layers of earlier builds, by the key of the step that made them.
+//!
+//! A key is the hash of all that goes into a step: the key of the step before, the instruction
+//! with its variables expanded, and what it reads. Steps that only change the config have no part
+//! in it: what they change is in the key of the steps that it matters to.
+//!
+//! `build-cache/KEY` names the layer; the layer's blob lies with those of the images. A record
+//! whose blob is gone is as good as none.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use kfs_fs::digest::{DiffId, Digest};
+use kfs_fs::error::{AtPath, PathError};
+use kfs_fs::oci::Layer;
+use kfs_fs::oci::manifest::Descriptor;
+use kfs_fs::oci::store::{Part, Store};
+use serde::{Deserialize, Serialize};
+
+/// What the key of a step is made of; `parts` in an order that the kind of the step fixes.
+pub(crate) fn key(parent: Digest, parts: &[&str]) -> Digest {
+    let mut text = format!("kfs-build-1\n{parent}\n").into_bytes();
+    for part in parts {
+        // Lengths keep parts apart.
+        text.extend(format!("{} ", part.len()).bytes());
+        text.extend(part.bytes());
+    }
+    Digest::of(&text)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    layer: Descriptor,
+    diff_id: DiffId,
+}
+
+/// The cache of a store.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    store: Store,
+    /// `--no-cache`: nothing is found, all is recorded.
+    ignore: bool,
+}
+
+impl Cache {
+    pub(crate) fn new(store: &Store, ignore: bool) -> Self {
+        Self { store: store.clone(), ignore }
+    }
+
+    /// The layer of a step, if it was made before and is still there.
+    pub(crate) fn find(&self, key: Digest) -> Result<Option<Layer>, PathError> {
+        if self.ignore {
+            return Ok(None);
+        }
+        let path = self.path(key);
+        let json = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            json => json.at("read", &path)?,
+        };
+        let Ok(Record { layer: descriptor, diff_id }) = serde_json::from_slice(&json) else {
+            // Of another version, or cut short: the step is done again and the record replaced.
+            return Ok(None);
+        };
+        match self.store.blob(descriptor.digest) {
+            Ok(blob) if blob.size() == descriptor.size => {
+                Ok(Some(Layer { descriptor, diff_id, blob }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is anything under a key that other keys are made from.
+    pub(crate) fn has(&self, key: Digest) -> bool {
+        !self.ignore && self.path(key).exists()
+    }
+
+    /// Remembers the layer of a step.
+    pub(crate) fn record(&self, key: Digest, layer: &Layer) -> Result<(), PathError> {
+        let record = Record { layer: layer.descriptor.clone(), diff_id: layer.diff_id };
+        let json = serde_json::to_vec(&record).expect("strings and numbers");
+        self.write(key, &json)
+    }
+
+    /// Remembers that there are keys made from this one.
+    pub(crate) fn mark(&self, key: Digest) -> Result<(), PathError> {
+        if self.has(key) { Ok(()) } else { self.write(key, b"{}") }
+    }
+
+    fn write(&self, key: Digest, data: &[u8]) -> Result<(), PathError> {
+        let path = self.path(key);
+        let dir = self.store.dir(Part::Tmp);
+        let mut file = tempfile::NamedTempFile::new_in(&dir).at("create", &dir)?;
+        file.write_all(data).at("write", &path)?;
+        file.persist(&path).map_err(|error| error.error).at("write", &path)?;
+        Ok(())
+    }
+
+    fn path(&self, key: Digest) -> PathBuf {
+        self.store.dir(Part::BuildCache).join(key.hex())
+    }
+}

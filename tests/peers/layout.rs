@@ -56,12 +56,13 @@ pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
 pub(crate) struct LayerTar {
     tar: tar::Builder<Vec<u8>>,
     time: u64,
+    last: Header,
 }
 
 impl LayerTar {
     /// A layer whose times start here.
     pub(crate) fn new(time: u64) -> Self {
-        Self { tar: tar::Builder::new(Vec::new()), time }
+        Self { tar: tar::Builder::new(Vec::new()), time, last: Header::new_gnu() }
     }
 
     fn header(&mut self, kind: EntryType, mode: u32) -> Header {
@@ -73,6 +74,7 @@ impl LayerTar {
         header.set_size(0);
         header.set_uid(0);
         header.set_gid(0);
+        self.last = header.clone();
         header
     }
 
@@ -127,9 +129,19 @@ impl LayerTar {
         self.append(header, path, b"")
     }
 
-    /// A symbolic link (`EntryType::Symlink`) or another name of a file (`EntryType::Link`).
-    pub(crate) fn link(&mut self, path: &str, kind: EntryType, target: &str) -> &mut Self {
-        let mut header = self.header(kind, 0o777);
+    /// A symbolic link.
+    pub(crate) fn symlink(&mut self, path: &str, target: &str) -> &mut Self {
+        let mut header = self.header(EntryType::Symlink, 0o777);
+        self.tar.append_link(&mut header, path, target).unwrap();
+        self
+    }
+
+    /// Another name of the file that was added last. Its header says of the file what the first
+    /// one said, as all writers do: tools differ in which of the two they take.
+    pub(crate) fn hard_link(&mut self, path: &str, target: &str) -> &mut Self {
+        let mut header = self.last.clone();
+        header.set_entry_type(EntryType::Link);
+        header.set_size(0);
         self.tar.append_link(&mut header, path, target).unwrap();
         self
     }

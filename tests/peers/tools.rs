@@ -35,12 +35,12 @@ pub(crate) fn run(command: &mut Command) -> String {
 }
 
 /// A directory with a store of kfs and a storage of buildah in it.
-pub(crate) struct Bench {
+pub(crate) struct Workshop {
     dir: TempDir,
     mounted: Vec<PathBuf>,
 }
 
-impl Bench {
+impl Workshop {
     /// On the disk that the build is on: /tmp may be too small, or not fit for overlayfs.
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -72,13 +72,11 @@ impl Bench {
         place
     }
 
-    /// Where umoci unpacks the image `image` of a layout.
-    pub(crate) fn umoci_unpack(&self, layout: &Path) -> PathBuf {
-        let bundle = self.path("umoci");
-        let mut image = layout.as_os_str().to_owned();
-        image.push(":image");
-        run(Command::new("umoci").args(["unpack", "--image"]).arg(image).arg(&bundle));
-        bundle.join("rootfs")
+    /// Where umoci unpacks the image `layout:image`.
+    pub(crate) fn umoci_unpack(&self) -> PathBuf {
+        let args = ["unpack", "--image", "layout:image", "umoci"];
+        run(Command::new("umoci").args(args).current_dir(self.dir.path()));
+        self.path("umoci/rootfs")
     }
 
     /// `buildah` with its storage here, on the kernel's overlayfs where that can be.
@@ -86,6 +84,8 @@ impl Bench {
         let on_overlay =
             statfs(self.dir.path()).unwrap().filesystem_type() == OVERLAYFS_SUPER_MAGIC;
         let mut command = Command::new("buildah");
+        // Relative: buildah makes a name of an image's path, and a name has no capital letters.
+        command.current_dir(self.dir.path());
         command.arg("--root").arg(self.path("buildah/root"));
         command.arg("--runroot").arg(self.path("buildah/run"));
         command.args(["--storage-driver", if on_overlay { "vfs" } else { "overlay" }]);
@@ -96,17 +96,13 @@ impl Bench {
     /// Where buildah mounts an image.
     pub(crate) fn buildah_mount(&self, image: &str) -> PathBuf {
         let policy = self.path("policy.json");
-        let container = run(self
-            .buildah("from")
-            .arg("--signature-policy")
-            .arg(policy)
-            .args(["--pull-never", image]));
+        let container = run(self.buildah("from").arg("--signature-policy").arg(policy).arg(image));
         let place = run(self.buildah("mount").arg(container.trim()));
         PathBuf::from(OsStr::from_bytes(place.trim().as_bytes()))
     }
 }
 
-impl Drop for Bench {
+impl Drop for Workshop {
     fn drop(&mut self) {
         for place in &self.mounted {
             run(self.kfs().arg("umount").arg(place));

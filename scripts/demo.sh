@@ -32,7 +32,13 @@ rm -rf "$KFS_ROOT" "$demo/mnt"
 # A transcript: each command, what it says, and how long it took.
 TIMEFORMAT='# %R s'
 run() {
-    printf '\n$ %s\n' "$*"
+    local word
+    printf '\n$'
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_./:=-]+$ ]] || word=${word@Q}
+        printf ' %s' "$word"
+    done
+    echo
     time "$@" 2>&1
 }
 cd "$demo"

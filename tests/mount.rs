@@ -321,7 +321,8 @@ fn what_a_killed_server_leaves_is_cleared_away() {
             sandbox.assert_nothing_left();
         }
         sandbox.ok(mode);
-        sandbox.signal_server(Signal::SIGKILL);
+        let server = sandbox.signal_server(Signal::SIGKILL);
+        wait_until("the server is gone", || !runs(server));
         sandbox.ok(mode);
         assert_eq!(fs::read(mnt.join("etc/motd")).unwrap(), b"hello\n");
         sandbox.ok(&["umount", "mnt"]);

@@ -8,14 +8,14 @@
 //! whose blob is gone is as good as none.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 
 use kfs_fs::digest::{DiffId, Digest};
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::oci::Layer;
 use kfs_fs::oci::manifest::Descriptor;
-use kfs_fs::oci::store::{Part, Store};
+use kfs_fs::oci::store::{Part, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 /// What the key of a step is made of; `parts` in an order that the kind of the step fixes.
@@ -78,24 +78,21 @@ impl Cache {
     }
 
     /// Remembers the layer of a step.
-    pub(crate) fn record(&self, key: Digest, layer: &Layer) -> Result<(), PathError> {
+    pub(crate) fn record(&self, key: Digest, layer: &Layer) -> Result<(), StoreError> {
         let record = Record { layer: layer.descriptor.clone(), diff_id: layer.diff_id };
         let json = serde_json::to_vec(&record).expect("strings and numbers");
         self.write(key, &json)
     }
 
     /// Remembers that there are keys made from this one.
-    pub(crate) fn mark(&self, key: Digest) -> Result<(), PathError> {
+    pub(crate) fn mark(&self, key: Digest) -> Result<(), StoreError> {
         if self.has(key) { Ok(()) } else { self.write(key, b"{}") }
     }
 
-    fn write(&self, key: Digest, data: &[u8]) -> Result<(), PathError> {
-        let path = self.path(key);
-        let dir = self.store.dir(Part::Tmp);
-        let mut file = tempfile::NamedTempFile::new_in(&dir).at("create", &dir)?;
-        file.write_all(data).at("write", &path)?;
-        file.persist(&path).map_err(|error| error.error).at("write", &path)?;
-        Ok(())
+    fn write(&self, key: Digest, data: &[u8]) -> Result<(), StoreError> {
+        let mut file = self.store.temp_file()?;
+        file.write_all(data)?;
+        Ok(file.persist(&self.path(key))?)
     }
 
     fn path(&self, key: Digest) -> PathBuf {

@@ -14,7 +14,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
 use zerocopy::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -22,6 +21,7 @@ use super::{Device, Entry, Kind, Timestamp};
 use crate::blob::{BlobSource, FileBlob};
 use crate::digest::{DiffId, Digest};
 use crate::mapped::{self, Content, Format, MappedFile, Section};
+use crate::unnamed::UnnamedFile;
 
 const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 1, sections: 6 };
 const SUMMARY: usize = 0;
@@ -238,6 +238,11 @@ impl LayerIndex {
         indexes.join(format!("{}.layer", digest.hex()))
     }
 
+    /// All files that the index of the layer with this digest may consist of.
+    pub(crate) fn paths(indexes: &Path, digest: Digest) -> [PathBuf; 2] {
+        [Self::path(indexes, digest), unpacked_path(indexes, digest)]
+    }
+
     /// Opens the index of the layer with this digest; `None` when it has to be made: there is
     /// none, it is of another version, or it was cut short.
     pub fn open(indexes: &Path, digest: Digest) -> io::Result<Option<Self>> {
@@ -402,7 +407,7 @@ pub struct IndexBuilder {
 /// The unpacked spans while they are written.
 #[derive(Debug)]
 struct Unpacked {
-    file: NamedTempFile,
+    file: UnnamedFile,
     len: u64,
 }
 
@@ -489,8 +494,7 @@ impl IndexBuilder {
     /// Adds a span of this content that cannot be decoded from the blob alone.
     pub fn unpacked_span(&mut self, content_offset: u64, content: &[u8]) -> io::Result<()> {
         if self.unpacked.is_none() {
-            let file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.dir)?;
-            self.unpacked = Some(Unpacked { file, len: 0 });
+            self.unpacked = Some(Unpacked { file: UnnamedFile::new_in(&self.dir)?, len: 0 });
         }
         let unpacked = self.unpacked.as_mut().expect("made above");
         let span = Span {
@@ -504,7 +508,7 @@ impl IndexBuilder {
         };
         // Zeros stay holes.
         if content.iter().any(|byte| *byte != 0) {
-            unpacked.file.as_file().write_all_at(content, unpacked.len)?;
+            unpacked.file.file().write_all_at(content, unpacked.len)?;
         }
         unpacked.len += content.len() as u64;
         self.span(&span, &[])
@@ -514,10 +518,9 @@ impl IndexBuilder {
     pub fn finish(mut self, summary: &Summary) -> io::Result<LayerIndex> {
         let unpacked_len = self.unpacked.as_ref().map_or(0, |unpacked| unpacked.len);
         if let Some(Unpacked { file, len }) = self.unpacked.take() {
-            file.as_file().set_len(len)?;
-            file.as_file().sync_data()?;
-            let path = unpacked_path(&self.dir, summary.digest);
-            file.persist(path).map_err(|error| error.error)?;
+            file.file().set_len(len)?;
+            file.file().sync_data()?;
+            file.persist(&unpacked_path(&self.dir, summary.digest))?;
         }
         let record = SummaryRecord {
             digest: *summary.digest.as_bytes(),

@@ -175,6 +175,13 @@ impl Tree {
         Ok(usable.then_some(Self { file, path }))
     }
 
+    /// The layers of the image whose index lies at `path`; none if it is not a whole index.
+    pub(crate) fn layers(path: &Path) -> io::Result<Vec<Digest>> {
+        let file = MappedFile::open(path, FORMAT)?;
+        let records = file.as_ref().map_or(&[][..], |file| file.records::<[u8; 32]>(LAYERS));
+        Ok(records.iter().copied().map(Digest::from_bytes).collect())
+    }
+
     /// Writes a merged tree under its name and opens it.
     pub fn create(indexes: &Path, layers: &[Digest], merged: MergedTree) -> io::Result<Self> {
         mapped::write(&Self::path(indexes, layers), FORMAT, merged.0)?;

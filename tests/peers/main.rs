@@ -3,9 +3,12 @@
 //!
 //! Needs root, /dev/fuse, umoci and buildah; without them each test says that it is skipped.
 
+#[path = "../host_tools/mod.rs"]
+mod host_tools;
 #[path = "../skip/mod.rs"]
 mod skip;
 
+mod builds;
 mod images;
 mod layout;
 mod tools;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::skip::skip;
@@ -93,6 +94,19 @@ impl Workshop {
         command
     }
 
+    /// Copies an image from elsewhere to buildah's storage.
+    pub(crate) fn buildah_pull(&self, from: &str, name: &str) {
+        let mut pull = self.buildah("pull");
+        pull.arg("--quiet").arg("--signature-policy").arg(self.path("policy.json")).arg(from);
+        run(self.buildah("tag").arg(run(&mut pull).trim()).arg(name));
+    }
+
+    /// What buildah knows of an image.
+    pub(crate) fn buildah_inspect(&self, image: &str) -> Value {
+        let text = run(self.buildah("inspect").args(["--type", "image", image]));
+        serde_json::from_str(&text).unwrap()
+    }
+
     /// Where buildah mounts an image.
     pub(crate) fn buildah_mount(&self, image: &str) -> PathBuf {
         let policy = self.path("policy.json");
@@ -103,15 +117,25 @@ impl Workshop {
 }
 
 impl Drop for Workshop {
+    /// Takes all mounts away, so that the directory can go.
     fn drop(&mut self) {
-        for place in &self.mounted {
-            run(self.kfs().arg("umount").arg(place));
+        let mut commands = Vec::new();
+        if !self.mounted.is_empty() {
+            let mut umount = self.kfs();
+            umount.arg("umount").args(&self.mounted);
+            commands.push(umount);
         }
         if self.path("buildah").exists() {
-            run(self.buildah("rm").arg("--all"));
-            run(self.buildah("rmi").args(["--all", "--force"]));
-            // The storage keeps itself bind-mounted.
-            let _ = nix::mount::umount(&self.path("buildah/root/overlay"));
+            let mut remove = self.buildah("rm");
+            remove.arg("--all");
+            commands.push(remove);
+        }
+        for mut command in commands {
+            match std::thread::panicking() {
+                // A second panic would hide what the first one says.
+                true => drop(command.output()),
+                false => drop(run(&mut command)),
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The file system of an image as plain methods: what the kernel asks, without the kernel.
 
+mod errno;
 mod path;
 
 use std::path::Path;

@@ -49,6 +49,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     };
     let typed = args.image.to_string();
     let store = context.store()?;
+    // From the choice of the image until the mount's own lock holds it, no `rmi` takes it away.
+    let writer = store.writer()?;
     let image = oci::open(&args.image, &store)?;
     let pending = Mounts::new(&context.root).prepare(Request {
         image: absolute(args.image)?.to_string(),
@@ -56,6 +58,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         mountpoint: args.mountpoint,
         access,
     })?;
+    drop(writer);
     let fs = open_fs(&image, &store.dir(Part::Indexes), context)?;
     if args.foreground {
         log_to(io::stderr);

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::config::ConfigError;
 use crate::exec::Status;
+use crate::kubefile::write_source;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -86,9 +87,7 @@ impl std::error::Error for Failed {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.location, self.error)?;
-        for (number, line) in (self.location.first..).zip(self.location.lines.iter()) {
-            write!(f, "\n  {number:>4} | {}", line.trim_end().escape_debug())?;
-        }
+        write_source(f, &self.location, |_| 0..0)?;
         if let StepError::Run { tail, .. } = &self.error {
             let title =
                 if tail.is_empty() { "it printed nothing" } else { "last lines of output:" };

@@ -33,6 +33,9 @@ const XATTRS: usize = 3;
 const SPANS: usize = 4;
 const STRINGS: usize = 5;
 
+/// Content of a stored (uncompressed) span, in bytes. Small, as a read hashes whole spans.
+pub(super) const STORED_SPAN: u64 = 256 << 10;
+
 /// A run of a file's bytes in a layer's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {

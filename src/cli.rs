@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{self, Context};
-use crate::report::Failure;
+use crate::report::{Failure, USAGE};
 
 /// Mount, build and look into OCI images without unpacking them
 #[derive(Debug, Parser)]
@@ -26,6 +27,10 @@ pub(crate) struct Cli {
 // A command's summary stands at its `Args`: a text here would hide the longer one there.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Mount(commands::mount::Args),
+    Umount(commands::umount::Args),
+    Mounts(commands::mounts::Args),
+    Build(commands::build::Args),
     Images(commands::images::Args),
     Rmi(commands::rmi::Args),
     Tag(commands::tag::Args),
@@ -34,16 +39,12 @@ enum Command {
     Load(commands::load::Args),
     Save(commands::save::Args),
     Import(commands::import::Args),
-    Build(commands::build::Args),
     Ls(commands::ls::Args),
     Tree(commands::tree::Args),
     Cat(commands::cat::Args),
     Stat(commands::stat::Args),
     Cp(commands::cp::Args),
     Diff(commands::diff::Args),
-    Mount(commands::mount::Args),
-    Umount(commands::umount::Args),
-    Mounts(commands::mounts::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
     #[command(name = "__serve", hide = true)]
@@ -52,7 +53,13 @@ enum Command {
 
 /// Parses the process's arguments; help, version and wrong usage end the process here.
 pub(crate) fn parse() -> Result<Cli, Failure> {
-    Ok(Cli::parse())
+    Cli::try_parse().or_else(|error| match error.kind() {
+        // What clap says of this lists the hidden commands too.
+        ErrorKind::MissingSubcommand => {
+            Err(Failure::new("no command is given").hint("`kfs --help` lists them").code(USAGE))
+        }
+        _ => error.exit(),
+    })
 }
 
 /// Runs the command that was typed.

@@ -1,5 +1,8 @@
 //! RUN steps for real: sandbox, live rootfs, diff. They need root and overlayfs.
 
+mod host_tools;
+mod skip;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
@@ -9,49 +12,23 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use host_tools::install_tools;
 use kfs_builder::diff::{Change, DiffError, changes};
 use kfs_builder::exec::{Command, ExecError, Executor, Isolation, Outcome, Sandbox, Status, User};
 use kfs_builder::rootfs::{LiveRootfs, RootfsError, enter_private_namespace};
 use kfs_fs::layer::Kind;
+use skip::skip;
 
 const KFS: &str = env!("CARGO_BIN_EXE_kfs");
 
-/// Programs of the host that the test rootfs gets.
-const TOOLS: [&str; 24] = [
-    "/bin/cat",
-    "/bin/chmod",
-    "/bin/date",
-    "/bin/dd",
-    "/bin/echo",
-    "/bin/grep",
-    "/bin/head",
-    "/bin/hostname",
-    "/bin/id",
-    "/bin/ln",
-    "/bin/ls",
-    "/bin/mkdir",
-    "/bin/mkfifo",
-    "/bin/mknod",
-    "/bin/mount",
-    "/bin/mv",
-    "/bin/rm",
-    "/bin/sleep",
-    "/bin/touch",
-    "/bin/true",
-    "/usr/bin/setsid",
-    "/usr/bin/unshare",
-    "/usr/bin/env",
-    "/usr/bin/readlink",
-];
-
 /// Whether the tests here can run; says so if not. The calling thread gets its own mounts.
-fn privileged(test: &str) -> bool {
+fn privileged() -> bool {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: {test} needs root");
+        skip("needs root");
         return false;
     }
     if let Err(error) = enter_private_namespace() {
-        eprintln!("SKIPPED: {test}: {error}");
+        skip(error);
         return false;
     }
     true
@@ -59,7 +36,7 @@ fn privileged(test: &str) -> bool {
 
 macro_rules! require_privileges {
     () => {
-        if !privileged(module_path!()) {
+        if !privileged() {
             return;
         }
     };
@@ -68,36 +45,6 @@ macro_rules! require_privileges {
 /// A directory for one test, not below /tmp of the host where tests of hiding need another.
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-/// A rootfs with a shell and some tools, made from the host's.
-fn install_tools(root: &Path) {
-    for directory in ["usr/bin", "usr/lib", "etc", "tmp", "lower"] {
-        fs::create_dir_all(root.join(directory)).unwrap();
-    }
-    symlink("usr/bin", root.join("bin")).unwrap();
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/:/bin/sh\n")
-        .unwrap();
-    fs::copy("/bin/dash", root.join("usr/bin/dash")).unwrap();
-    symlink("dash", root.join("usr/bin/sh")).unwrap();
-    install_libraries(root, Path::new("/bin/dash"));
-    for tool in TOOLS.map(Path::new) {
-        fs::copy(tool, root.join("usr/bin").join(tool.file_name().unwrap())).unwrap();
-        install_libraries(root, tool);
-    }
-}
-
-fn install_libraries(root: &Path, program: &Path) {
-    let listing = std::process::Command::new("ldd").arg(program).output().unwrap();
-    for word in String::from_utf8(listing.stdout).unwrap().split_ascii_whitespace() {
-        if word.starts_with('/') {
-            let place = root.join(word.trim_start_matches('/'));
-            fs::create_dir_all(place.parent().unwrap()).unwrap();
-            if !place.exists() {
-                fs::copy(word, place).unwrap();
-            }
-        }
-    }
 }
 
 /// A stage on a base with tools.

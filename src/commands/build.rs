@@ -12,6 +12,7 @@ use kfs_fs::error::AtPath as _;
 use kfs_fs::layer::writer::Compression;
 use kfs_fs::oci::image::host_architecture;
 use kfs_fs::oci::manifest::Platform;
+use kfs_fs::oci::reference::Name;
 
 use super::{Context, print};
 use crate::look::escape;
@@ -112,6 +113,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         if directory.join(name).exists() {
             context.say(&format!("warning: {name} is not read by this version of kfs"));
         }
+    }
+    if let Some(tag) = &args.tag {
+        // A wrong name is told before the work, not after it.
+        tag.parse::<Name>()?;
     }
     let options = build::Options {
         context: directory,

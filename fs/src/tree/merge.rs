@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use super::file::{self, Content};
+use super::write;
 use crate::digest::Digest;
 use crate::layer::Timestamp;
 use crate::layer::index::{Damaged, LayerIndex};
@@ -67,7 +67,7 @@ pub enum Problem {
 
 /// A merged tree that is not yet on disk.
 #[derive(Debug)]
-pub struct MergedTree(pub(super) Vec<Content>);
+pub struct MergedTree(pub(super) Vec<crate::mapped::Content>);
 
 /// Merges layers, bottom first.
 pub fn merge(layers: &[&LayerIndex]) -> Result<MergedTree, TreeError> {
@@ -116,7 +116,7 @@ fn run<'a>(
         LayerMerge::new(&mut merge, layer, number)?.run(below)?;
     }
     merge.take_metadata(below)?;
-    file::serialise(&merge.into_names(), layers).map(MergedTree)
+    write::serialise(&merge.into_names(), layers).map(MergedTree)
 }
 
 /// Where an inode's metadata comes from.

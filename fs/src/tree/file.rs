@@ -222,6 +222,17 @@ impl Tree {
         })
     }
 
+    /// The inode at a place that a name of the directory at `parent` leads to. A directory comes
+    /// behind the one it lies in, so that no damage makes a walk go in circles.
+    pub fn child(&self, parent: usize, place: usize) -> Result<Inode, Damaged> {
+        let inode = self.inode(place)?;
+        let misplaced = place <= parent || self.parent(&inode) != parent;
+        if inode.kind == InodeKind::Directory && misplaced {
+            return Err(self.damaged("a directory lies in another one than it says"));
+        }
+        Ok(inode)
+    }
+
     /// The place of a directory's parent; the root is its own.
     pub fn parent(&self, directory: &Inode) -> usize {
         directory.parent as usize

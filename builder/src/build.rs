@@ -215,9 +215,8 @@ impl<'a> Build<'a> {
     }
 
     fn remember(&mut self, created_by: String, empty_layer: bool) {
-        let created = Some(humantime::format_rfc3339(self.options.now).to_string());
         let created_by = Some(created_by);
-        self.history.push(History { created, created_by, empty_layer, ..History::default() });
+        self.history.push(History { created_by, empty_layer, ..History::default() });
     }
 
     /// Adds a layer that a step made or the cache had.
@@ -407,9 +406,9 @@ impl<'a> Build<'a> {
             layers: self.stage.layers(),
             config: self.config.into_image(),
             history: self.history,
-            now: self.options.now,
+            now: humantime::format_rfc3339(self.options.now).to_string(),
         };
-        image::store(self.writer, new, self.options.tag.as_deref())
+        image::store(self.writer, &self.cache, new, self.options.tag.as_deref())
     }
 }
 

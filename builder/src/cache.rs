@@ -35,6 +35,11 @@ struct Record {
     diff_id: DiffId,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Times {
+    created: String,
+}
+
 /// The cache of a store.
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -50,18 +55,8 @@ impl Cache {
 
     /// The layer of a step, if it was made before and is still there.
     pub(crate) fn find(&self, key: Digest) -> Result<Option<Layer>, PathError> {
-        if self.ignore {
-            return Ok(None);
-        }
-        let path = self.path(key);
-        let json = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            json => json.at("read", &path)?,
-        };
-        let Ok(Record { layer: descriptor, diff_id }) = serde_json::from_slice(&json) else {
-            // Of another version, or cut short: the step is done again and the record replaced.
-            return Ok(None);
-        };
+        let Some(record) = self.read::<Record>(key)? else { return Ok(None) };
+        let Record { layer: descriptor, diff_id } = record;
         match self.store.blob(descriptor.digest) {
             Ok(blob) if blob.size() == descriptor.size => {
                 Ok(Some(Layer { descriptor, diff_id, blob }))
@@ -69,6 +64,30 @@ impl Cache {
             Ok(_) => Ok(None),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// When an image was first built, in RFC 3339; `now` if that is now. So an image that is built
+    /// again from the cache is the same image, as with docker.
+    pub(crate) fn first_built(&self, key: Digest, now: &str) -> Result<String, StoreError> {
+        if let Some(Times { created }) = self.read(key)? {
+            return Ok(created);
+        }
+        let times = Times { created: now.to_owned() };
+        self.write(key, &serde_json::to_vec(&times).expect("a string"))?;
+        Ok(times.created)
+    }
+
+    /// What is recorded under a key. A record of another version, or cut short, is none: the step
+    /// is done again and the record replaced.
+    fn read<T: for<'de> Deserialize<'de>>(&self, key: Digest) -> Result<Option<T>, PathError> {
+        if self.ignore {
+            return Ok(None);
+        }
+        let path = self.path(key);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            json => Ok(serde_json::from_slice(&json.at("read", &path)?).ok()),
         }
     }
 

@@ -1,8 +1,7 @@
 //! The finished image: manifest and config put together and stored under its name.
 
-use std::time::SystemTime;
-
 use kfs_fs::blob::BlobReader;
+use kfs_fs::digest::Digest;
 use kfs_fs::oci::manifest::{
     CONFIG, Compression, Descriptor, History, ImageConfig, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD,
     MANIFEST, Manifest, layer_compression,
@@ -11,29 +10,43 @@ use kfs_fs::oci::store::{Expected, StoreError, Writer};
 use kfs_fs::oci::{Image, Layer};
 
 use super::{BuildError, Built};
+use crate::cache::{self, Cache};
 
 /// What an image is made of.
 pub(super) struct New<'a> {
     pub(super) base: Option<&'a Image>,
     pub(super) layers: &'a [Layer],
     pub(super) config: ImageConfig,
+    /// Of the new steps, without times.
     pub(super) history: Vec<History>,
-    pub(super) now: SystemTime,
+    /// RFC 3339.
+    pub(super) now: String,
 }
 
 /// Stores an image whose new layers are stored already; of the base, the layers that the store
 /// lacks are copied.
-pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<Built, BuildError> {
+pub(super) fn store(
+    writer: &Writer,
+    cache: &Cache,
+    new: New<'_>,
+    tag: Option<&str>,
+) -> Result<Built, BuildError> {
     let base_layers = new.base.map_or(&[][..], |base| &base.layers);
     for layer in base_layers {
         take_in(writer, layer)?;
     }
     let all = || base_layers.iter().chain(new.layers);
     let mut config = new.config;
-    config.created = Some(humantime::format_rfc3339(new.now).to_string());
+    config.created = None;
     config.rootfs.diff_ids = all().map(|layer| layer.diff_id).collect();
+    let steps = config.history.len();
     config.history.extend(new.history);
-    let config = serde_json::to_vec(&config).expect("strings, numbers and lists");
+    let json = |config: &ImageConfig| serde_json::to_vec(config).expect("strings and lists");
+    let created =
+        cache.first_built(cache::key(Digest::of(&json(&config)), &["image"]), &new.now)?;
+    config.history[steps..].iter_mut().for_each(|step| step.created = Some(created.clone()));
+    config.created = Some(created);
+    let config = json(&config);
     let id = writer.put_bytes(&config)?;
     let manifest = Manifest {
         schema_version: 2,

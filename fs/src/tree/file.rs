@@ -443,16 +443,12 @@ impl<'a> Writer<'a> {
         }
         let place = number(self.inodes.len())?;
         self.places[inode as usize] = Some(place);
-        let mut record = self.record(names.sources[inode as usize])?;
+        let mut record = self.record(inode, names)?;
         if record.mode.get() & S_IFMT == S_IFDIR {
             record.parent = parent.into();
             record.nlink = (2 + self.subdirectories(node, names, children)).into();
             self.directories.push((node, place));
             if names.opaque.binary_search(&node).is_ok() {
-                // An implied directory has none yet.
-                if record.xattr_count.get() == 0 {
-                    record.first_xattr = number(self.xattrs.len())?.into();
-                }
                 self.add_xattr(&mut record, OPAQUE_XATTR, b"y")?;
             }
         }
@@ -475,9 +471,11 @@ impl<'a> Writer<'a> {
         u32::try_from(count).expect("there are no more than 2^32 nodes")
     }
 
-    fn record(&mut self, source: Source) -> Result<InodeRecord, TreeError> {
-        let (layer, entry) = match source {
-            Source::Implied(metadata) => return Ok(implied_directory(metadata)),
+    fn record(&mut self, inode: u32, names: &Names<'_>) -> Result<InodeRecord, TreeError> {
+        let (layer, entry) = match names.sources[inode as usize] {
+            Source::Implied(place) => {
+                return self.implied(place.map(|place| &names.metadata[place as usize]));
+            }
             Source::Whiteout => return Ok(InodeRecord { mode: S_IFCHR.into(), ..empty() }),
             Source::Entry { layer, entry } => (layer, entry),
         };
@@ -514,6 +512,26 @@ impl<'a> Writer<'a> {
         // An image is not to steer an overlay that is mounted over it.
         let kept = |(name, _): &(&[u8], &[u8])| !name.starts_with(OVERLAY_XATTRS);
         for (name, value) in index.xattrs(&entry)?.into_iter().filter(kept) {
+            self.add_xattr(&mut record, name, value)?;
+        }
+        Ok(record)
+    }
+
+    fn implied(&mut self, metadata: Option<&Metadata>) -> Result<InodeRecord, TreeError> {
+        let first_xattr = number(self.xattrs.len())?.into();
+        let Some(metadata) = metadata else {
+            return Ok(InodeRecord { mode: (S_IFDIR | 0o755).into(), first_xattr, ..empty() });
+        };
+        let mut record = InodeRecord {
+            mode: (S_IFDIR | (metadata.mode & 0o7777)).into(),
+            uid: metadata.uid.into(),
+            gid: metadata.gid.into(),
+            seconds: metadata.mtime.seconds.into(),
+            nanos: metadata.mtime.nanos.into(),
+            first_xattr,
+            ..empty()
+        };
+        for (name, value) in &metadata.xattrs {
             self.add_xattr(&mut record, name, value)?;
         }
         Ok(record)
@@ -589,19 +607,6 @@ fn empty() -> InodeRecord {
         parent: zero,
         first_xattr: zero,
         xattr_count: zero,
-    }
-}
-
-fn implied_directory(metadata: Option<Metadata>) -> InodeRecord {
-    let mtime = Timestamp::default();
-    let metadata = metadata.unwrap_or(Metadata { mode: 0o755, uid: 0, gid: 0, mtime });
-    InodeRecord {
-        mode: (S_IFDIR | (metadata.mode & 0o7777)).into(),
-        uid: metadata.uid.into(),
-        gid: metadata.gid.into(),
-        seconds: metadata.mtime.seconds.into(),
-        nanos: metadata.mtime.nanos.into(),
-        ..empty()
     }
 }
 

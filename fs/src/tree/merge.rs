@@ -4,7 +4,8 @@
 //! removed subtree is only cut off at its top, an opaque directory only remembers from which layer
 //! on its children count: what is left at the end is found in one pass over the nodes.
 
-use std::collections::{HashMap, HashSet};
+mod layer;
+
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
@@ -12,14 +13,10 @@ use hashbrown::HashTable;
 use super::file::{self, Content};
 use crate::digest::Digest;
 use crate::layer::Timestamp;
-use crate::layer::index::{Damaged, EntryView, LayerIndex, ViewKind};
+use crate::layer::index::{Damaged, LayerIndex};
+use layer::LayerMerge;
 
 const ROOT: u32 = 0;
-/// As many symlinks are followed on the way to an entry's parent as Linux would (`MAXSYMLINKS`).
-const MAX_HOPS: u32 = 40;
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
-const AUFS: &[u8] = b".wh..wh.";
 
 /// Why layers cannot be merged.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +57,9 @@ pub enum Problem {
     /// A whiteout that names nothing, or `.` or `..`.
     #[error("it is a whiteout without a name")]
     Whiteout,
+    /// An opaque marker of the root, in a delta: overlayfs knows none.
+    #[error("it hides the whole tree below, which a layer mounted over that tree cannot")]
+    OpaqueRoot,
     /// The device number does not fit Linux' 12 + 20 bits.
     #[error("its device number is out of range")]
     Device,
@@ -77,9 +77,10 @@ pub fn merge(layers: &[&LayerIndex]) -> Result<MergedTree, TreeError> {
 /// Merges layers, bottom first, into a tree that is to be a lower directory of overlayfs over a
 /// tree that is not at hand: what the layers remove from it becomes a character device 0:0, and a
 /// directory that hides it has overlayfs's xattr `trusted.overlay.opaque`.
-/// `below` is asked for the metadata of directories that no entry names.
+/// `below` is asked which paths are directories of the tree below (no symlinks followed; the root
+/// is the empty path), and for the metadata of those that no entry names.
 ///
-/// Hard links to files of the tree below cannot be made and are an error.
+/// Hard links to files of the tree below and an opaque root cannot be made and are an error.
 pub fn merge_over(
     layers: &[&LayerIndex],
     below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
@@ -87,8 +88,11 @@ pub fn merge_over(
     run(Merge::new(true), layers, below)
 }
 
-/// Owner, permissions and time of a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Tells which paths are directories of the tree below.
+type Below<'b> = &'b mut dyn FnMut(&[u8]) -> Option<Metadata>;
+
+/// Owner, permissions, time and xattrs of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     /// Permission bits.
     pub mode: u32,
@@ -98,27 +102,29 @@ pub struct Metadata {
     pub gid: u32,
     /// Modification time.
     pub mtime: Timestamp,
+    /// Names and values, in the order of the names.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 fn run<'a>(
     mut merge: Merge<'a>,
     layers: &[&'a LayerIndex],
-    below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
+    below: Below<'_>,
 ) -> Result<MergedTree, TreeError> {
     for (number, layer) in layers.iter().copied().enumerate() {
         let number = u32::try_from(number).map_err(|_| TreeError::TooMany)?;
-        LayerMerge { merge: &mut merge, layer, number, last_parent: None, pending: Vec::new() }
-            .run()?;
+        LayerMerge::new(&mut merge, layer, number)?.run(below)?;
     }
-    merge.take_metadata(below);
+    merge.take_metadata(below)?;
     file::serialise(&merge.into_names(), layers).map(MergedTree)
 }
 
 /// Where an inode's metadata comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
-    /// A directory that no entry names, with its metadata in the tree below.
-    Implied(Option<Metadata>),
+    /// A directory that no entry names, with the place of its metadata in [`Names::metadata`] if
+    /// the tree below has it.
+    Implied(Option<u32>),
     /// What stands for a removed name of the tree below.
     Whiteout,
     /// This entry of this layer.
@@ -131,6 +137,8 @@ enum Shape {
     Symlink,
     Other,
     Whiteout,
+    /// A hard link whose target is looked for at the end of its layer.
+    Waiting,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -145,12 +153,13 @@ struct Node<'a> {
     name: &'a [u8],
     parent: u32,
     inode: u32,
-    /// The layer that made the name.
-    layer: u32,
-    /// The entry of that layer that made it, 0 for implied directories.
-    entry: u32,
-    /// Of a directory: children that older layers made do not count.
+    /// When the name was made: twice its layer's number, and one more if an entry made it and
+    /// not a marker.
+    age: u32,
+    /// Of a directory: older children do not count.
     opaque_from: u32,
+    /// Of a delta: what the tree below has at this path is gone.
+    replaces: bool,
     /// Of a directory of a delta: hides what the tree below has in it.
     hides_below: bool,
     removed: bool,
@@ -163,6 +172,8 @@ struct Merge<'a> {
     /// Nodes by parent and name; removed ones are not in it, hidden ones may be.
     names: HashTable<u32>,
     hasher: RandomState,
+    /// Of implied directories that the tree below has.
+    metadata: Vec<Metadata>,
     /// Whether removed names of a tree below are kept in mind.
     over: bool,
 }
@@ -173,6 +184,8 @@ pub(super) struct Names<'a> {
     pub(super) nodes: Vec<(u32, &'a [u8], u32)>,
     /// By inode.
     pub(super) sources: Vec<Source>,
+    /// Of implied directories.
+    pub(super) metadata: Vec<Metadata>,
     /// Places in `nodes` of directories that hide what the tree below has in them, in order.
     pub(super) opaque: Vec<u32>,
 }
@@ -185,18 +198,27 @@ impl<'a> Merge<'a> {
             inodes: vec![implied],
             names: HashTable::new(),
             hasher: RandomState::new(),
+            metadata: Vec::new(),
             over,
         }
     }
 
-    /// Asks for the metadata of implied directories.
-    fn take_metadata(&mut self, below: &mut dyn FnMut(&[u8]) -> Option<Metadata>) {
-        for node in 0..self.nodes.len() {
+    /// Asks for the metadata of implied directories that the tree below has too.
+    fn take_metadata(&mut self, below: Below<'_>) -> Result<(), TreeError> {
+        let over = if self.over { self.nodes.len() } else { 0 };
+        for node in 0..over {
             let inode = self.nodes[node].inode as usize;
-            if let Source::Implied(metadata @ None) = &mut self.inodes[inode].source {
-                *metadata = below(&path_of(&self.nodes, node));
+            if let Source::Implied(None) = self.inodes[inode].source
+                && !self.nodes[node].replaces
+                && shows_below(&self.nodes, self.nodes[node].parent)
+                && let Some(metadata) = below(&path_of(&self.nodes, node))
+            {
+                let place = u32::try_from(self.metadata.len()).map_err(|_| TreeError::TooMany)?;
+                self.inodes[inode].source = Source::Implied(Some(place));
+                self.metadata.push(metadata);
             }
         }
+        Ok(())
     }
 
     fn shape(&self, node: u32) -> Shape {
@@ -209,7 +231,7 @@ impl<'a> Merge<'a> {
     }
 
     fn counts(&self, node: &Node<'_>) -> bool {
-        !node.removed && node.layer >= self.nodes[node.parent as usize].opaque_from
+        !node.removed && node.age >= self.nodes[node.parent as usize].opaque_from
     }
 
     fn find(&self, parent: u32, name: &[u8]) -> Option<u32> {
@@ -235,7 +257,8 @@ impl<'a> Merge<'a> {
         if let Some(old) = self.find(node.parent, node.name) {
             // What was hidden of the tree below stays hidden.
             let directory = self.shape(old) == Shape::Directory;
-            node.hides_below = !directory || self.nodes[old as usize].hides_below;
+            node.replaces = !directory || self.nodes[old as usize].replaces;
+            node.hides_below = node.replaces || self.nodes[old as usize].hides_below;
             self.remove(old);
         }
         let number = u32::try_from(self.nodes.len()).map_err(|_| TreeError::TooMany)?;
@@ -273,15 +296,23 @@ impl<'a> Merge<'a> {
             }
         }
         let sources = self.inodes.iter().map(|inode| inode.source).collect();
-        Names { nodes, sources, opaque }
+        Names { nodes, sources, metadata: self.metadata, opaque }
     }
 }
 
 impl<'a> Node<'a> {
-    fn new(name: &'a [u8], parent: u32, inode: u32, layer: u32) -> Self {
-        let (entry, opaque_from, hides_below, removed) = (0, 0, false, false);
-        Self { name, parent, inode, layer, entry, opaque_from, hides_below, removed }
+    fn new(name: &'a [u8], parent: u32, inode: u32, age: u32) -> Self {
+        let (opaque_from, replaces, hides_below, removed) = (0, false, false, false);
+        Self { name, parent, inode, age, opaque_from, replaces, hides_below, removed }
     }
+}
+
+/// Whether what the tree below has in a directory is seen through a delta.
+fn shows_below(nodes: &[Node<'_>], mut node: u32) -> bool {
+    while node != ROOT && !nodes[node as usize].hides_below {
+        node = nodes[node as usize].parent;
+    }
+    !nodes[node as usize].hides_below
 }
 
 /// The path of a node from the root.
@@ -293,302 +324,6 @@ fn path_of(nodes: &[Node<'_>], mut node: usize) -> Vec<u8> {
     }
     names.reverse();
     names.join(&b'/')
-}
-
-/// A hard link whose target is not there yet.
-struct Pending<'a> {
-    node: Node<'a>,
-    path: &'a [u8],
-    target: &'a [u8],
-}
-
-/// The merging of one layer.
-struct LayerMerge<'m, 'a> {
-    merge: &'m mut Merge<'a>,
-    layer: &'a LayerIndex,
-    number: u32,
-    /// The parent of the entry before, and its path: mostly the parent of the next one too.
-    last_parent: Option<(&'a [u8], u32)>,
-    pending: Vec<Pending<'a>>,
-}
-
-impl<'a> LayerMerge<'_, 'a> {
-    fn run(mut self) -> Result<(), TreeError> {
-        for number in 0..self.layer.len() {
-            let entry = self.layer.entry(number)?;
-            self.hide(&entry)?;
-        }
-        for number in 0..self.layer.len() {
-            let entry = self.layer.entry(number)?;
-            if !is_marker(entry.path) {
-                let number = u32::try_from(number).map_err(|_| TreeError::TooMany)?;
-                self.add(&entry, number)?;
-            }
-        }
-        self.resolve_pending()
-    }
-
-    fn error(&self, path: &[u8], what: Problem) -> TreeError {
-        TreeError::Entry { layer: self.layer.summary().digest, path: path.to_owned(), what }
-    }
-
-    /// Applies a whiteout or opaque marker to the layers below.
-    fn hide(&mut self, entry: &EntryView<'a>) -> Result<(), TreeError> {
-        let (parent, name) = split(entry.path);
-        let opaque = name == OPAQUE;
-        let hidden = name.strip_prefix(WHITEOUT).filter(|_| !name.starts_with(AUFS));
-        let Some(hidden) = hidden.or(opaque.then_some(b"opaque")) else { return Ok(()) };
-        if matches!(hidden, b"" | b"." | b"..") {
-            return Err(self.error(entry.path, Problem::Whiteout));
-        }
-        let dir = match self.find_below(parent) {
-            Some(dir) if self.merge.shape(dir) == Shape::Directory => dir,
-            _ if self.merge.over => self.imply(parent)?,
-            _ => return Ok(()),
-        };
-        if opaque {
-            self.merge.nodes[dir as usize].opaque_from = self.number;
-            self.merge.nodes[dir as usize].hides_below = true;
-            return Ok(());
-        }
-        if let Some(node) = self.merge.child(dir, hidden) {
-            self.merge.remove(node);
-        }
-        if self.merge.over && !self.merge.nodes[dir as usize].hides_below {
-            let inode = self.merge.add_inode(Source::Whiteout, Shape::Whiteout)?;
-            self.merge.add(Node::new(hidden, dir, inode, self.number))?;
-        }
-        Ok(())
-    }
-
-    /// The directory at a path, made where it lacks; symlinks are not followed.
-    fn imply(&mut self, path: &'a [u8]) -> Result<u32, TreeError> {
-        components(path).try_fold(ROOT, |dir, name| match self.merge.child(dir, name) {
-            Some(node) if self.merge.shape(node) == Shape::Directory => Ok(node),
-            _ => self.add_implied(dir, name),
-        })
-    }
-
-    /// The node at a path of the layers below; symlinks are not followed.
-    fn find_below(&self, path: &[u8]) -> Option<u32> {
-        components(path).try_fold(ROOT, |dir, name| self.merge.child(dir, name))
-    }
-
-    fn add(&mut self, entry: &EntryView<'a>, number: u32) -> Result<(), TreeError> {
-        let source = Source::Entry { layer: self.number, entry: number };
-        if entry.path.is_empty() {
-            self.merge.inodes[0].source = source;
-            return Ok(());
-        }
-        let (parent, name) = split(entry.path);
-        let dir = self.parent(parent, entry.path)?;
-        let mut node = Node { entry: number, ..Node::new(name, dir, 0, self.number) };
-        let old = self.merge.child(dir, name);
-        let shape = match entry.kind {
-            ViewKind::Hardlink => return self.link(node, entry),
-            ViewKind::Directory => Shape::Directory,
-            ViewKind::Symlink => Shape::Symlink,
-            ViewKind::File | ViewKind::CharDevice | ViewKind::BlockDevice | ViewKind::Fifo => {
-                Shape::Other
-            }
-        };
-        if let Some(old) = old
-            && shape == Shape::Directory
-            && self.merge.shape(old) == Shape::Directory
-        {
-            let inode = self.merge.nodes[old as usize].inode;
-            self.merge.inodes[inode as usize].source = source;
-            return Ok(());
-        }
-        if old.is_some() {
-            self.last_parent = None;
-        }
-        node.inode = self.merge.add_inode(source, shape)?;
-        self.merge.add(node)?;
-        Ok(())
-    }
-
-    /// Links to what the layer already has at the target, or waits for the layer's end.
-    fn link(&mut self, mut node: Node<'a>, entry: &EntryView<'a>) -> Result<(), TreeError> {
-        let target = entry.link;
-        if let Some(found) = self.find_target(target)
-            && self.merge.nodes[found as usize].layer == self.number
-            && self.merge.shape(found) != Shape::Whiteout
-        {
-            if self.merge.shape(found) == Shape::Directory {
-                return Err(self.error(entry.path, Problem::LinkToDirectory(target.to_owned())));
-            }
-            if self.merge.child(node.parent, node.name) != Some(found) {
-                node.inode = self.merge.nodes[found as usize].inode;
-                self.last_parent = None;
-                self.merge.add(node)?;
-            }
-            return Ok(());
-        }
-        self.pending.push(Pending { node, path: entry.path, target });
-        Ok(())
-    }
-
-    /// The node a hard link means; symlinks of this layer on the way are followed.
-    fn find_target(&self, path: &[u8]) -> Option<u32> {
-        self.find_from(ROOT, path, &mut 0, false)
-    }
-
-    fn find_from(&self, dir: u32, path: &[u8], hops: &mut u32, follow_last: bool) -> Option<u32> {
-        let mut at = dir;
-        let mut names = components(path).peekable();
-        while let Some(name) = names.next() {
-            if name == b".." {
-                at = self.merge.nodes[at as usize].parent;
-                continue;
-            }
-            let node = self.merge.child(at, name)?;
-            let follow = follow_last || names.peek().is_some();
-            at = match self.link_target(node) {
-                Some(target) if follow => {
-                    *hops += 1;
-                    if *hops > MAX_HOPS {
-                        return None;
-                    }
-                    let from = if target.starts_with(b"/") { ROOT } else { at };
-                    self.find_from(from, target, hops, true)?
-                }
-                _ => node,
-            };
-        }
-        Some(at)
-    }
-
-    /// The target of a node that is a symlink of this layer.
-    fn link_target(&self, node: u32) -> Option<&'a [u8]> {
-        let node = &self.merge.nodes[node as usize];
-        let inode = &self.merge.inodes[node.inode as usize];
-        match inode.source {
-            Source::Entry { layer, entry }
-                if inode.shape == Shape::Symlink && layer == self.number =>
-            {
-                self.layer.entry(entry as usize).ok().map(|entry| entry.link)
-            }
-            _ => None,
-        }
-    }
-
-    /// The directory that an entry lies in, made where it lacks.
-    fn parent(&mut self, parent: &'a [u8], path: &[u8]) -> Result<u32, TreeError> {
-        if let Some((last, node)) = self.last_parent
-            && last == parent
-        {
-            return Ok(node);
-        }
-        let node = self.walk(ROOT, parent, &mut 0, path)?;
-        self.last_parent = Some((parent, node));
-        Ok(node)
-    }
-
-    fn walk(
-        &mut self,
-        mut dir: u32,
-        path: &'a [u8],
-        hops: &mut u32,
-        entry: &[u8],
-    ) -> Result<u32, TreeError> {
-        for name in components(path) {
-            if name == b".." {
-                dir = self.merge.nodes[dir as usize].parent;
-                continue;
-            }
-            let Some(node) = self.merge.child(dir, name) else {
-                dir = self.add_implied(dir, name)?;
-                continue;
-            };
-            dir = match (self.merge.shape(node), self.link_target(node)) {
-                (Shape::Directory, _) => node,
-                (_, Some(target)) => {
-                    *hops += 1;
-                    if *hops > MAX_HOPS {
-                        return Err(self.error(entry, Problem::SymlinkLoop));
-                    }
-                    let from = if target.starts_with(b"/") { ROOT } else { dir };
-                    self.walk(from, target, hops, entry)?
-                }
-                (Shape::Other, None) if self.merge.nodes[node as usize].layer == self.number => {
-                    return Err(self.error(entry, Problem::NotADirectory(name.to_owned())));
-                }
-                (Shape::Symlink | Shape::Other | Shape::Whiteout, None) => {
-                    self.add_implied(dir, name)?
-                }
-            };
-        }
-        Ok(dir)
-    }
-
-    fn add_implied(&mut self, parent: u32, name: &'a [u8]) -> Result<u32, TreeError> {
-        let inode = self.merge.add_inode(Source::Implied(None), Shape::Directory)?;
-        self.merge.add(Node::new(name, parent, inode, self.number))
-    }
-
-    /// Resolves the links whose targets came after them, lie in the layers below, or are such
-    /// links themselves.
-    fn resolve_pending(&mut self) -> Result<(), TreeError> {
-        let pending = std::mem::take(&mut self.pending);
-        let paths: HashSet<&[u8]> = pending.iter().map(|link| link.path).collect();
-        let mut waiting: HashMap<&[u8], Vec<&Pending<'a>>> = HashMap::new();
-        let mut ready = Vec::new();
-        for link in &pending {
-            if paths.contains(link.target) {
-                waiting.entry(link.target).or_default().push(link);
-            } else {
-                ready.push(link);
-            }
-        }
-        while let Some(link) = ready.pop() {
-            self.add_pending(link)?;
-            ready.extend(waiting.remove(link.path).unwrap_or_default());
-        }
-        match waiting.into_values().flatten().next() {
-            None => Ok(()),
-            Some(link) => Err(self.error(link.path, Problem::NoTarget(link.target.to_owned()))),
-        }
-    }
-
-    fn add_pending(&mut self, link: &Pending<'a>) -> Result<(), TreeError> {
-        let target = || link.target.to_owned();
-        let found = self.find_target(link.target);
-        let Some(found) = found.filter(|node| self.merge.shape(*node) != Shape::Whiteout) else {
-            return Err(self.error(link.path, Problem::NoTarget(target())));
-        };
-        if self.merge.shape(found) == Shape::Directory {
-            return Err(self.error(link.path, Problem::LinkToDirectory(target())));
-        }
-        let old = self.merge.child(link.node.parent, link.node.name);
-        let superseded = old.is_some_and(|old| {
-            let node = &self.merge.nodes[old as usize];
-            old == found || (node.layer == self.number && node.entry > link.node.entry)
-        });
-        if !superseded {
-            let inode = self.merge.nodes[found as usize].inode;
-            self.merge.add(Node { inode, ..link.node.clone() })?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a path is a whiteout, an opaque marker, or AUFS's own.
-fn is_marker(path: &[u8]) -> bool {
-    split(path).1.starts_with(WHITEOUT) || components(path).any(|name| name.starts_with(AUFS))
-}
-
-/// A path's parent and last component.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
-}
-
-/// The names of a path or link target, without empty ones and `.`.
-fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
 }
 
 #[cfg(test)]

@@ -208,6 +208,30 @@ fn impossible_entries_are_named() {
 }
 
 #[test]
+fn a_link_that_waits_takes_its_place_at_once() {
+    // Found through a symlink, the target is a link that waits itself.
+    for (upper, lib) in [
+        (["h usr/b -> a", "h c -> lib/b", "l lib -> usr"], 2),
+        (["h c -> lib/b", "l lib -> usr", "h usr/b -> a"], 1),
+    ] {
+        let lib = format!("l lib 1.{lib}");
+        check(
+            &[&["f a"], &upper],
+            &["d usr 0.0", "f a 0.0", "f c 0.0", "f usr/b 0.0", lib.as_str()],
+        );
+    }
+    // The last entry of a name counts, also when it merges with what the layers below have.
+    check(&[&["d b", "f b/x", "f a"], &["h b -> a", "d b"]], &["d b 1.1", "f a 0.2"]);
+    // What a link replaces is gone, wherever the two entries stand.
+    for upper in [["h d -> a", "h y -> d/f"], ["h y -> d/f", "h d -> a"]] {
+        let message = tree(&[&["f a", "f d/f"], &upper]).unwrap_err();
+        assert!(message.contains("entry y: it is a hard link to d/f"), "{message}");
+    }
+    let message = tree(&[&["f a"], &["h b -> a", "f b/x"]]).unwrap_err();
+    assert!(message.contains("entry b/x: b is not a directory"), "{message}");
+}
+
+#[test]
 fn many_links_to_links_take_no_time() {
     let lines: Vec<String> = (0..20_000).map(|n| format!("h l{n} -> l{}", n + 1)).collect();
     let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -218,18 +242,23 @@ fn many_links_to_links_take_no_time() {
 /// The delta of layers over a tree in which every directory belongs to user 7: as `tree` lists it,
 /// with `w` for what hides a name of the tree below and `!` behind directories that hide all.
 fn delta(layers: &[&[&str]]) -> Vec<String> {
+    delta_over(&|_| true, layers).unwrap()
+}
+
+fn delta_over(is_dir: &dyn Fn(&[u8]) -> bool, layers: &[&[&str]]) -> Result<Vec<String>, String> {
     let dir = tempfile::tempdir().unwrap();
     let indexes = indexes(dir.path(), layers);
     let refs: Vec<&LayerIndex> = indexes.iter().collect();
     let mtime = Timestamp::default();
-    let merged =
-        merge_over(&refs, &mut |_| Some(Metadata { mode: 0o700, uid: 7, gid: 0, mtime })).unwrap();
+    let metadata = Metadata { mode: 0o700, uid: 7, gid: 0, mtime, xattrs: Vec::new() };
+    let merged = merge_over(&refs, &mut |path| is_dir(path).then(|| metadata.clone()));
+    let merged = merged.map_err(|error| error.to_string())?;
     let digests: Vec<Digest> = indexes.iter().map(|index| index.summary().digest).collect();
     let tree = Tree::create(dir.path(), &digests, merged).unwrap();
     let mut lines = Vec::new();
     list(&tree, 0, "", &mut lines, &mut BTreeMap::new());
     lines.sort();
-    lines
+    Ok(lines)
 }
 
 #[test]
@@ -240,10 +269,33 @@ fn a_delta_keeps_what_it_hides() {
     hidden(&[&["f d/.wh..wh..opq", "f d/x"]], &["d d! 7.0", "f d/x 0.1"]);
     // A directory in the place of what was removed or replaced hides the one below.
     hidden(&[&["f .wh.d"], &["d d"]], &["d d! 1.0"]);
-    hidden(&[&["f .wh.d", "f d/x"]], &["d d! 7.0", "f d/x 0.1"]);
+    hidden(&[&["f .wh.d", "f d/x"]], &["d d! 0.0", "f d/x 0.1"]);
+    hidden(&[&["f d/.wh..wh..opq", "f d/e/x"]], &["d d! 7.0", "d d/e 0.0", "f d/e/x 0.1"]);
     hidden(&[&["f d"], &["d d"]], &["d d! 1.0"]);
     hidden(&[&["d d"], &["d d"]], &["d d 1.0"]);
     hidden(&[&["d d", "f d/x"], &["f .wh.d"]], &["w d 0.0"]);
     hidden(&[&["f d/.wh..wh..opq", "f d/x"], &["f d/.wh.x"]], &["d d! 7.0"]);
     hidden(&[&["f .wh.a", "f b", "h a -> b"]], &["f a 0.1", "f b 0.1"]);
+}
+
+#[test]
+fn a_delta_hides_only_what_the_tree_below_has() {
+    let check = |dirs: &[&str], layers: &[&[&str]], expected: &[&str]| {
+        let is_dir = |path: &[u8]| path.is_empty() || dirs.iter().any(|dir| dir.as_bytes() == path);
+        assert_eq!(delta_over(&is_dir, layers).unwrap(), expected);
+    };
+    // overlayfs lists whiteouts of directories that no other layer has.
+    check(&[], &[&["d n", "f n/x"], &["f n/.wh.x"]], &["d n 0.0"]);
+    check(&["d"], &[&["f .wh.d"], &["f d/x"], &["f d/.wh.x"]], &["d d! 0.0"]);
+    // What is no directory, or is gone, is not made one by a marker in it.
+    check(&[], &[&["f d/.wh.x"]], &[]);
+    check(&[], &[&["f d/.wh..wh..opq"]], &[]);
+    check(&["d"], &[&["f .wh.d"], &["f d/.wh.x"]], &["w d 0.0"]);
+    check(&["d"], &[&["f d"], &["f d/.wh..wh..opq"]], &["f d 0.0"]);
+    check(&[".wh..wh.plnk"], &[&["f .wh..wh.plnk/.wh.x"]], &[]);
+    for layer in [["f d/e/.wh.x", "f d/.wh..wh..opq"], ["f d/.wh..wh..opq", "f d/e/.wh.x"]] {
+        check(&["d", "d/e"], &[&layer], &["d d! 7.0"]);
+    }
+    let message = delta_over(&|_| true, &[&["f .wh..wh..opq"]]).unwrap_err();
+    assert!(message.contains("hides the whole tree below"), "{message}");
 }

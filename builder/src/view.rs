@@ -59,13 +59,11 @@ impl View {
             }
         }
         let Node::Directory { base, delta } = node else { return Ok(None) };
-        let attr = match (&self.delta, delta, &self.base, base) {
-            (Some(delta), Some(ino), ..) => delta.attr(ino)?,
-            (_, _, Some(base), Some(ino)) => base.attr(ino)?,
-            _ => return Ok(None),
-        };
-        let (mode, uid, gid, mtime) = (attr.mode & 0o7777, attr.uid, attr.gid, attr.mtime);
-        Ok(Some(Metadata { mode, uid, gid, mtime }))
+        match (&self.delta, delta, &self.base, base) {
+            (Some(delta), Some(ino), ..) => delta.metadata(ino).map(Some),
+            (_, _, Some(base), Some(ino)) => base.metadata(ino).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The content of the file at a path; none if there is no file.

@@ -179,6 +179,24 @@ impl ImageFs {
         Ok(self.xattr(directory, tree::OPAQUE_XATTR)?.is_some())
     }
 
+    /// What a delta over this tree has to know of one of its directories.
+    pub fn metadata(&self, directory: Ino) -> Result<Metadata, ReadError> {
+        let inode = self.directory(directory)?;
+        let xattrs = self.tree.xattrs(&inode)?.filter_map(|xattr| match xattr {
+            // That a directory hides what is below it does not concern what is above.
+            Ok((tree::OPAQUE_XATTR, _)) => None,
+            Ok((name, value)) => Some(Ok((name.to_vec(), value.to_vec()))),
+            Err(damaged) => Some(Err(damaged)),
+        });
+        Ok(Metadata {
+            mode: inode.mode & 0o7777,
+            uid: inode.uid,
+            gid: inode.gid,
+            mtime: inode.mtime,
+            xattrs: xattrs.collect::<Result<_, _>>()?,
+        })
+    }
+
     /// What `stat` shows of an inode.
     pub fn attr(&self, ino: Ino) -> Result<Attr, ReadError> {
         let inode = self.inode(ino)?;

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{self, Context};
-use crate::report::Failure;
+use crate::report::{Failure, USAGE};
 
 /// Mount, build and look into OCI images without unpacking them
 #[derive(Debug, Parser)]
@@ -26,6 +27,10 @@ pub(crate) struct Cli {
 // A command's summary stands at its `Args`: a text here would hide the longer one there.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Mount(commands::mount::Args),
+    Umount(commands::umount::Args),
+    Mounts(commands::mounts::Args),
+    Build(commands::build::Args),
     Images(commands::images::Args),
     Rmi(commands::rmi::Args),
     Tag(commands::tag::Args),
@@ -42,11 +47,19 @@ enum Command {
     Diff(commands::diff::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
+    #[command(name = "__serve", hide = true)]
+    Serve(commands::mount::ServeArgs),
 }
 
 /// Parses the process's arguments; help, version and wrong usage end the process here.
 pub(crate) fn parse() -> Result<Cli, Failure> {
-    Ok(Cli::parse())
+    Cli::try_parse().or_else(|error| match error.kind() {
+        // What clap says of this lists the hidden commands too.
+        ErrorKind::MissingSubcommand => {
+            Err(Failure::new("no command is given").hint("`kfs --help` lists them").code(USAGE))
+        }
+        _ => error.exit(),
+    })
 }
 
 /// Runs the command that was typed.
@@ -61,12 +74,17 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Load(args) => commands::load::run(args, &context),
         Command::Save(args) => commands::save::run(&args, &context),
         Command::Import(args) => commands::import::run(args, &context),
+        Command::Build(args) => commands::build::run(&args, &context),
         Command::Ls(args) => commands::ls::run(&args, &context),
         Command::Tree(args) => commands::tree::run(&args, &context),
         Command::Cat(args) => commands::cat::run(&args, &context),
         Command::Stat(args) => commands::stat::run(&args, &context),
         Command::Cp(args) => commands::cp::run(&args, &context),
         Command::Diff(args) => commands::diff::run(&args, &context),
+        Command::Mount(args) => commands::mount::run(args, &context),
+        Command::Umount(args) => commands::umount::run(args, &context),
+        Command::Mounts(args) => commands::mounts::run(&args, &context),
         Command::Completions(args) => commands::completions::run(&args),
+        Command::Serve(args) => commands::mount::serve(&args, &context),
     }
 }

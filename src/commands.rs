@@ -1,5 +1,6 @@
 //! One file a command: its arguments, and the call it makes.
 
+pub(crate) mod build;
 pub(crate) mod cat;
 pub(crate) mod completions;
 pub(crate) mod cp;
@@ -10,11 +11,14 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod ls;
+pub(crate) mod mount;
+pub(crate) mod mounts;
 pub(crate) mod rmi;
 pub(crate) mod save;
 pub(crate) mod stat;
 pub(crate) mod tag;
 pub(crate) mod tree;
+pub(crate) mod umount;
 
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};

@@ -9,11 +9,15 @@
 //! | 4 | a mount point is busy or not empty |
 //! | 5 | content does not match its digest, or its format is broken |
 
+mod mount;
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
+use kfs_builder::build::{BuildError, StepError};
+use kfs_builder::kubefile::KubefileError;
 use kfs_fs::error::PathError;
 use kfs_fs::extract::ExtractError;
 use kfs_fs::filesystem::{OpenError, ReadError};
@@ -264,5 +268,31 @@ impl From<ExtractError> for Failure {
             ExtractError::InTheWay { .. } => failure.hint("give another destination, or remove it"),
             ExtractError::Name { .. } => failure.code(CORRUPT),
         }
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::File(error) => Self::new(error.to_string()),
+            BuildError::Store(error) => error.into(),
+            BuildError::Step(failed) => {
+                let message = failed.to_string();
+                let failure = match failed.error {
+                    StepError::Base(error) => Self::from(error),
+                    StepError::Reference(error) => Self::from(error),
+                    StepError::Open(error) => Self::from(error),
+                    StepError::Store(error) => Self::from(error),
+                    other => Self::from_error(&other),
+                };
+                Self { message, ..failure }
+            }
+        }
+    }
+}
+
+impl From<KubefileError> for Failure {
+    fn from(error: KubefileError) -> Self {
+        Self::new(error.to_string())
     }
 }

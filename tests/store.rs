@@ -1,11 +1,14 @@
 //! The image commands as a user runs them, and other tools on the same store.
 
+mod skip;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use skip::skip;
 use tempfile::TempDir;
 
 struct Sandbox {
@@ -115,7 +118,7 @@ fn noise(size: usize) -> Vec<u8> {
 fn tool(program: &str, args: &[&str], dir: &Path) -> Option<()> {
     match Command::new(program).args(args).current_dir(dir).output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("SKIPPED: {program} is not installed");
+            skip(format_args!("{program} is not installed"));
             None
         }
         output => {
@@ -341,14 +344,14 @@ struct Mount(PathBuf);
 
 impl Mount {
     /// None, and a loud word, where this may not be done.
-    fn new(test: &str, target: PathBuf, args: &[&str]) -> Option<Self> {
+    fn new(target: PathBuf, args: &[&str]) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: {test} needs root");
+            skip("needs root");
             return None;
         }
         let status = Command::new("mount").args(args).arg(&target).status().unwrap();
         if !status.success() {
-            eprintln!("SKIPPED: {test} may not mount");
+            skip("may not mount");
             return None;
         }
         Some(Self(target))
@@ -368,8 +371,7 @@ fn a_read_only_store_can_be_read_root_only() {
     sandbox.image("a:1", b"x");
     let store = sandbox.store();
     let args = ["--bind", "-o", "ro", store.to_str().unwrap()];
-    let Some(_mount) = Mount::new("a_read_only_store_can_be_read_root_only", store.clone(), &args)
-    else {
+    let Some(_mount) = Mount::new(store.clone(), &args) else {
         return;
     };
     assert!(sandbox.ok(&["images"]).contains('a'));
@@ -395,8 +397,7 @@ fn a_full_disk_leaves_no_trace_root_only() {
     let small = sandbox.path("small");
     fs::create_dir(&small).unwrap();
     let args = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
-    let Some(_mount) = Mount::new("a_full_disk_leaves_no_trace_root_only", small.clone(), &args)
-    else {
+    let Some(_mount) = Mount::new(small.clone(), &args) else {
         return;
     };
     let other = |args: &[&str]| sandbox.command(args).env("KFS_ROOT", &small).output().unwrap();

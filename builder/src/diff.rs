@@ -366,3 +366,109 @@ fn whiteout_of(path: &[u8]) -> Vec<u8> {
     let split = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     [&path[..split], WHITEOUT, &path[split..]].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An upper in a plain directory, with attributes that need no privileges.
+    struct Upper(tempfile::TempDir);
+
+    impl Upper {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn file(&self, path: &str, text: &str) -> PathBuf {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            path
+        }
+
+        fn mark(&self, path: &str, name: &str, value: &[u8]) {
+            xattr::set(self.0.path().join(path), name, value).unwrap();
+        }
+
+        fn changes(&self) -> Changes {
+            let before = RootMetadata::of(self.0.path(), OverlayXattrs::User).unwrap();
+            changes(self.0.path(), &before, OverlayXattrs::User)
+        }
+
+        fn paths(&self) -> Vec<String> {
+            let path = |change: Result<Change, _>| change.unwrap().entry.path;
+            self.changes().map(|change| String::from_utf8(path(change)).unwrap()).collect()
+        }
+    }
+
+    #[test]
+    fn parents_come_first_and_siblings_in_byte_order() {
+        let upper = Upper::new();
+        for path in ["b", "a/z", "a/Z", "a.b", "\u{e9}", "a/b/c"] {
+            upper.file(path, "");
+        }
+        assert_eq!(upper.paths(), ["a", "a/Z", "a/b", "a/b/c", "a/z", "a.b", "b", "\u{e9}"]);
+        assert_eq!(upper.paths(), upper.paths());
+    }
+
+    #[test]
+    fn marks_of_the_overlay_become_names_and_nothing_else() {
+        let upper = Upper::new();
+        upper.file("dir/gone", "");
+        upper.mark("dir/gone", "user.overlay.whiteout", b"");
+        upper.mark("dir", "user.overlay.opaque", b"x");
+        upper.file("opaque/new", "text");
+        upper.mark("opaque", "user.overlay.opaque", b"y");
+        upper.mark("opaque/new", "user.overlay.origin", b"\0");
+        upper.mark("opaque/new", "user.note", b"kept");
+        let expected = ["dir", "dir/.wh.gone", "opaque", "opaque/.wh..wh..opq", "opaque/new"];
+        assert_eq!(upper.paths(), expected);
+        let all: Vec<_> = upper.changes().map(Result::unwrap).collect();
+        assert_eq!(all[4].entry.xattrs, [(b"user.note".to_vec(), b"kept".to_vec())]);
+        assert_eq!(all[4].entry.size, 4);
+        assert_eq!(
+            (&all[1].entry.kind, all[1].entry.size, &all[1].content),
+            (&Kind::File, 0, &None)
+        );
+        assert!(all[2].entry.xattrs.is_empty());
+    }
+
+    #[test]
+    fn names_of_one_file_stay_one_file() {
+        let upper = Upper::new();
+        let file = upper.file("m", "12345");
+        fs::hard_link(&file, upper.0.path().join("a")).unwrap();
+        fs::hard_link(&file, upper.0.path().join("z")).unwrap();
+        // Not its other names: one file elsewhere does not count.
+        upper.file("n", "12345");
+        let kinds: Vec<_> = upper.changes().map(|change| change.unwrap().entry.kind).collect();
+        let link = Kind::Hardlink(b"a".to_vec());
+        assert_eq!(kinds, [Kind::File, link.clone(), Kind::File, link]);
+    }
+
+    #[test]
+    fn what_a_layer_cannot_say_is_an_error_and_the_end() {
+        let upper = Upper::new();
+        upper.file("a/.wh.x", "");
+        upper.file("b", "");
+        let all: Vec<_> = upper.changes().collect();
+        assert_eq!(all.len(), 1);
+        let error = all[0].as_ref().unwrap_err().to_string();
+        assert!(error.starts_with("/a/.wh.x cannot be stored"), "{error}");
+        let upper = Upper::new();
+        upper.file("d/x", "");
+        upper.mark("d", "user.overlay.redirect", b"/other");
+        let error = upper.changes().next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("/d was written by an overlay mount"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_upper_is_an_error_that_names_it() {
+        let upper = Upper::new();
+        let gone = upper.0.path().join("gone");
+        let before = RootMetadata::of(upper.0.path(), OverlayXattrs::User).unwrap();
+        let mut all = changes(&gone, &before, OverlayXattrs::User);
+        assert!(all.next().unwrap().unwrap_err().to_string().contains("gone"));
+        assert!(all.next().is_none());
+    }
+}

@@ -17,6 +17,7 @@ mod words;
 use std::fmt;
 use std::sync::Arc;
 
+pub(crate) use error::write_source;
 pub use error::{KubefileError, Problem};
 pub use instruction::{
     Arg, Cmd, Command, Copy, Entrypoint, Env, Expose, From, Heredoc, Instruction, Keyword, Label,

@@ -13,6 +13,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod build;
+mod cache;
 pub mod config;
 pub mod copy;
 pub mod diff;
@@ -20,3 +22,5 @@ pub mod exec;
 pub mod kubefile;
 pub mod plan;
 pub mod rootfs;
+pub mod stage;
+mod view;

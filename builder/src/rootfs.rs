@@ -21,6 +21,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use kfs_fs::error::{AtPath, PathError};
 use nix::errno::Errno;
@@ -45,6 +47,9 @@ const MOUNT_POINTS: [(&str, bool); 5] = [
     ("/etc/hosts", false),
     ("/etc/resolv.conf", false),
 ];
+
+/// How long a rootfs may stay busy after its step; more than a fork and an exec take.
+const UMOUNT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// mount(2) copies one page of options.
 const MAX_OPTIONS: usize = 4095;
@@ -128,6 +133,8 @@ pub struct LiveRootfs {
     lowers: Vec<Lower>,
     /// The number of the next step.
     next: usize,
+    /// Whether there is anything in the lowest directory.
+    has_mount_points: bool,
     xattrs: OverlayXattrs,
 }
 
@@ -151,7 +158,7 @@ impl LiveRootfs {
         fs::create_dir(&skeleton).at("make directory", &skeleton)?;
         let work_fd = open_directory(&work)?;
         let (lowers, xattrs) = (Vec::new(), overlay_xattrs()?);
-        let mut rootfs = Self { work, work_fd, lowers, next: 0, xattrs };
+        let mut rootfs = Self { work, work_fd, lowers, next: 0, has_mount_points: false, xattrs };
         for path in base {
             rootfs.push_lower(path)?;
         }
@@ -182,17 +189,24 @@ impl LiveRootfs {
         let before = self.copy_root(&upper)?;
         // From here on, dropping the step tidies up.
         let mut step = Step { rootfs: self, number, directory, before, isolation, mounted: false };
-        step.mount(false)?;
+        let with_skeleton = step.rootfs.has_mount_points && isolation != Isolation::Host;
+        step.mount(with_skeleton)?;
         let root = RootDir::open(&step.merged())?;
         step.isolation = isolation.resolve(&root);
-        if step.isolation == Isolation::Container && step.rootfs.add_mount_points(&root)? {
-            drop(root);
+        let missing = match step.isolation {
+            Isolation::Container => missing_mount_points(&root),
+            Isolation::Auto | Isolation::Host => Vec::new(),
+        };
+        drop(root);
+        let wants_skeleton = with_skeleton && step.isolation == Isolation::Container;
+        if wants_skeleton != with_skeleton || !missing.is_empty() {
             step.umount()?;
+            step.rootfs.add_mount_points(&missing)?;
             // A volatile overlay leaves a mark there: what it was given may not be used again.
             let used = step.directory.join("w");
             fs::remove_dir_all(&used).at("remove", &used)?;
             fs::create_dir(&used).at("make directory", &used)?;
-            step.mount(true)?;
+            step.mount(step.isolation == Isolation::Container)?;
         }
         Ok(step)
     }
@@ -223,21 +237,12 @@ impl LiveRootfs {
         Ok(root)
     }
 
-    /// Adds the mount points that `root` lacks to the lowest directory, which must not be part of
-    /// a mount. Returns whether there are any.
-    fn add_mount_points(&self, root: &RootDir) -> Result<bool, RootfsError> {
+    /// Adds mount points to the lowest directory, which must not be part of a mount.
+    fn add_mount_points(&mut self, missing: &[MountPoint]) -> Result<(), RootfsError> {
         let skeleton = self.work.join("s");
-        let mut any = false;
-        for (path, is_directory) in MOUNT_POINTS {
-            // A link in a loop or a file for a parent: there is no such place to be made. The
-            // sandbox then says so, or does without.
-            let Ok(located) = root.locate(Path::new(path)) else { continue };
-            if located.exists {
-                continue;
-            }
-            any = true;
-            let place = skeleton.join(&located.path);
-            if is_directory {
+        for point in missing {
+            let place = skeleton.join(&point.path);
+            if point.is_directory {
                 fs::create_dir_all(&place).at("make directory", &place)?;
             } else {
                 let parent = place.parent().unwrap_or(&skeleton);
@@ -245,7 +250,8 @@ impl LiveRootfs {
                 fs::File::create(&place).at("create", &place)?;
             }
         }
-        Ok(any)
+        self.has_mount_points |= !missing.is_empty();
+        Ok(())
     }
 
     /// The options of the overlay of step `number`.
@@ -342,7 +348,18 @@ impl Step<'_> {
 
     fn umount(&mut self) -> Result<(), RootfsError> {
         let merged = self.merged();
-        umount2(&merged, MntFlags::UMOUNT_NOFOLLOW).at("umount", &merged)?;
+        let deadline = Instant::now() + UMOUNT_PATIENCE;
+        loop {
+            match umount2(&merged, MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => break,
+                // A process that another thread is starting holds our open files until it
+                // executes its program. (Detaching would let such a file be written to later.)
+                Err(Errno::EBUSY) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => return Err(error).at("umount", &merged)?,
+            }
+        }
         self.mounted = false;
         Ok(())
     }
@@ -363,6 +380,28 @@ impl Drop for Step<'_> {
         }
         remove(&self.directory);
     }
+}
+
+/// A place that a container mounts on.
+#[derive(Debug)]
+struct MountPoint {
+    /// Relative to the root, without links.
+    path: PathBuf,
+    is_directory: bool,
+}
+
+/// The mount points that `root` lacks.
+fn missing_mount_points(root: &RootDir) -> Vec<MountPoint> {
+    let mut missing = Vec::new();
+    for (path, is_directory) in MOUNT_POINTS {
+        // A link in a loop or a file for a parent: there is no such place to be made. The
+        // sandbox then says so, or does without.
+        let Ok(located) = root.locate(Path::new(path)) else { continue };
+        if !located.exists {
+            missing.push(MountPoint { path: located.path, is_directory });
+        }
+    }
+    missing
 }
 
 /// Removes a tree of ours where no error can be returned.

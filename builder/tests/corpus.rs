@@ -1,5 +1,8 @@
 //! Real build files: each parses, or asks for something that this version names as unsupported.
 
+#[path = "../../tests/skip/mod.rs"]
+mod skip;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +10,7 @@ use std::path::{Path, PathBuf};
 use kfs_builder::kubefile::{Dialect, Kubefile};
 use kfs_builder::plan::{Options, Plan};
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
+use skip::skip;
 
 /// The shared inputs: `$KFS_SHARED`, or `shared` beside the repository.
 fn shared(what: &str) -> Option<PathBuf> {
@@ -14,7 +18,7 @@ fn shared(what: &str) -> Option<PathBuf> {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = root.join(what);
     if !path.is_dir() {
-        eprintln!("SKIPPED: {} is not there; set KFS_SHARED", path.display());
+        skip(format_args!("no shared inputs: {} is not there; set KFS_SHARED", path.display()));
         return None;
     }
     Some(path)
@@ -34,7 +38,12 @@ fn build_files(directory: &Path, found: &mut Vec<PathBuf>) {
 
 /// What comes of a file: "ok", or the first line of an error that says what is unsupported.
 fn outcome(name: &str, bytes: &[u8]) -> Result<String, String> {
-    let platform = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+    let platform = Platform {
+        architecture: "amd64".into(),
+        os: "linux".into(),
+        variant: None,
+        extra: Default::default(),
+    };
     let options = Options {
         build_args: Vec::new(),
         copy_rule: None,

@@ -1,11 +1,7 @@
-//! IO errors that name their path, and the one place where errors become errno.
+//! IO errors that name their path.
 
 use std::io;
 use std::path::{Path, PathBuf};
-
-use nix::errno::Errno;
-
-use crate::filesystem::ReadError;
 
 /// An IO error, what was tried, and where.
 #[derive(Debug, thiserror::Error)]
@@ -28,20 +24,5 @@ pub trait AtPath<T> {
 impl<T, E: Into<io::Error>> AtPath<T> for Result<T, E> {
     fn at(self, action: &'static str, path: &Path) -> Result<T, PathError> {
         self.map_err(|error| PathError { action, path: path.to_owned(), source: error.into() })
-    }
-}
-
-impl ReadError {
-    /// The errno that the kernel is told. Only what the caller did wrong has an errno of its own;
-    /// whatever is wrong with the image is EIO.
-    pub fn errno(&self) -> i32 {
-        let errno = match self {
-            Self::NoInode(_) => Errno::ESTALE,
-            Self::NotADirectory(_) => Errno::ENOTDIR,
-            Self::IsADirectory(_) => Errno::EISDIR,
-            Self::WrongKind(_) => Errno::EINVAL,
-            Self::Span(_) | Self::Tree(_) | Self::NoContent { .. } => Errno::EIO,
-        };
-        errno as i32
     }
 }

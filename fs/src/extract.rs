@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use crate::error::{AtPath, PathError};
 use crate::filesystem::{Attr, ImageFs, Ino, ReadError};
 use crate::layer::Timestamp;
+use crate::unnamed::UnnamedFile;
 
 /// How much of a file is held in memory, in bytes.
 const PIECE: usize = 1 << 20;
@@ -163,16 +164,15 @@ fn remove(path: &Path) -> Result<(), PathError> {
 
 fn file(image: &ImageFs, attr: &Attr, path: &Path, keep: Keep) -> Result<(), ExtractError> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temp = tempfile::Builder::new().prefix(".kfs-").tempfile_in(dir).at("create", path)?;
+    let new = UnnamedFile::new_in(dir).at("create", path)?;
     let mut offset = 0;
     while offset < attr.size {
         let piece = read(path, image.read(attr.ino, offset, PIECE))?;
-        temp.as_file().write_all(&piece).at("write", path)?;
+        new.file().write_all(&piece).at("write", path)?;
         offset += piece.len().max(1) as u64;
     }
-    set_metadata(image, attr, temp.as_file(), path, keep)?;
-    temp.persist(path).map_err(|error| error.error).at("write", path)?;
-    Ok(())
+    set_metadata(image, attr, new.file(), path, keep)?;
+    Ok(new.persist(path).at("write", path)?)
 }
 
 fn set_metadata(

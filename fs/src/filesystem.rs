@@ -1,5 +1,6 @@
 //! The file system of an image as plain methods: what the kernel asks, without the kernel.
 
+mod errno;
 mod path;
 
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::layer::index::LayerIndex;
 use crate::layer::scan::{self, LayerError};
 use crate::oci::{Image, Layer};
 use crate::span::{self, SpanCache, SpanError};
-use crate::tree::{self, Damaged, Extent, Inode, InodeKind, Tree, TreeError};
+use crate::tree::{self, Damaged, Extent, Inode, InodeKind, Metadata, Tree, TreeError};
 
 /// Decoded spans that an image keeps in memory, in bytes: enough for a few readers in sequence.
 /// What was read stays in the kernel's page cache, this is for the rest of a span.
@@ -145,21 +146,55 @@ impl ImageFs {
         indexes: &Path,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Self, OpenError> {
-        let mut layers = Vec::with_capacity(image.layers.len());
-        for layer in &image.layers {
-            layers.push((scan::open_or_scan(layer, indexes, progress)?, layer.clone()));
-        }
-        let digests: Vec<Digest> = layers.iter().map(|(index, _)| index.summary().digest).collect();
+        let layers = open_layers(&image.layers, indexes, progress)?;
+        let digests = digests(&layers);
         let failed = |source| OpenError::Index { dir: indexes.display().to_string(), source };
         let tree = match Tree::open(indexes, &digests).map_err(failed)? {
             Some(tree) => tree,
             None => {
-                let merged =
-                    tree::merge(&layers.iter().map(|(index, _)| index).collect::<Vec<_>>())?;
+                let merged = tree::merge(&indexes_of(&layers))?;
                 Tree::create(indexes, &digests, merged).map_err(failed)?
             }
         };
         Ok(Self { tree, layers, spans: SpanCache::new(SPAN_BUDGET) })
+    }
+
+    /// Opens layers, bottom first, as a lower directory of overlayfs that goes over a tree which
+    /// is not at hand (see [`tree::merge_over`]). The index of the whole is kept in `work`.
+    pub fn open_over(
+        layers: &[Layer],
+        indexes: &Path,
+        work: &Path,
+        below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
+    ) -> Result<Self, OpenError> {
+        let layers = open_layers(layers, indexes, &|_| ())?;
+        let merged = tree::merge_over(&indexes_of(&layers), below)?;
+        let failed = |source| OpenError::Index { dir: work.display().to_string(), source };
+        let tree = Tree::create(work, &digests(&layers), merged).map_err(failed)?;
+        Ok(Self { tree, layers, spans: SpanCache::new(SPAN_BUDGET) })
+    }
+
+    /// Whether a directory hides what a tree below has in it.
+    pub fn is_opaque(&self, directory: Ino) -> Result<bool, ReadError> {
+        Ok(self.xattr(directory, tree::OPAQUE_XATTR)?.is_some())
+    }
+
+    /// What a delta over this tree has to know of one of its directories.
+    pub fn metadata(&self, directory: Ino) -> Result<Metadata, ReadError> {
+        let inode = self.directory(directory)?;
+        let xattrs = self.tree.xattrs(&inode)?.filter_map(|xattr| match xattr {
+            // That a directory hides what is below it does not concern what is above.
+            Ok((tree::OPAQUE_XATTR, _)) => None,
+            Ok((name, value)) => Some(Ok((name.to_vec(), value.to_vec()))),
+            Err(damaged) => Some(Err(damaged)),
+        });
+        Ok(Metadata {
+            mode: inode.mode & 0o7777,
+            uid: inode.uid,
+            gid: inode.gid,
+            mtime: inode.mtime,
+            xattrs: xattrs.collect::<Result<_, _>>()?,
+        })
     }
 
     /// What `stat` shows of an inode.
@@ -325,6 +360,23 @@ impl ImageFs {
         buf[..n].copy_from_slice(&content[..n]);
         Ok(n)
     }
+}
+
+fn open_layers(
+    layers: &[Layer],
+    indexes: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<(LayerIndex, Layer)>, LayerError> {
+    let open = |layer: &Layer| Ok((scan::open_or_scan(layer, indexes, progress)?, layer.clone()));
+    layers.iter().map(open).collect()
+}
+
+fn indexes_of(layers: &[(LayerIndex, Layer)]) -> Vec<&LayerIndex> {
+    layers.iter().map(|(index, _)| index).collect()
+}
+
+fn digests(layers: &[(LayerIndex, Layer)]) -> Vec<Digest> {
+    layers.iter().map(|(index, _)| index.summary().digest).collect()
 }
 
 #[cfg(test)]

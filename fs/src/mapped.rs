@@ -23,6 +23,7 @@ use std::path::Path;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::sys::Map;
+use crate::unnamed::UnnamedFile;
 
 /// What a file is, and of which version.
 #[derive(Clone, Copy, Debug)]
@@ -159,13 +160,12 @@ impl Content {
     }
 }
 
-/// Puts a file together under a temporary name in `dir` and renames it to `path` when it is
-/// whole and on disk.
+/// Puts a file together, which gets its name when it is whole and on disk.
 pub(crate) fn write(path: &Path, format: Format, contents: Vec<Content>) -> io::Result<()> {
     assert_eq!(contents.len(), format.sections, "as many sections as the format has");
     let dir = path.parent().expect("an index lies in a directory");
-    let mut out = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
-    let mut file = BufWriter::with_capacity(256 << 10, out.as_file_mut());
+    let out = UnnamedFile::new_in(dir)?;
+    let mut file = BufWriter::with_capacity(256 << 10, out.file());
     file.write_all(&header(format, &contents))?;
     let mut at = format.header_len() as u64;
     for content in contents {
@@ -176,9 +176,8 @@ pub(crate) fn write(path: &Path, format: Format, contents: Vec<Content>) -> io::
     }
     file.flush()?;
     drop(file);
-    out.as_file().sync_data()?;
-    out.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    out.file().sync_data()?;
+    out.persist(path)
 }
 
 fn header(format: Format, contents: &[Content]) -> Vec<u8> {

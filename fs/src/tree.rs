@@ -20,6 +20,8 @@
 
 mod file;
 mod merge;
+mod write;
 
+pub(crate) use file::OPAQUE_XATTR;
 pub use file::{Damaged, Extent, Inode, InodeKind, Tree};
 pub use merge::{MergedTree, Metadata, TreeError, merge, merge_over};

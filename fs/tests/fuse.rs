@@ -2,6 +2,9 @@
 //!
 //! Needs root and /dev/fuse; without them each test says that it is skipped.
 
+#[path = "../../tests/skip/mod.rs"]
+mod skip;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -17,6 +20,7 @@ use kfs_fs::filesystem::ImageFs;
 use kfs_fs::fuse::{self, FuseError, Mounted};
 use kfs_fs::oci::manifest::{CONFIG, Descriptor, ImageConfig, LAYER_TAR, Manifest};
 use kfs_fs::oci::{Image, Layer};
+use skip::skip;
 use tar::EntryType;
 use tempfile::TempDir;
 
@@ -35,7 +39,7 @@ struct Fixture {
 /// `None`, with a line that says so, where a mount cannot be tested.
 fn fixture() -> Option<Fixture> {
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-        eprintln!("SKIPPED: needs root and /dev/fuse");
+        skip("needs root and /dev/fuse");
         return None;
     }
     let dir = tempfile::tempdir().unwrap();

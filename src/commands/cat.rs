@@ -6,7 +6,7 @@ use std::io::Write as _;
 use kfs_fs::oci::reference::Source;
 
 use super::{Context, Out};
-use crate::look::Look;
+use crate::look::{Look, kind_word};
 use crate::report::Failure;
 
 /// How much is read at once, in bytes.
@@ -30,6 +30,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut out = Out::new();
     for path in &args.paths {
         let ino = look.find(path, true)?;
+        let kind = kind_word(look.attr(ino)?.mode);
+        if kind != "file" {
+            let failure = Failure::new(format!("{} is a {kind}", path.display()));
+            return Err(failure.hint("`kfs ls -l` shows it; only regular files have content"));
+        }
         let mut offset = 0;
         loop {
             let piece = look.fs.read(ino, offset, PIECE).map_err(|error| {

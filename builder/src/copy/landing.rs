@@ -220,15 +220,15 @@ fn shown(one: &Match<'_>) -> String {
 
 /// What the other COPY rule would have done with the same line.
 ///
-/// Prints as `apollo lands at charts/apollo by the kubefile rule; by the docker rule its contents
-/// would land at charts (# copy=docker at the head of the file chooses that)`.
+/// Prints as `by the kubefile rule apollo lands at charts/apollo; by the docker rule the contents of
+/// apollo land at charts; "# copy=docker" at the head of the file chooses that`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The rule that holds.
     pub taken: CopyRule,
-    /// The first source that differs, and where it lands; `contents of` is part of the text.
+    /// The first source that differs and where it lands, as a clause.
     pub lands: String,
-    /// What the other rule would do, or why it would refuse.
+    /// What the other rule does with it, or why that refuses, as a clause.
     pub other: String,
     /// How many further sources differ.
     pub more: usize,
@@ -239,9 +239,9 @@ impl fmt::Display for Difference {
         let other = self.taken.other();
         write!(f, "by the {} rule {}; by the {other} rule {}", self.taken, self.lands, self.other)?;
         if self.more > 0 {
-            write!(f, " (and {} more sources)", self.more)?;
+            write!(f, " (and so for {} more)", self.more)?;
         }
-        write!(f, "; `# copy={other}` at the head of the file chooses that")
+        write!(f, "; \"# copy={other}\" at the head of the file chooses that")
     }
 }
 
@@ -255,7 +255,7 @@ pub(super) fn difference(
         Ok(others) => others,
         Err(error) => {
             let lands = lands(landings.first()?);
-            let other = format!("it would be refused: {error}");
+            let other = format!("it is refused: {error}");
             return Some(Difference { taken, lands, other, more: 0 });
         }
     };

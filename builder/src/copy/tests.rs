@@ -182,15 +182,15 @@ fn the_difference_is_told_exactly_where_there_is_one() {
     assert_eq!(
         difference(CopyRule::Kubefile, "apollo charts").unwrap(),
         "by the kubefile rule apollo lands at charts/apollo; by the docker rule the contents of \
-         apollo land at charts; `# copy=docker` at the head of the file chooses that"
+         apollo land at charts; \"# copy=docker\" at the head of the file chooses that"
     );
     assert_eq!(
         difference(CopyRule::Docker, "d? out/").unwrap(),
         "by the docker rule the contents of d1 land at out; by the kubefile rule d1 lands at \
-         out/d1 (and 1 more sources); `# copy=kubefile` at the head of the file chooses that"
+         out/d1 (and so for 1 more); \"# copy=kubefile\" at the head of the file chooses that"
     );
     let refused = difference(CopyRule::Kubefile, "*.yaml manifests").unwrap();
-    assert!(refused.contains("refused: several sources need"), "{refused}");
+    assert!(refused.contains("it is refused: several sources need"), "{refused}");
     for line in ["charts charts", "imageList .", "imageList manifests/", ". x", "amd64/bin bin"] {
         for rule in [CopyRule::Docker, CopyRule::Kubefile] {
             assert_eq!(difference(rule, line), None, "{line}");

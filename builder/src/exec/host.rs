@@ -3,13 +3,15 @@
 //! Every mount is read-only and without device nodes, except the rootfs, a private `/tmp` and
 //! `/var/tmp`, and a private `/dev`. `/run` is hidden: the sockets of the host's daemons lie
 //! there. Reading the host's files is what this isolation is for, and stays possible; so does the
-//! host's network, as in container isolation.
+//! host's network, as in container isolation, and with it a socket that a daemon keeps elsewhere
+//! or in the abstract name space.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::MsFlags;
 
 use crate::rootfs::{RootDir, magic_path};
@@ -138,8 +140,18 @@ fn is_null(path: &Path) -> bool {
 fn is_reachable(mount: &Mount) -> Result<bool, Failure> {
     match open_path(&mount.path) {
         Ok(fd) => Ok(mount_id(fd)? == mount.id),
-        // The path itself is hidden by another mount.
-        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => Ok(false),
+        // The path is hidden by another mount, or leads through a dead or forbidden one: where
+        // we do not come with all privileges, the command does not come with fewer.
+        Err(
+            Errno::ENOENT
+            | Errno::ENOTDIR
+            | Errno::EACCES
+            | Errno::ELOOP
+            | Errno::ENOTCONN
+            | Errno::ESTALE
+            | Errno::EIO
+            | Errno::EHOSTDOWN,
+        ) => Ok(false),
         Err(error) => Err(error).or_fail("open", &mount.path),
     }
 }

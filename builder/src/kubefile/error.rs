@@ -105,7 +105,7 @@ impl fmt::Display for KubefileError {
 }
 
 /// The lines of a location, numbered, with a marker under a part of the first.
-fn write_source(
+pub(crate) fn write_source(
     f: &mut fmt::Formatter<'_>,
     location: &Location,
     marked: impl Fn(&str) -> std::ops::Range<usize>,

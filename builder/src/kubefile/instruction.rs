@@ -22,7 +22,7 @@ pub enum Keyword {
     Cmds,
     /// `CNI`, not yet supported.
     Cni,
-    /// See [`Copy`].
+    /// See [`Copy`](struct@Copy).
     Copy,
     /// `CSI`, not yet supported.
     Csi,

@@ -296,7 +296,12 @@ impl<'a> Parser<'a> {
             });
         }
         match &self.line.heredocs[..] {
-            [] => Ok(Run { command: self.command(Keyword::Run, rest)? }),
+            [] => match self.command(Keyword::Run, rest)? {
+                Command::Exec(arguments) if arguments.is_empty() => {
+                    Err(self.syntax("RUN needs a command, and [] is none"))
+                }
+                command => Ok(Run { command }),
+            },
             [body] if words::heredoc_start(rest, self.escape).is_some() => self.script(body),
             bodies => {
                 // The shell reads its own heredocs.

@@ -164,6 +164,7 @@ fn commands() {
     assert!(warned.warnings[0].to_string().starts_with("Kubefile:2: CMD looks like"), "{warned:?}");
     assert!(parse("FROM x\nRUN [ -f a ]").unwrap().warnings.is_empty());
     error("CMD");
+    error("RUN []");
     error("SHELL /bin/sh");
     error("VOLUME [\"\"]");
 }

@@ -5,6 +5,7 @@ fn platform(architecture: &str, variant: Option<&str>) -> Platform {
         architecture: architecture.to_owned(),
         os: "linux".to_owned(),
         variant: variant.map(str::to_owned),
+        extra: Default::default(),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::io;
 
 use super::index::Coding;
-use super::scan::{Piece, Sink, SpanStart};
+use super::scan::piece::{Piece, Sink, SpanStart};
 use crate::sys::{Inflate, State};
 
 /// Checkpoints are this far apart or a little more, in bytes of content. A read inflates one

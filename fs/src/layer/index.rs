@@ -10,18 +10,20 @@
 //!
 //! The entries are kept as they come, so that making an index needs memory for one entry only.
 
+mod build;
+
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
 use zerocopy::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Device, Entry, Kind, Timestamp};
+use super::{Device, Timestamp};
 use crate::blob::{BlobSource, FileBlob};
 use crate::digest::{DiffId, Digest};
-use crate::mapped::{self, Content, Format, MappedFile, Section};
+use crate::mapped::{Format, MappedFile};
+
+pub use build::IndexBuilder;
 
 const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 1, sections: 6 };
 const SUMMARY: usize = 0;
@@ -30,6 +32,9 @@ const EXTENTS: usize = 2;
 const XATTRS: usize = 3;
 const SPANS: usize = 4;
 const STRINGS: usize = 5;
+
+/// Content of a stored (uncompressed) span, in bytes. Small, as a read hashes whole spans.
+pub(super) const STORED_SPAN: u64 = 256 << 10;
 
 /// A run of a file's bytes in a layer's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,13 +181,13 @@ pub struct LayerIndex {
 /// An entry as it lies in the index.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryView<'a> {
-    /// See [`Entry::path`].
+    /// See [`Entry::path`](super::Entry::path).
     pub path: &'a [u8],
     /// What it is; a link's target lies in `link`.
     pub kind: ViewKind,
     /// Target of a symlink or hard link, else empty.
     pub link: &'a [u8],
-    /// See [`Entry::mode`].
+    /// See [`Entry::mode`](super::Entry::mode).
     pub mode: u32,
     /// Owner.
     pub uid: u32,
@@ -236,6 +241,11 @@ impl LayerIndex {
     /// Where the index of the layer with this digest lies below the store's `indexes` directory.
     pub fn path(indexes: &Path, digest: Digest) -> PathBuf {
         indexes.join(format!("{}.layer", digest.hex()))
+    }
+
+    /// All files that the index of the layer with this digest may consist of.
+    pub(crate) fn paths(indexes: &Path, digest: Digest) -> [PathBuf; 2] {
+        [Self::path(indexes, digest), unpacked_path(indexes, digest)]
     }
 
     /// Opens the index of the layer with this digest; `None` when it has to be made: there is
@@ -387,267 +397,5 @@ fn slice<T>(items: &[T], first: u64, count: u32) -> Option<&[T]> {
     items.get(first..first.checked_add(count as usize)?)
 }
 
-/// Writes an index entry by entry and span by span.
-#[derive(Debug)]
-pub struct IndexBuilder {
-    dir: PathBuf,
-    entries: Section,
-    extents: Section,
-    xattrs: Section,
-    spans: Section,
-    strings: Section,
-    unpacked: Option<Unpacked>,
-}
-
-/// The unpacked spans while they are written.
-#[derive(Debug)]
-struct Unpacked {
-    file: NamedTempFile,
-    len: u64,
-}
-
-impl IndexBuilder {
-    /// A builder whose index will lie in `indexes`.
-    pub fn new(indexes: &Path) -> io::Result<Self> {
-        let section = || Section::new(indexes);
-        Ok(Self {
-            dir: indexes.to_owned(),
-            entries: section()?,
-            extents: section()?,
-            xattrs: section()?,
-            spans: section()?,
-            strings: section()?,
-            unpacked: None,
-        })
-    }
-
-    /// Adds an entry; `extents` in the order of their file offsets, empty unless it is a file.
-    pub fn entry(&mut self, entry: &Entry, extents: &[Extent]) -> io::Result<()> {
-        let (kind, link, device) = match &entry.kind {
-            Kind::File => (ViewKind::File, &[][..], None),
-            Kind::Directory => (ViewKind::Directory, &[][..], None),
-            Kind::Symlink(target) => (ViewKind::Symlink, &target[..], None),
-            Kind::Hardlink(target) => (ViewKind::Hardlink, &target[..], None),
-            Kind::CharDevice(device) => (ViewKind::CharDevice, &[][..], Some(device)),
-            Kind::BlockDevice(device) => (ViewKind::BlockDevice, &[][..], Some(device)),
-            Kind::Fifo => (ViewKind::Fifo, &[][..], None),
-        };
-        let kind = KINDS.iter().position(|k| *k == kind).expect("every kind is listed");
-        let device = device.copied().unwrap_or(Device { major: 0, minor: 0 });
-        let record = EntryRecord {
-            path: self.string(&entry.path)?,
-            link: self.string(link)?,
-            size: entry.size.into(),
-            seconds: entry.mtime.seconds.into(),
-            nanos: entry.mtime.nanos.into(),
-            mode: entry.mode.into(),
-            uid: entry.uid.into(),
-            gid: entry.gid.into(),
-            major: device.major.into(),
-            minor: device.minor.into(),
-            kind: count(kind)?,
-            extent_count: count(extents.len())?,
-            first_extent: (self.extents.len() / size_of::<ExtentRecord>() as u64).into(),
-            first_xattr: (self.xattrs.len() / size_of::<XattrRecord>() as u64).into(),
-            xattr_count: count(entry.xattrs.len())?,
-        };
-        for extent in extents {
-            self.extents.record(&ExtentRecord {
-                file_offset: extent.file_offset.into(),
-                content_offset: extent.content_offset.into(),
-                len: extent.len.into(),
-            })?;
-        }
-        for (name, value) in &entry.xattrs {
-            let record = XattrRecord { name: self.string(name)?, value: self.string(value)? };
-            self.xattrs.record(&record)?;
-        }
-        self.entries.record(&record)?;
-        Ok(())
-    }
-
-    /// Adds a span; they come in the order of the content and without gaps. `window` is the
-    /// output before a deflate span, empty where it needs none.
-    pub fn span(&mut self, span: &Span, window: &[u8]) -> io::Result<()> {
-        // Level 1: windows compress to a third, and the pass must not wait for them.
-        let packed = if window.is_empty() { Vec::new() } else { zstd::bulk::compress(window, 1)? };
-        let coding = CODINGS.iter().position(|coding| *coding == span.coding);
-        let record = SpanRecord {
-            content_offset: span.content_offset.into(),
-            content_len: span.content_len.into(),
-            blob_offset: span.blob_offset.into(),
-            blob_len: span.blob_len.into(),
-            window: self.string(&packed)?,
-            coding: count(coding.expect("every coding is listed"))?,
-            bits: u32::from(span.bits).into(),
-            hash: span.hash,
-        };
-        self.spans.record(&record)?;
-        Ok(())
-    }
-
-    /// Adds a span of this content that cannot be decoded from the blob alone.
-    pub fn unpacked_span(&mut self, content_offset: u64, content: &[u8]) -> io::Result<()> {
-        if self.unpacked.is_none() {
-            let file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.dir)?;
-            self.unpacked = Some(Unpacked { file, len: 0 });
-        }
-        let unpacked = self.unpacked.as_mut().expect("made above");
-        let span = Span {
-            content_offset,
-            content_len: content.len() as u64,
-            blob_offset: unpacked.len,
-            blob_len: content.len() as u64,
-            coding: Coding::Unpacked,
-            bits: 0,
-            hash: *blake3::hash(content).as_bytes(),
-        };
-        // Zeros stay holes.
-        if content.iter().any(|byte| *byte != 0) {
-            unpacked.file.as_file().write_all_at(content, unpacked.len)?;
-        }
-        unpacked.len += content.len() as u64;
-        self.span(&span, &[])
-    }
-
-    /// Writes the index under its name and opens it.
-    pub fn finish(mut self, summary: &Summary) -> io::Result<LayerIndex> {
-        let unpacked_len = self.unpacked.as_ref().map_or(0, |unpacked| unpacked.len);
-        if let Some(Unpacked { file, len }) = self.unpacked.take() {
-            file.as_file().set_len(len)?;
-            file.as_file().sync_data()?;
-            let path = unpacked_path(&self.dir, summary.digest);
-            file.persist(path).map_err(|error| error.error)?;
-        }
-        let record = SummaryRecord {
-            digest: *summary.digest.as_bytes(),
-            diff_id: *summary.diff_id.digest().as_bytes(),
-            blob_len: summary.blob_len.into(),
-            content_len: summary.content_len.into(),
-            unpacked_len: unpacked_len.into(),
-        };
-        let contents = vec![
-            Content::Bytes(record.as_bytes().to_vec()),
-            Content::Section(self.entries),
-            Content::Section(self.extents),
-            Content::Section(self.xattrs),
-            Content::Section(self.spans),
-            Content::Section(self.strings),
-        ];
-        let path = LayerIndex::path(&self.dir, summary.digest);
-        mapped::write(&path, FORMAT, contents)?;
-        LayerIndex::open(&self.dir, summary.digest)?
-            .ok_or_else(|| io::Error::other("a new layer index cannot be read back"))
-    }
-
-    fn string(&mut self, bytes: &[u8]) -> io::Result<StringRef> {
-        Ok(StringRef { at: self.strings.push(bytes)?.into(), len: count(bytes.len())? })
-    }
-}
-
-fn count(n: usize) -> io::Result<U32> {
-    let n = u32::try_from(n).map_err(|_| io::Error::other("an entry has too many parts"))?;
-    Ok(n.into())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(path: &str, kind: Kind) -> Entry {
-        Entry {
-            path: path.into(),
-            kind,
-            mode: 0o4755,
-            uid: 1,
-            gid: u32::MAX,
-            mtime: Timestamp { seconds: -5, nanos: 7 },
-            size: 9,
-            xattrs: vec![(b"user.a".to_vec(), b"\0v".to_vec())],
-        }
-    }
-
-    fn summary() -> Summary {
-        Summary {
-            digest: Digest::of(b"x"),
-            diff_id: DiffId::new(Digest::of(b"y")),
-            blob_len: 100,
-            content_len: 30,
-        }
-    }
-
-    fn span(content_offset: u64, content_len: u64) -> Span {
-        let coding = Coding::Deflate;
-        let hash = [7; 32];
-        Span { content_offset, content_len, blob_offset: 3, blob_len: 4, coding, bits: 5, hash }
-    }
-
-    #[test]
-    fn what_goes_in_comes_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut builder = IndexBuilder::new(dir.path()).unwrap();
-        let extents = [Extent { file_offset: 0, content_offset: 512, len: 9 }];
-        builder.entry(&entry("a/b", Kind::File), &extents).unwrap();
-        let device = Device { major: 8, minor: 1 };
-        builder.entry(&entry("a/l", Kind::Symlink(b"../x".to_vec())), &[]).unwrap();
-        builder.entry(&entry("d", Kind::BlockDevice(device)), &[]).unwrap();
-        builder.span(&span(0, 10), &[]).unwrap();
-        builder.span(&span(10, 20), &[1; 5000]).unwrap();
-        let index = builder.finish(&summary()).unwrap();
-
-        assert_eq!(index.len(), 3);
-        let file = index.entry(0).unwrap();
-        assert_eq!((file.path, file.kind, file.mode), (&b"a/b"[..], ViewKind::File, 0o4755));
-        assert_eq!(file.mtime, Timestamp { seconds: -5, nanos: 7 });
-        assert_eq!(index.extents(&file).unwrap().collect::<Vec<_>>(), extents);
-        assert_eq!(index.xattrs(&file).unwrap(), [(&b"user.a"[..], &b"\0v"[..])]);
-        assert_eq!(index.entry(1).unwrap().link, b"../x");
-        assert_eq!(index.entry(2).unwrap().device, device);
-        assert!(index.entry(3).is_err());
-
-        assert_eq!(
-            [0, 9, 10, 29, 30].map(|at| index.span_at(at)),
-            [Some(0), Some(0), Some(1), Some(1), None]
-        );
-        assert_eq!(index.span(1).unwrap(), span(10, 20));
-        assert!(index.window(0).unwrap().is_empty());
-        let window = zstd::bulk::decompress(index.window(1).unwrap(), 1 << 15).unwrap();
-        assert_eq!(window, [1; 5000]);
-        assert_eq!(
-            *LayerIndex::open(dir.path(), Digest::of(b"x")).unwrap().unwrap().summary(),
-            summary()
-        );
-        assert!(LayerIndex::open(dir.path(), Digest::of(b"z")).unwrap().is_none());
-    }
-
-    #[test]
-    fn damage_is_an_error_and_not_a_panic() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut builder = IndexBuilder::new(dir.path()).unwrap();
-        builder.entry(&entry("a", Kind::File), &[]).unwrap();
-        builder.span(&span(0, 10), &[1; 100]).unwrap();
-        let path = LayerIndex::path(dir.path(), Digest::of(b"x"));
-        drop(builder.finish(&summary()).unwrap());
-        let whole = std::fs::read(&path).unwrap();
-        let mut errors = 0;
-        for at in FORMAT_HEADER..whole.len() {
-            let mut broken = whole.clone();
-            broken[at] ^= 0xff;
-            std::fs::remove_file(&path).unwrap();
-            std::fs::write(&path, &broken).unwrap();
-            let Some(index) = LayerIndex::open(dir.path(), Digest::of(b"x")).unwrap() else {
-                continue;
-            };
-            let entry = index.entry(0);
-            errors += usize::from(entry.is_err());
-            if let Ok(entry) = entry {
-                errors += usize::from(index.xattrs(&entry).is_err());
-                errors += usize::from(index.extents(&entry).is_err());
-            }
-            errors += usize::from(index.span(0).is_err()) + usize::from(index.window(0).is_err());
-        }
-        assert!(errors > 10, "only {errors} damages were seen");
-    }
-
-    const FORMAT_HEADER: usize = 24 + 6 * 16 + 32;
-}
+mod tests;

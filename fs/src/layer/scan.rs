@@ -8,11 +8,15 @@
 //! sets the pace. Memory is that of the pieces in flight, whatever the layer's size. The index
 //! gets its name only when the blob's digest and the diffID were found right.
 
+pub(super) mod piece;
+
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
-use super::index::{Coding, Extent, IndexBuilder, LayerIndex, Span, Summary};
+use piece::{Piece, Sink, SpanStart};
+
+use super::index::{Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Span, Summary};
 use super::tar::{TarError, TarReader};
 use super::{Entry, gzip, zstd};
 use crate::blob::BlobReader;
@@ -23,8 +27,6 @@ use crate::oci::Layer;
 const PIECE: usize = 256 << 10;
 /// Pieces between two stages.
 const AHEAD: usize = 8;
-/// Content of a stored (uncompressed) span. Small, as a read hashes whole spans.
-pub(super) const STORED_SPAN: u64 = 256 << 10;
 /// A span that grows beyond this is unpacked to disk, in bytes of content: it would have to be
 /// decoded whole for every read. Deflate blocks of most compressors end well before, but some
 /// (zlib-ng at level 1) put a whole file in one, and many zstd layers are a single frame.
@@ -149,37 +151,6 @@ fn index_error(dir: &Path, layer: Digest, source: io::Error) -> LayerError {
     LayerError::Index { layer, dir: dir.to_owned(), source }
 }
 
-/// What passes from the decoder to the indexer.
-#[derive(Debug)]
-pub(super) enum Piece {
-    /// A span starts with the data that follows.
-    Span(SpanStart),
-    /// Content.
-    Data(Vec<u8>),
-    /// The content is complete. Without it, the decoder failed.
-    End,
-}
-
-/// The start of a span in the blob.
-#[derive(Debug)]
-pub(super) struct SpanStart {
-    pub(super) blob_offset: u64,
-    pub(super) coding: Coding,
-    pub(super) bits: u8,
-    pub(super) window: Vec<u8>,
-}
-
-/// Where a decoder puts its pieces.
-#[derive(Debug)]
-pub(super) struct Sink<'a>(&'a SyncSender<Piece>);
-
-impl Sink<'_> {
-    /// Passes a piece on; `BrokenPipe` when nobody wants it any more.
-    pub(super) fn send(&mut self, piece: Piece) -> io::Result<()> {
-        self.0.send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
 /// First stage. It goes on to the end of the blob even when nobody takes its pieces any more, to
 /// know whether the blob is the one that the manifest means.
 fn read_blob(
@@ -253,7 +224,7 @@ impl Decoder {
 
 /// Second stage.
 fn decode(blob: Receiver<Vec<u8>>, out: SyncSender<Piece>) -> io::Result<()> {
-    let mut sink = Sink(&out);
+    let mut sink = Sink::new(&out);
     let mut pieces = full_pieces(blob);
     let first = pieces.next().unwrap_or_default();
     let mut decoder = Decoder::for_content(&first)?;

@@ -7,7 +7,9 @@
 //! Authority: POSIX `pax` (ustar interchange format, pax header block), the GNU tar manual
 //! ("Basic Tar Format", "Storing Sparse Files"). Where they leave room we do what Go's
 //! `archive/tar` does, because Docker, containerd and buildah read layers with it: global PAX
-//! headers have no effect, links have no content, the first zero block ends the archive.
+//! headers have no effect; links, directories, devices have no content, whatever their size says; a
+//! zero block ends the archive, and then either another one or nothing follows; the padding of
+//! the last file and the zero blocks may be missing.
 
 mod header;
 mod pax;
@@ -21,6 +23,7 @@ use super::{Device, Entry, Kind};
 pub(super) use header::BLOCK;
 use header::{Header, TypeFlag};
 use pax::Pax;
+use sparse::Form;
 
 /// A header that describes the next one (PAX records, GNU long names) may not be larger, in
 /// bytes. Go's reader has the same limit.
@@ -55,6 +58,9 @@ pub enum Problem {
     /// The header's sum is wrong.
     #[error("its checksum is wrong, this is no tar header")]
     Checksum,
+    /// The end of the archive, but there is more.
+    #[error("there is a zero block in front of it, which only the end of a layer may have")]
+    LoneZeros,
     /// A number cannot be read or is out of range.
     #[error("bad number for {0}")]
     Number(&'static str),
@@ -110,7 +116,9 @@ pub struct TarReader<R> {
     input: R,
     /// Bytes read so far.
     offset: u64,
-    /// Bytes of content and padding of the last member that are still to be skipped.
+    /// Where the last header starts.
+    header_offset: u64,
+    /// Bytes of content of the last member that are still to be skipped.
     left: u64,
 }
 
@@ -125,24 +133,23 @@ struct Before {
 impl<R: Read> TarReader<R> {
     /// A reader at the start of a stream.
     pub fn new(input: R) -> Self {
-        Self { input, offset: 0, left: 0 }
+        Self { input, offset: 0, header_offset: 0, left: 0 }
     }
 
     /// The next member; `None` at the end of the archive. What lies behind the end is not read.
     pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
-        self.skip_content().map_err(|what| self.error_at(self.offset, what))?;
         let mut before = Before::default();
         loop {
-            let start = self.offset;
-            let Some(header) = self.header().map_err(|what| self.error_at(start, what))? else {
-                return Ok(None);
-            };
+            self.skip_content().map_err(|what| self.error(Vec::new(), what))?;
+            self.header_offset = self.offset;
+            let header = self.header().map_err(|what| self.error(Vec::new(), what))?;
+            let Some(header) = header else { return Ok(None) };
             match self.take(&header, &mut before) {
                 Ok(Some(member)) => return Ok(Some(member)),
                 Ok(None) => {}
                 Err(what) => {
                     let path = before.name.unwrap_or_else(|| header.name());
-                    return Err(TarError { offset: start, path, what });
+                    return Err(self.error(path, what));
                 }
             }
         }
@@ -151,7 +158,7 @@ impl<R: Read> TarReader<R> {
     /// Reads what lies behind the end of the archive.
     pub fn drain(&mut self) -> Result<(), TarError> {
         let drained = io::copy(&mut self.input, &mut io::sink());
-        let n = drained.map_err(|error| self.error_at(self.offset, error.into()))?;
+        let n = drained.map_err(|error| self.error(Vec::new(), error.into()))?;
         self.offset += n;
         Ok(())
     }
@@ -166,34 +173,45 @@ impl<R: Read> TarReader<R> {
         self.input
     }
 
-    fn error_at(&self, offset: u64, what: Problem) -> TarError {
-        TarError { offset, path: Vec::new(), what }
+    fn error(&self, path: Vec<u8>, what: Problem) -> TarError {
+        TarError { offset: self.header_offset, path, what }
     }
 
     /// Reads a header block; `None` at the end.
     fn header(&mut self) -> Result<Option<Header>, Problem> {
+        let Some(block) = self.block()? else { return Ok(None) };
+        if block != [0; BLOCK] {
+            return Header::parse(block).map(Some);
+        }
+        match self.block()? {
+            None => Ok(None),
+            Some(block) if block == [0; BLOCK] => Ok(None),
+            Some(_) => Err(Problem::LoneZeros),
+        }
+    }
+
+    /// Reads a block; `None` at the end of the stream.
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, Problem> {
         let mut block = [0; BLOCK];
         let n = read_full(&mut self.input, &mut block)?;
         self.offset += n as u64;
-        // A stream may end without end blocks, but not within a header.
-        if n == 0 || (n == BLOCK && block == [0; BLOCK]) {
-            return Ok(None);
+        match n {
+            0 => Ok(None),
+            BLOCK => Ok(Some(block)),
+            _ => Err(Problem::Truncated),
         }
-        if n < BLOCK {
-            return Err(Problem::Truncated);
-        }
-        Header::parse(block).map(Some)
     }
 
     /// Handles one header: remembers what it says of the next, or makes a member of it.
     fn take(&mut self, header: &Header, before: &mut Before) -> Result<Option<Member>, Problem> {
         match header.type_flag() {
             TypeFlag::Pax => before.pax = Pax::parse(&self.meta(header)?)?,
-            TypeFlag::LongName => before.name = Some(until_nul(self.meta(header)?)),
-            TypeFlag::LongLink => before.link = Some(until_nul(self.meta(header)?)),
+            TypeFlag::LongName => before.name = until_nul(self.meta(header)?),
+            TypeFlag::LongLink => before.link = until_nul(self.meta(header)?),
             TypeFlag::PaxGlobal | TypeFlag::VolumeLabel => {
-                self.left = padded(header.size()?)?;
-                self.skip_content()?;
+                // It is a member of its own, to which what came before belongs.
+                *before = Before::default();
+                self.left = header.size()?;
             }
             _ => return self.member(header, before).map(Some),
         }
@@ -206,45 +224,50 @@ impl<R: Read> TarReader<R> {
         if size > MAX_META {
             return Err(Problem::TooMuchMeta(size));
         }
-        let mut data = vec![0; usize::try_from(padded(size)?).expect("at most 1 MiB")];
+        let size = usize::try_from(size).expect("at most 1 MiB");
+        let mut data = vec![0; size.next_multiple_of(BLOCK)];
         self.read_exact(&mut data)?;
-        data.truncate(usize::try_from(size).expect("at most 1 MiB"));
+        data.truncate(size);
         Ok(data)
     }
 
     fn member(&mut self, header: &Header, before: &mut Before) -> Result<Member, Problem> {
-        let raw_name = match before.pax.sparse_name().or(before.pax.path()) {
-            Some(name) => name.to_vec(),
-            None => before.name.take().unwrap_or_else(|| header.name()),
+        let pax = std::mem::take(&mut before.pax);
+        let form = sparse_form(header, &pax)?;
+        let sparse_name = form.and_then(|_| pax.sparse(b"name"));
+        // As in Go, GNU's long names win over PAX.
+        let raw_name = match (sparse_name, before.name.take(), pax.path()) {
+            (Some(name), ..) | (None, None, Some(name)) => name.to_vec(),
+            (None, Some(name), _) => name,
+            (None, None, None) => header.name(),
         };
-        let stored = before.pax.size()?.map_or_else(|| header.size(), Ok)?;
         let flag = match header.type_flag() {
-            // v7 tar marks directories by a slash at the end of the name.
-            TypeFlag::File if raw_name.ends_with(b"/") => TypeFlag::Directory,
+            TypeFlag::V7File if raw_name.ends_with(b"/") => TypeFlag::Directory,
+            TypeFlag::V7File => TypeFlag::File,
             flag => flag,
         };
         let path = clean_path(&raw_name);
         // For the message of an error, should there be one.
         before.name = Some(raw_name);
         let path = path?;
-        if path.is_empty() && flag != TypeFlag::Directory {
+        if path.is_empty() && !matches!(flag, TypeFlag::Directory | TypeFlag::DumpDirectory) {
             return Err(Problem::NoName);
         }
-        let link = match before.pax.link_path() {
-            Some(link) => link.to_vec(),
-            None => before.link.take().unwrap_or_else(|| header.link_name()),
+        let link = match (before.link.take(), pax.link_path()) {
+            (Some(link), _) => link,
+            (None, Some(link)) => link.to_vec(),
+            (None, None) => header.link_name(),
         };
         let kind = kind(header, flag, link)?;
+        let stored = pax.size()?.map_or_else(|| header.size(), Ok)?;
         let (size, extents) = match flag {
-            TypeFlag::File | TypeFlag::GnuSparse => self.content(header, &before.pax, stored)?,
-            // GNU's dump directories carry a list of names.
-            TypeFlag::Directory => {
-                self.left = padded(stored)?;
+            TypeFlag::File | TypeFlag::GnuSparse => self.content(header, &pax, form, stored)?,
+            TypeFlag::DumpDirectory => {
+                self.left = stored;
                 (0, Vec::new())
             }
             _ => (0, Vec::new()),
         };
-        let pax = std::mem::take(&mut before.pax);
         let entry = Entry {
             path,
             kind,
@@ -263,6 +286,7 @@ impl<R: Read> TarReader<R> {
         &mut self,
         header: &Header,
         pax: &Pax,
+        form: Option<Form>,
         stored: u64,
     ) -> Result<(u64, Vec<Extent>), Problem> {
         if stored > i64::MAX as u64 {
@@ -275,17 +299,21 @@ impl<R: Read> TarReader<R> {
                 self.read_exact(&mut block)?;
                 Ok(block)
             })?
-        } else if let Some(map) = sparse::pax_inline(pax)? {
-            map
-        } else if let Some(size) = sparse::pax_in_data(pax)? {
-            let (runs, used) = sparse::read_map(|block| self.read_exact(block), stored)?;
-            data_len = stored - used;
-            (size, runs)
         } else {
-            let whole = sparse::Run { offset: 0, len: stored };
-            (stored, if stored == 0 { Vec::new() } else { vec![whole] })
+            let size = sparse::pax_size(pax)?.filter(|_| form.is_some()).unwrap_or(stored);
+            let runs = match form {
+                None if stored == 0 => Vec::new(),
+                None => vec![sparse::Run { offset: 0, len: stored }],
+                Some(Form::Inline) => sparse::inline_map(pax)?,
+                Some(Form::InData) => {
+                    let (runs, used) = sparse::read_map(|block| self.read_exact(block), stored)?;
+                    data_len -= used;
+                    runs
+                }
+            };
+            (size, runs)
         };
-        self.left = padded(data_len)?;
+        self.left = data_len;
         let extents = sparse::extents(&runs, size, data_len, self.offset)?;
         Ok((size, extents))
     }
@@ -296,6 +324,8 @@ impl<R: Read> TarReader<R> {
         if n == buf.len() { Ok(()) } else { Err(Problem::Truncated) }
     }
 
+    /// Skips what is left of the last member's content, and its padding, which may be missing at
+    /// the end of the stream.
     fn skip_content(&mut self) -> Result<(), Problem> {
         let skipped = io::copy(&mut (&mut self.input).take(self.left), &mut io::sink())?;
         self.offset += skipped;
@@ -303,7 +333,19 @@ impl<R: Read> TarReader<R> {
             return Err(Problem::Truncated);
         }
         self.left = 0;
+        let block = BLOCK as u64;
+        let padding = self.offset.wrapping_neg() % block;
+        self.offset += io::copy(&mut (&mut self.input).take(padding), &mut io::sink())?;
         Ok(())
+    }
+}
+
+/// The form of a sparse file with PAX records; only a plain file can be one.
+fn sparse_form(header: &Header, pax: &Pax) -> Result<Option<Form>, Problem> {
+    match (header.type_flag(), sparse::form(pax)) {
+        (TypeFlag::GnuSparse, _) | (_, None) => Ok(None),
+        (TypeFlag::File | TypeFlag::V7File, form) => Ok(form),
+        _ => Err(Problem::Sparse),
     }
 }
 
@@ -313,7 +355,7 @@ fn kind(header: &Header, flag: TypeFlag, link: Vec<u8>) -> Result<Kind, Problem>
     };
     Ok(match flag {
         TypeFlag::File | TypeFlag::GnuSparse => Kind::File,
-        TypeFlag::Directory => Kind::Directory,
+        TypeFlag::Directory | TypeFlag::DumpDirectory => Kind::Directory,
         TypeFlag::Hardlink => {
             let target = clean_path(&link)?;
             if target.is_empty() {
@@ -328,7 +370,8 @@ fn kind(header: &Header, flag: TypeFlag, link: Vec<u8>) -> Result<Kind, Problem>
         TypeFlag::CharDevice => Kind::CharDevice(device()?),
         TypeFlag::BlockDevice => Kind::BlockDevice(device()?),
         TypeFlag::Fifo => Kind::Fifo,
-        TypeFlag::Pax
+        TypeFlag::V7File
+        | TypeFlag::Pax
         | TypeFlag::PaxGlobal
         | TypeFlag::LongName
         | TypeFlag::LongLink
@@ -369,15 +412,12 @@ pub(super) fn clean_path(raw: &[u8]) -> Result<Vec<u8>, Problem> {
     if path.len() >= MAX_PATH { Err(Problem::LongName) } else { Ok(path) }
 }
 
-fn until_nul(mut data: Vec<u8>) -> Vec<u8> {
+/// The text before the first NUL, if there is any.
+fn until_nul(mut data: Vec<u8>) -> Option<Vec<u8>> {
     if let Some(end) = data.iter().position(|byte| *byte == 0) {
         data.truncate(end);
     }
-    data
-}
-
-fn padded(size: u64) -> Result<u64, Problem> {
-    size.checked_next_multiple_of(BLOCK as u64).ok_or(Problem::Number("size"))
+    (!data.is_empty()).then_some(data)
 }
 
 /// Fills `buf` as far as the input goes.

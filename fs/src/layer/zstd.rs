@@ -7,7 +7,7 @@ use std::io;
 use zstd::stream::raw::{Decoder, Operation};
 
 use super::index::Coding;
-use super::scan::{Piece, Sink, SpanStart};
+use super::scan::piece::{Piece, Sink, SpanStart};
 
 /// Frames are put together until a span has this many bytes of content.
 const SPAN: u64 = 1 << 20;

@@ -106,12 +106,8 @@ impl Pending {
         let path = self.dir.log();
         let log = File::options().create(true).append(true).open(&path).at("open", &path)?;
         let lock = self.lock.take().expect("taken only here, and this consumes");
-        let child = server
-            .current_dir("/")
-            .stdin(Stdio::from(lock))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::from(log))
-            .spawn();
+        let child =
+            server.stdin(Stdio::from(lock)).stdout(Stdio::piped()).stderr(Stdio::from(log)).spawn();
         // The command holds a copy of the lock.
         drop(server);
         let mut child = match child {

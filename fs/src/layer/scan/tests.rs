@@ -1,8 +1,10 @@
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use proptest::prelude::*;
 
 use super::*;
-use crate::blob::FileBlob;
+use crate::blob::{BlobSource, FileBlob};
 use crate::layer::index::ViewKind;
 use crate::oci::manifest::{Descriptor, LAYER_TAR};
 
@@ -194,4 +196,136 @@ fn a_bomb_takes_no_memory() {
     let largest = (0..index.span_count()).map(|n| index.span(n).unwrap().content_len).max();
     assert!(largest.unwrap() < 16 << 20, "{largest:?}");
     assert_eq!(index.entry(0).unwrap().size, 300 << 20);
+}
+
+/// A blob in memory.
+#[derive(Debug)]
+struct Bytes(Vec<u8>);
+
+impl BlobSource for Bytes {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let rest = self.0.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+        let n = buf.len().min(rest.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+}
+
+/// An indexed layer that something happens to.
+struct Victim {
+    dir: tempfile::TempDir,
+    blob: Vec<u8>,
+    content: Vec<u8>,
+    index: LayerIndex,
+}
+
+impl Victim {
+    fn new(blob: Vec<u8>, content: &[u8]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let index = scan(&layer(dir.path(), &blob, content), dir.path(), &|_| ()).unwrap();
+        Self { dir, blob, content: content.to_vec(), index }
+    }
+
+    /// Decodes every span of `blob` as `index` says; how many gave the right bytes. All others
+    /// have to be errors.
+    fn decode(&self, index: &LayerIndex, blob: Vec<u8>) -> usize {
+        let blob = Bytes(blob);
+        let mut right = 0;
+        for number in 0..index.span_count() {
+            if let Ok(content) = crate::span::decode(index, &blob, number) {
+                let start = usize::try_from(index.span(number).unwrap().content_offset).unwrap();
+                assert!(self.content.get(start..start + content.len()) == Some(&content));
+                right += 1;
+            }
+        }
+        right
+    }
+}
+
+/// One a coding; gzip with checkpoints within a member, at its start, and across borders.
+fn victims() -> &'static [Victim] {
+    static VICTIMS: OnceLock<Vec<Victim>> = OnceLock::new();
+    VICTIMS.get_or_init(|| {
+        let tar = sample((5 << 20) / 2);
+        let members = tar.chunks(400_000).flat_map(gzip).collect();
+        let frames = tar.chunks(300_000).flat_map(zstd_frame).collect();
+        let blobs = [gzip_level(&tar, 6), members, gzip_level(&tar, 0), frames, tar.clone()];
+        blobs.into_iter().map(|blob| Victim::new(blob, &tar)).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_damaged_blob_gives_an_error_or_the_right_bytes(
+        at in any::<prop::sample::Index>(),
+        flip in 1..=255u8,
+    ) {
+        for victim in victims() {
+            let mut blob = victim.blob.clone();
+            let at = at.index(blob.len());
+            blob[at] ^= flip;
+            let spans = victim.index.span_count();
+            let right = victim.decode(&victim.index, blob);
+            // A span has at most the damage and the byte that it shares with the one before.
+            prop_assert!(right + 2 >= spans, "{right} of {spans} spans");
+            let cut = victim.blob[..at].to_vec();
+            prop_assert!(victim.decode(&victim.index, cut) < spans);
+        }
+    }
+
+    #[test]
+    fn a_damaged_index_gives_an_error_or_the_right_bytes(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 1..=255u8), 1..4),
+    ) {
+        for victim in victims() {
+            let digest = victim.index.summary().digest;
+            let mut index = std::fs::read(LayerIndex::path(victim.dir.path(), digest)).unwrap();
+            for (at, flip) in &damage {
+                // Half of it in the tables of entries and spans, which are small.
+                let end = if flip % 2 == 0 { index.len().min(1500) } else { index.len() };
+                let at = at.index(end);
+                index[at] ^= flip;
+            }
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(LayerIndex::path(dir.path(), digest), index).unwrap();
+            if let Some(index) = LayerIndex::open(dir.path(), digest).unwrap() {
+                let blob = Bytes(victim.blob.clone());
+                for number in 0..index.span_count() {
+                    if let Ok(content) = crate::span::decode(&index, &blob, number) {
+                        let span = victim.index.span(number).unwrap();
+                        let start = usize::try_from(span.content_offset).unwrap();
+                        let expected = &victim.content[start..][..content.len()];
+                        prop_assert!(content == expected);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_flip_of_a_small_blob_goes_unnoticed() {
+    let tar = sample(600);
+    let gzip = [gzip_level(&tar[..700], 6), gzip_level(&tar[700..], 1)].concat();
+    for blob in [gzip, zstd_frame(&tar)] {
+        let victim = Victim::new(blob, &tar);
+        assert_eq!(victim.decode(&victim.index, victim.blob.clone()), victim.index.span_count());
+        for at in 0..victim.blob.len() {
+            for flip in [1, 0x80, 0xff] {
+                let mut blob = victim.blob.clone();
+                blob[at] ^= flip;
+                victim.decode(&victim.index, blob);
+            }
+        }
+    }
 }

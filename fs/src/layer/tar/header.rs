@@ -14,11 +14,15 @@ pub(super) struct Header([u8; BLOCK]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TypeFlag {
     File,
+    /// A file, or a directory if its name ends in a slash.
+    V7File,
     Hardlink,
     Symlink,
     CharDevice,
     BlockDevice,
     Directory,
+    /// A directory with a list of its names as content.
+    DumpDirectory,
     Fifo,
     Pax,
     PaxGlobal,
@@ -50,12 +54,14 @@ impl Header {
     pub(super) fn type_flag(&self) -> TypeFlag {
         match self.0[156] {
             // 7 is a "contiguous file", which all systems treat as a plain one.
-            0 | b'0' | b'7' => TypeFlag::File,
+            b'0' | b'7' => TypeFlag::File,
+            0 => TypeFlag::V7File,
             b'1' => TypeFlag::Hardlink,
             b'2' => TypeFlag::Symlink,
             b'3' => TypeFlag::CharDevice,
             b'4' => TypeFlag::BlockDevice,
-            b'5' | b'D' => TypeFlag::Directory,
+            b'5' => TypeFlag::Directory,
+            b'D' => TypeFlag::DumpDirectory,
             b'6' => TypeFlag::Fifo,
             b'x' | b'X' => TypeFlag::Pax,
             b'g' => TypeFlag::PaxGlobal,
@@ -70,9 +76,24 @@ impl Header {
     /// The name, with the ustar prefix.
     pub(super) fn name(&self) -> Vec<u8> {
         let name = field(&self.0[..100]);
-        // GNU puts other things where ustar has the prefix.
-        let prefix = if &self.0[257..263] == b"ustar\0" { field(&self.0[345..500]) } else { b"" };
+        let prefix = if self.has_prefix() { field(&self.0[345..500]) } else { b"" };
         if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+    }
+
+    fn has_prefix(&self) -> bool {
+        if !self.is_gnu() {
+            return &self.0[257..263] == b"ustar\0";
+        }
+        // GNU has two times in this place. Go before 1.8, and so Docker of that age, wrote the
+        // prefix there all the same (go.dev/issue/21005).
+        let is_time = |bytes: &[u8]| bytes[0] == 0 || number(bytes).is_some();
+        let times = is_time(&self.0[345..357]) && is_time(&self.0[357..369]);
+        !times && field(&self.0[345..500]).is_ascii()
+    }
+
+    /// Whether this is GNU's own format.
+    pub(super) fn is_gnu(&self) -> bool {
+        &self.0[257..265] == b"ustar  \0"
     }
 
     pub(super) fn link_name(&self) -> Vec<u8> {
@@ -132,18 +153,17 @@ fn number(bytes: &[u8]) -> Option<i128> {
     if bytes[0] & 0x80 == 0 {
         return octal(bytes).map(i128::from);
     }
-    // Two's complement over the whole field, the flag bit standing for the sign's neighbour.
-    let negative = bytes[0] & 0x40 != 0;
-    let start = if negative { -1 } else { 0 };
-    let first = i128::from(bytes[0] & 0x7f) - if negative { 0x80 } else { 0 };
-    let rest = bytes[1..].iter().fold(first, |n, byte| n << 8 | i128::from(*byte));
-    (rest.signum() >= start).then_some(rest)
+    // Two's complement of the whole field but the flag bit.
+    let sign = if bytes[0] & 0x40 == 0 { 0 } else { -0x80 };
+    let first = i128::from(bytes[0] & 0x7f) + sign;
+    Some(bytes[1..].iter().fold(first, |n, byte| n << 8 | i128::from(*byte)))
 }
 
 fn octal(bytes: &[u8]) -> Option<u64> {
-    let text = bytes.trim_ascii_start();
-    let text = text.split(|byte| *byte == 0 || *byte == b' ').next()?;
-    text.iter().try_fold(0u64, |n, digit| match digit {
+    let is_end = |byte: &u8| matches!(byte, 0 | b' ');
+    let start = bytes.iter().position(|byte| !is_end(byte)).unwrap_or(bytes.len());
+    let digits = bytes[start..].split(is_end).next()?;
+    digits.iter().try_fold(0u64, |n, digit| match digit {
         b'0'..=b'7' => n.checked_mul(8)?.checked_add(u64::from(digit - b'0')),
         _ => None,
     })
@@ -155,10 +175,12 @@ mod tests {
 
     #[test]
     fn numbers_in_all_their_forms() {
-        let cases: [(&[u8], Option<i128>); 9] = [
+        let cases: [(&[u8], Option<i128>); 11] = [
             (b"0000644\0", Some(0o644)),
             (b"   644 \0", Some(0o644)),
             (b"\0\0\0\0\0\0\0\0", Some(0)),
+            (b"\0 00644\0", Some(0o644)),
+            (b"\xc0\0\0\0\0\0\0\0", Some(-(1 << 62))),
             (b"77777777", Some(0o7777_7777)),
             (b"0000648\0", None),
             (b"\x80\0\0\0\0\0\x01\0", Some(256)),

@@ -12,6 +12,7 @@ pub(super) struct Pax {
     uid: Option<Vec<u8>>,
     gid: Option<Vec<u8>>,
     mtime: Option<Vec<u8>>,
+    /// Sorted by name.
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// `GNU.sparse.*` without the prefix, in order: version 0.0 repeats its keys.
     sparse: Vec<(Vec<u8>, Vec<u8>)>,
@@ -22,13 +23,17 @@ impl Pax {
         let mut pax = Self::default();
         while !data.is_empty() {
             let (key, value, rest) = record(data).ok_or(Problem::Pax)?;
-            pax.set(key, value);
+            pax.set(key, value)?;
             data = rest;
         }
+        // The last of several values holds: it comes first in what is kept of each name.
+        pax.xattrs.reverse();
+        pax.xattrs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        pax.xattrs.dedup_by(|(later, _), (first, _)| later == first);
         Ok(pax)
     }
 
-    fn set(&mut self, key: &[u8], value: &[u8]) {
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Problem> {
         let slot = match key {
             b"path" => &mut self.path,
             b"linkpath" => &mut self.link_path,
@@ -40,24 +45,23 @@ impl Pax {
         };
         // An empty value takes the record back: the header's own field holds.
         *slot = (!value.is_empty()).then(|| value.to_vec());
+        Ok(())
     }
 
-    fn set_prefixed(&mut self, key: &[u8], value: &[u8]) {
+    fn set_prefixed(&mut self, key: &[u8], value: &[u8]) -> Result<(), Problem> {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            self.xattrs.retain(|(known, _)| known != name);
+            if name.is_empty() || name.contains(&0) {
+                return Err(Problem::Pax);
+            }
             self.xattrs.push((name.to_vec(), value.to_vec()));
         } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
             self.sparse.push((name.to_vec(), value.to_vec()));
         }
+        Ok(())
     }
 
     pub(super) fn path(&self) -> Option<&[u8]> {
         self.path.as_deref()
-    }
-
-    /// The real name of a sparse file, whose `path` is a made-up one.
-    pub(super) fn sparse_name(&self) -> Option<&[u8]> {
-        self.sparse(b"name")
     }
 
     pub(super) fn link_path(&self) -> Option<&[u8]> {
@@ -81,9 +85,10 @@ impl Pax {
         self.mtime.as_deref().map(parse).transpose()
     }
 
-    /// The last value of a `GNU.sparse.` key.
+    /// The last value of a `GNU.sparse.` key, unless it is empty.
     pub(super) fn sparse(&self, key: &[u8]) -> Option<&[u8]> {
-        self.sparse.iter().rev().find(|(known, _)| known == key).map(|(_, value)| &value[..])
+        let found = self.sparse.iter().rev().find(|(known, _)| known == key);
+        found.map(|(_, value)| &value[..]).filter(|value| !value.is_empty())
     }
 
     /// All `GNU.sparse.` records in order.
@@ -92,8 +97,7 @@ impl Pax {
     }
 
     /// Names and values in the order of the names.
-    pub(super) fn into_xattrs(mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.xattrs.sort();
+    pub(super) fn into_xattrs(self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.xattrs
     }
 }

@@ -9,6 +9,9 @@ use crate::layer::index::Extent;
 /// A file in more runs than this is refused, which bounds memory.
 const MAX_RUNS: usize = 1 << 20;
 
+/// Digits of the largest number of 64 bits.
+const MAX_DIGITS: usize = 20;
+
 /// A run of data; what lies between runs is a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
@@ -16,11 +19,44 @@ pub(super) struct Run {
     pub(super) len: u64,
 }
 
+/// How PAX records describe a sparse file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Versions 0.0 and 0.1: the map is in the records.
+    Inline,
+    /// Version 1.0: the map stands before the data.
+    InData,
+}
+
+/// The form that the records say; `None` if they say nothing of a sparse file, or name a version
+/// that nobody knows, as in Go.
+pub(super) fn form(pax: &Pax) -> Option<Form> {
+    match (pax.sparse(b"major"), pax.sparse(b"minor")) {
+        (Some(b"0"), Some(b"0" | b"1")) => Some(Form::Inline),
+        (Some(b"1"), Some(b"0")) => Some(Form::InData),
+        // The first versions had no number.
+        (None, None) if pax.sparse(b"map").or(pax.sparse(b"offset")).is_some() => {
+            Some(Form::Inline)
+        }
+        _ => None,
+    }
+}
+
+/// The size of the file with its holes; `None` if it has no record of its own.
+pub(super) fn pax_size(pax: &Pax) -> Result<Option<u64>, Problem> {
+    let size = pax.sparse(b"size").or(pax.sparse(b"realsize"));
+    size.map(|size| decimal(size, "sparse size")).transpose()
+}
+
 /// Reads the old GNU form: four runs in the header, more in blocks that follow it.
 pub(super) fn gnu(
     header: &Header,
     mut next_block: impl FnMut() -> Result<[u8; BLOCK], Problem>,
 ) -> Result<(u64, Vec<Run>), Problem> {
+    // star has the same type flag for another layout.
+    if !header.is_gnu() {
+        return Err(Problem::Sparse);
+    }
     let (map, mut extended, size) = header.gnu_sparse();
     let mut runs = Vec::new();
     push_runs(map, &mut runs)?;
@@ -52,37 +88,30 @@ fn push(runs: &mut Vec<Run>, run: Run) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The map of PAX versions 0.0 (repeated records) and 0.1 (one list), if there is one.
-pub(super) fn pax_inline(pax: &Pax) -> Result<Option<(u64, Vec<Run>)>, Problem> {
-    let Some(size) = pax.sparse(b"size") else { return Ok(None) };
-    let mut runs = Vec::new();
-    if let Some(map) = pax.sparse(b"map") {
-        let mut numbers = map.split(|byte| *byte == b',').filter(|text| !text.is_empty());
-        while let Some(offset) = numbers.next() {
-            let len = numbers.next().ok_or(Problem::Sparse)?;
-            push(&mut runs, run(offset, len)?)?;
-        }
-    } else {
-        let mut offset = None;
-        for (key, value) in pax.sparse_records() {
-            match &key[..] {
-                b"offset" => offset = Some(value),
-                b"numbytes" => {
-                    push(&mut runs, run(offset.take().ok_or(Problem::Sparse)?, value)?)?;
-                }
-                _ => {}
-            }
+/// The map of PAX versions 0.0 (repeated records) and 0.1 (one list).
+pub(super) fn inline_map(pax: &Pax) -> Result<Vec<Run>, Problem> {
+    let mut numbers = Vec::new();
+    for (key, value) in pax.sparse_records() {
+        let expected: &[u8] = if numbers.len() % 2 == 0 { b"offset" } else { b"numbytes" };
+        match &key[..] {
+            b"offset" | b"numbytes" if key != expected => return Err(Problem::Sparse),
+            b"offset" | b"numbytes" => numbers.push(&value[..]),
+            _ => {}
         }
     }
-    Ok(Some((decimal(size, "sparse size")?, runs)))
-}
-
-/// The real size if this is PAX version 1.0, whose map stands before the data.
-pub(super) fn pax_in_data(pax: &Pax) -> Result<Option<u64>, Problem> {
-    match (pax.sparse(b"major"), pax.sparse(b"realsize")) {
-        (Some(b"1"), Some(size)) => decimal(size, "sparse size").map(Some),
-        _ => Ok(None),
+    if numbers.is_empty() {
+        let map = pax.sparse(b"map").unwrap_or_default();
+        numbers = map.split(|byte| *byte == b',').filter(|_| !map.is_empty()).collect();
     }
+    let count: usize = decimal(pax.sparse(b"numblocks").unwrap_or_default(), "sparse map")?;
+    if count.checked_mul(2) != Some(numbers.len()) {
+        return Err(Problem::Sparse);
+    }
+    let run = |pair: &[&[u8]]| {
+        let (offset, len) = (decimal(pair[0], "sparse map")?, decimal(pair[1], "sparse map")?);
+        Ok(Run { offset, len })
+    };
+    numbers.chunks_exact(2).map(run).collect()
 }
 
 /// Reads the map of version 1.0: decimal numbers, one a line, padded to a block. Returns the
@@ -107,6 +136,9 @@ pub(super) fn read_map(
                 break;
             }
             if byte != b'\n' {
+                if line.len() == MAX_DIGITS {
+                    return Err(Problem::Sparse);
+                }
                 line.push(byte);
                 continue;
             }
@@ -122,10 +154,6 @@ pub(super) fn read_map(
     }
     let runs = numbers[1..].chunks_exact(2).map(|pair| Run { offset: pair[0], len: pair[1] });
     Ok((runs.collect(), used))
-}
-
-fn run(offset: &[u8], len: &[u8]) -> Result<Run, Problem> {
-    Ok(Run { offset: decimal(offset, "sparse map")?, len: decimal(len, "sparse map")? })
 }
 
 /// Places runs whose data lies at `at` of the content, one after another; they have to be in

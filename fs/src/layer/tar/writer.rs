@@ -144,8 +144,14 @@ impl Block {
 
     /// Sets a number of octal digits and a NUL; `false` if it does not fit.
     fn octal(&mut self, field: (usize, usize), value: u64) -> bool {
-        let digits = format!("{value:0width$o}", width = field.1 - 1);
-        digits.len() < field.1 && self.text(field, digits.as_bytes())
+        let digits = &mut self.field(field)[..field.1 - 1];
+        let fits = value >> (3 * digits.len()) == 0;
+        if fits {
+            for (at, digit) in digits.iter_mut().rev().enumerate() {
+                *digit = b'0' + u8::try_from(value >> (3 * at) & 7).expect("three bits");
+            }
+        }
+        fits
     }
 
     fn finish(mut self) -> [u8; BLOCK] {

@@ -17,8 +17,7 @@ use tempfile::NamedTempFile;
 
 use super::Compression;
 use crate::digest::{DiffId, Digest, Hasher};
-use crate::layer::index::{Coding, Span};
-use crate::layer::scan::STORED_SPAN;
+use crate::layer::index::{Coding, STORED_SPAN, Span};
 
 /// Content of a compressed frame in bytes: what a read has to decode (see `gzip`'s spans). zstd
 /// loses about 2 % of its ratio to frames of this size.

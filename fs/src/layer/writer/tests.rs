@@ -1,3 +1,6 @@
+#[path = "../../../../tests/skip/mod.rs"]
+mod skip;
+
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -5,6 +8,7 @@ use std::sync::Arc;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use skip::skip;
 
 use super::*;
 use crate::blob::FileBlob;
@@ -169,7 +173,7 @@ fn filter(input: File, command: &[&str]) -> Option<Vec<u8>> {
     let output = match child.stderr(Stdio::inherit()).output() {
         Ok(output) => output,
         Err(error) => {
-            eprintln!("SKIPPED: {} cannot be run: {error}", command[0]);
+            skip(format_args!("{} cannot be run: {error}", command[0]));
             return None;
         }
     };
@@ -286,7 +290,7 @@ fn small_disk(dir: &Path) -> nix::Result<()> {
 /// Writes more to a disk than it holds.
 fn fill(dir: &Path, blobs_fit: bool, compression: Compression) {
     if let Err(error) = small_disk(dir) {
-        eprintln!("SKIPPED: no file system of our own: {error}");
+        skip(format_args!("no file system of our own: {error}"));
         return;
     }
     let elsewhere = tempfile::tempdir().unwrap();

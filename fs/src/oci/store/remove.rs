@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{Part, Store, StoreError};
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
+use crate::indexes;
 use crate::oci::image::ImageError;
 use crate::oci::layout::{FoundBy, Layout, label, ref_name};
 use crate::oci::manifest::{Descriptor, Index, MANIFEST, REF_NAME};
@@ -162,6 +163,8 @@ impl Store {
                 Err(error) => return Err(error).at("remove", &path),
             }
         }
+        let gone = deleted.iter().copied().collect();
+        indexes::forget(&self.dir(Part::Indexes), &gone)?;
         Ok(deleted)
     }
 

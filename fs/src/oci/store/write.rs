@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use super::{Store, StoreError, TempDir, TempFile, set_name, tag_name};
 use crate::digest::{Digest, Found, Hasher, Mismatch};
 use crate::error::AtPath;
+use crate::layer::writer::NewLayer;
+use crate::oci::Layer;
 use crate::oci::manifest::{Descriptor, REF_NAME};
 
 /// How much is copied at once, in bytes.
@@ -71,24 +73,34 @@ impl Writer {
         Ok(Stage { writer: self, dir: self.store.temp_dir()?, blobs: BTreeSet::new() })
     }
 
+    /// Takes in a layer that was just written.
+    pub fn put_layer(&self, new: NewLayer) -> Result<Layer, StoreError> {
+        let NewLayer { descriptor, diff_id, blob, index: _ } = new;
+        let path = self.store.blob_path(descriptor.digest);
+        blob.as_file().sync_data().at("write", &path)?;
+        blob.persist(&path).map_err(|error| error.error).at("write", &path)?;
+        let blob = self.store.blob(descriptor.digest)?;
+        Ok(Layer { descriptor, diff_id, blob })
+    }
+
     /// Stores bytes that are at hand.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let (digest, _) = self.put_blob(bytes, Expected::default(), "bytes")?;
         Ok(digest)
     }
 
-    /// Stores a manifest or index, whose blobs are stored already, under a name. The image that
-    /// had the name loses it. Returns the manifest's digest.
+    /// Stores a manifest or index, whose blobs are stored already, under a name if it has one. The
+    /// image that had the name loses it. Returns the manifest's digest.
     pub fn add_image(
         &self,
-        name: &str,
+        name: Option<&str>,
         manifest: &[u8],
         media_type: &str,
     ) -> Result<Digest, StoreError> {
-        let name = tag_name(name)?.to_string();
+        let name = name.map(tag_name).transpose()?.map(|name| name.to_string());
         let digest = self.put_bytes(manifest)?;
         let descriptor = Descriptor::new(media_type, digest, manifest.len() as u64);
-        self.add_entries(vec![(Some(name), descriptor)])?;
+        self.add_entries(vec![(name, descriptor)])?;
         Ok(digest)
     }
 

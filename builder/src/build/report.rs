@@ -1,0 +1,165 @@
+//! What a build tells while it goes on, and why it fails.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{
+    BadMode, CopyError, Digest, KubefileError, LayoutError, Location, OpenError, OwnerError,
+    PathError, ReferenceError, RootfsError, StageError, StoreError,
+};
+use crate::config::ConfigError;
+use crate::exec::Status;
+use crate::kubefile::write_source;
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A step begins.
+    Step {
+        /// From 1.
+        index: usize,
+        /// How many there are.
+        total: usize,
+        /// The instruction as one line.
+        text: &'a str,
+    },
+    /// The base's layers were read to index them.
+    Indexed {
+        /// How much of them, in bytes.
+        bytes: u64,
+    },
+    /// The step's layer was there already.
+    Cached,
+    /// A line of a RUN's output.
+    Output(&'a [u8]),
+    /// Something that is probably not meant.
+    Warning(String),
+    /// The step ended.
+    Done {
+        /// How long it took.
+        took: Duration,
+        /// Digest and size of its layer, if it has one.
+        layer: Option<(Digest, u64)>,
+    },
+}
+
+/// Why an image cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The build file is wrong.
+    #[error(transparent)]
+    File(#[from] KubefileError),
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] Box<Failed>),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<Failed> for BuildError {
+    fn from(failed: Failed) -> Self {
+        Self::Step(Box::new(failed))
+    }
+}
+
+/// A step that failed, and where it stands.
+#[derive(Debug)]
+pub struct Failed {
+    /// Its lines in the build file.
+    pub location: Location,
+    /// Why.
+    pub error: StepError,
+}
+
+impl Failed {
+    pub(super) fn at(location: Location, error: impl Into<StepError>) -> Self {
+        Self { location, error: error.into() }
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.location, self.error)?;
+        write_source(f, &self.location, |_| 0..0)?;
+        if let StepError::Run { tail, .. } = &self.error {
+            let title =
+                if tail.is_empty() { "it printed nothing" } else { "last lines of output:" };
+            write!(f, "\n{title}")?;
+            for line in tail {
+                write!(f, "\n  {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The command of a RUN failed.
+    #[error("{command}: {status}")]
+    Run {
+        /// The instruction as one line.
+        command: String,
+        /// How the command ended.
+        status: Status,
+        /// The last lines of its output.
+        tail: Vec<String>,
+    },
+    /// The base runs on something else.
+    #[error("{name} is an image for {found}, but {wanted} is wanted")]
+    Platform {
+        /// The base's name.
+        name: String,
+        /// Its platform.
+        found: String,
+        /// The platform that is built for.
+        wanted: String,
+    },
+    /// WORKDIR leads through a file.
+    #[error("/{0} is not a directory in the image")]
+    WorkdirIsAFile(String),
+    /// The base's name is none.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The base cannot be found or read.
+    #[error(transparent)]
+    Base(#[from] LayoutError),
+    /// The base's layers cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A COPY cannot be done.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// `--chown` names nobody.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// `--chmod` is no mode.
+    #[error(transparent)]
+    Mode(#[from] BadMode),
+    /// A value cannot stand in a config.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The layer cannot be made.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The layer cannot be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file cannot be used.
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+impl From<RootfsError> for StepError {
+    fn from(error: RootfsError) -> Self {
+        Self::Stage(error.into())
+    }
+}

@@ -1,0 +1,120 @@
+//! Layers of earlier builds, by the key of the step that made them.
+//!
+//! A key is the hash of all that goes into a step: the key of the step before, the instruction
+//! with its variables expanded, and what it reads. Steps that only change the config have no part
+//! in it: what they change is in the key of the steps that it matters to.
+//!
+//! `build-cache/KEY` names the layer; the layer's blob lies with those of the images. A record
+//! whose blob is gone is as good as none.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use kfs_fs::digest::{DiffId, Digest};
+use kfs_fs::error::{AtPath, PathError};
+use kfs_fs::oci::Layer;
+use kfs_fs::oci::manifest::Descriptor;
+use kfs_fs::oci::store::{Part, Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+/// What the key of a step is made of; `parts` in an order that the kind of the step fixes.
+pub(crate) fn key(parent: Digest, parts: &[&str]) -> Digest {
+    let mut text = format!("kfs-build-1\n{parent}\n").into_bytes();
+    for part in parts {
+        // Lengths keep parts apart.
+        text.extend(format!("{} ", part.len()).bytes());
+        text.extend(part.bytes());
+    }
+    Digest::of(&text)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    layer: Descriptor,
+    diff_id: DiffId,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Times {
+    created: String,
+}
+
+/// The cache of a store.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    store: Store,
+    /// `--no-cache`: nothing is found, all is recorded.
+    ignore: bool,
+}
+
+impl Cache {
+    pub(crate) fn new(store: &Store, ignore: bool) -> Self {
+        Self { store: store.clone(), ignore }
+    }
+
+    /// The layer of a step, if it was made before and is still there.
+    pub(crate) fn find(&self, key: Digest) -> Result<Option<Layer>, PathError> {
+        let Some(record) = self.read::<Record>(key)? else { return Ok(None) };
+        let Record { layer: descriptor, diff_id } = record;
+        match self.store.blob(descriptor.digest) {
+            Ok(blob) if blob.size() == descriptor.size => {
+                Ok(Some(Layer { descriptor, diff_id, blob }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// When an image was first built, in RFC 3339; `now` if that is now. So an image that is built
+    /// again from the cache is the same image, as with docker.
+    pub(crate) fn first_built(&self, key: Digest, now: &str) -> Result<String, StoreError> {
+        if let Some(Times { created }) = self.read(key)? {
+            return Ok(created);
+        }
+        let times = Times { created: now.to_owned() };
+        self.write(key, &serde_json::to_vec(&times).expect("a string"))?;
+        Ok(times.created)
+    }
+
+    /// What is recorded under a key. A record of another version, or cut short, is none: the step
+    /// is done again and the record replaced.
+    fn read<T: for<'de> Deserialize<'de>>(&self, key: Digest) -> Result<Option<T>, PathError> {
+        if self.ignore {
+            return Ok(None);
+        }
+        let path = self.path(key);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            json => Ok(serde_json::from_slice(&json.at("read", &path)?).ok()),
+        }
+    }
+
+    /// Whether there is anything under a key that other keys are made from.
+    pub(crate) fn has(&self, key: Digest) -> bool {
+        !self.ignore && self.path(key).exists()
+    }
+
+    /// Remembers the layer of a step.
+    pub(crate) fn record(&self, key: Digest, layer: &Layer) -> Result<(), StoreError> {
+        let record = Record { layer: layer.descriptor.clone(), diff_id: layer.diff_id };
+        let json = serde_json::to_vec(&record).expect("strings and numbers");
+        self.write(key, &json)
+    }
+
+    /// Remembers that there are keys made from this one.
+    pub(crate) fn mark(&self, key: Digest) -> Result<(), StoreError> {
+        if self.has(key) { Ok(()) } else { self.write(key, b"{}") }
+    }
+
+    fn write(&self, key: Digest, data: &[u8]) -> Result<(), StoreError> {
+        let mut file = self.store.temp_file()?;
+        file.write_all(data)?;
+        Ok(file.persist(&self.path(key))?)
+    }
+
+    fn path(&self, key: Digest) -> PathBuf {
+        self.store.dir(Part::BuildCache).join(key.hex())
+    }
+}

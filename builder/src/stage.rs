@@ -1,0 +1,309 @@
+//! A stage while it is built: the base image, the layers made so far, and, once a RUN needs it,
+//! the live rootfs.
+//!
+//! ```text
+//! base image ─ FUSE ─┐
+//! layers, as a delta ┼─ lowers of an overlay ─ RUN ─ upper ─ next layer
+//! ```
+//! Nothing of the base is unpacked, and a new layer is never copied aside: it is mounted from its
+//! blob, over the base, at the cost of its own size.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kfs_fs::error::{AtPath, PathError};
+use kfs_fs::filesystem::{ImageFs, OpenError};
+use kfs_fs::fuse::{self, FuseError, Mounted};
+use kfs_fs::layer::writer::{Compression, LayerWriter, NewLayer, WriteError};
+use kfs_fs::oci::Layer;
+use kfs_fs::oci::store::{Part, Store};
+
+use crate::copy::{Content, CopyItem};
+use crate::diff::{self, Changes, DiffError};
+use crate::exec::{Command, ExecError, Executor, Isolation, Outcome, User, UserError};
+use crate::rootfs::{LiveRootfs, RootDir, RootfsError};
+use crate::view::{View, at_path};
+
+/// What a RUN sees as the machine's name: one that does not differ from build to build.
+const HOSTNAME: &str = "kfs-build";
+
+/// Why a layer cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// An image or layer cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The base or a layer cannot be mounted.
+    #[error(transparent)]
+    Fuse(#[from] FuseError),
+    /// The rootfs cannot be mounted.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// What a RUN changed cannot become a layer.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
+    /// The layer cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// USER names nobody.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The command cannot be run.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// A file or directory cannot be used.
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+/// The state of a stage.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    store: Store,
+    /// A directory of this build, which goes away with it.
+    work: PathBuf,
+    compression: Compression,
+    // The rootfs uses the mounts, so it is dropped first.
+    live: Option<Live>,
+    base: Option<Arc<ImageFs>>,
+    layers: Vec<Layer>,
+    /// The delta of this many layers.
+    delta: Option<(usize, Arc<ImageFs>)>,
+}
+
+#[derive(Debug)]
+struct Live {
+    rootfs: LiveRootfs,
+    mounts: Vec<Mounted>,
+    /// How many of the stage's layers the rootfs shows.
+    covered: usize,
+}
+
+/// A RUN with all that it depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct RunRequest {
+    pub(crate) argv: Vec<OsString>,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    /// Absolute, in the image.
+    pub(crate) cwd: PathBuf,
+    /// As USER says.
+    pub(crate) user: String,
+    pub(crate) isolation: Isolation,
+}
+
+/// How a RUN ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) outcome: Outcome,
+    /// None if the command failed.
+    pub(crate) layer: Option<NewLayer>,
+    /// Sockets, which no layer can hold.
+    pub(crate) skipped: Vec<Vec<u8>>,
+}
+
+impl Stage {
+    pub(crate) fn new(
+        store: &Store,
+        work: &Path,
+        base: Option<Arc<ImageFs>>,
+        compression: Compression,
+    ) -> Self {
+        let (work, store) = (work.to_owned(), store.clone());
+        Self { store, work, compression, live: None, base, layers: Vec::new(), delta: None }
+    }
+
+    /// The layers above the base.
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Lays a layer over what there is.
+    pub(crate) fn push(&mut self, layer: Layer) {
+        self.layers.push(layer);
+    }
+
+    /// What the rootfs holds now.
+    pub(crate) fn view(&mut self) -> Result<View, StageError> {
+        let count = self.layers.len();
+        if count > 0 && self.delta.as_ref().is_none_or(|(of, _)| *of != count) {
+            let below = View { base: self.base.clone(), delta: None };
+            self.delta = Some((count, Arc::new(self.open_over(0, &below)?)));
+        }
+        let delta = self.delta.as_ref().map(|(_, delta)| delta.clone());
+        Ok(View { base: self.base.clone(), delta })
+    }
+
+    /// The layers from `first` on as a delta over `below`.
+    fn open_over(&self, first: usize, below: &View) -> Result<ImageFs, StageError> {
+        let indexes = self.store.dir(Part::Indexes);
+        open_over(&self.layers[first..], &indexes, &self.work, below)
+    }
+
+    /// Writes a layer of files from the context, in one pass over them. `read` is called with
+    /// every piece of content, in the order of the items.
+    pub(crate) fn copy(
+        &self,
+        items: &[CopyItem],
+        read: &mut dyn FnMut(&[u8]),
+    ) -> Result<NewLayer, StageError> {
+        let mut writer = self.writer()?;
+        for item in items {
+            let mut reader: Box<dyn std::io::Read> = match &item.content {
+                Content::None => Box::new(std::io::empty()),
+                Content::File(path) => Box::new(fs::File::open(path).at("open", path)?),
+                Content::Inline(bytes) => Box::new(&bytes[..]),
+            };
+            let mut tap = Tap { inner: &mut reader, read };
+            writer.append(&item.entry, &mut tap)?;
+        }
+        Ok(writer.finish()?)
+    }
+
+    /// Runs a command on the rootfs; what it changed becomes a layer, which is not pushed yet but
+    /// shown by the rootfs already.
+    pub(crate) fn run(
+        &mut self,
+        executor: &dyn Executor,
+        request: &RunRequest,
+        output: &mut dyn FnMut(&[u8]),
+    ) -> Result<Ran, StageError> {
+        let mut live = self.go_live()?;
+        let ran = self.run_live(&mut live, executor, request, output);
+        self.live = Some(live);
+        ran
+    }
+
+    fn run_live(
+        &self,
+        live: &mut Live,
+        executor: &dyn Executor,
+        request: &RunRequest,
+        output: &mut dyn FnMut(&[u8]),
+    ) -> Result<Ran, StageError> {
+        let xattrs = live.rootfs.overlay_xattrs();
+        let step = live.rootfs.begin_step(request.isolation)?;
+        let merged = RootDir::open(&step.merged())?;
+        let command = Command {
+            rootfs: step.merged(),
+            argv: request.argv.clone(),
+            env: request.env.clone(),
+            cwd: request.cwd.clone(),
+            user: User::resolve(&merged, &request.user)?,
+            isolation: step.isolation(),
+            hostname: HOSTNAME.to_owned(),
+        };
+        drop(merged);
+        let outcome = executor.run(&command, output)?;
+        if !outcome.status.is_success() {
+            return Ok(Ran { outcome, layer: None, skipped: Vec::new() });
+        }
+        let before = step.root_before().clone();
+        let upper = step.finish()?;
+        live.covered += 1;
+        let mut writer = self.writer()?;
+        let mut changes = diff::changes(&upper, &before, xattrs);
+        append(&mut writer, &mut changes)?;
+        let skipped = changes.skipped().to_vec();
+        Ok(Ran { outcome, layer: Some(writer.finish()?), skipped })
+    }
+
+    fn writer(&self) -> Result<LayerWriter, WriteError> {
+        LayerWriter::create(&self.work, &self.store.dir(Part::Indexes), self.compression)
+    }
+
+    /// The mounted rootfs, with all layers so far.
+    fn go_live(&mut self) -> Result<Live, StageError> {
+        let mut live = match self.live.take() {
+            Some(live) => live,
+            None => self.mount_base()?,
+        };
+        let (covered, count) = (live.covered, self.layers.len());
+        if covered < count {
+            let below = self.shown(covered)?;
+            let delta = Arc::new(self.open_over(covered, &below)?);
+            let mounted = self.mount(delta, &format!("layers-{covered}-{count}"))?;
+            live.rootfs.push_lower(mounted.mountpoint())?;
+            live.mounts.push(mounted);
+            live.covered = count;
+        }
+        Ok(live)
+    }
+
+    fn mount_base(&self) -> Result<Live, StageError> {
+        let mut mounts = Vec::new();
+        if let Some(base) = &self.base {
+            mounts.push(self.mount(base.clone(), "base")?);
+        }
+        let lowers: Vec<_> = mounts.iter().map(|mount| mount.mountpoint().to_owned()).collect();
+        let rootfs = LiveRootfs::new(&self.work.join("rootfs"), &lowers)?;
+        Ok(Live { rootfs, mounts, covered: 0 })
+    }
+
+    /// What the base and the first layers hold.
+    fn shown(&self, layers: usize) -> Result<View, StageError> {
+        let mut view = View { base: self.base.clone(), delta: None };
+        if layers > 0 {
+            let indexes = self.store.dir(Part::Indexes);
+            let work = self.work.join("shown");
+            fs::create_dir_all(&work).at("make directory", &work)?;
+            let of = &self.layers[..layers];
+            view.delta = Some(Arc::new(open_over(of, &indexes, &work, &view)?));
+        }
+        Ok(view)
+    }
+
+    fn mount(&self, fs: Arc<ImageFs>, name: &str) -> Result<Mounted, StageError> {
+        let mountpoint = self.work.join(name);
+        fs::create_dir(&mountpoint).at("make directory", &mountpoint)?;
+        Ok(fuse::mount(fs, &mountpoint, OsStr::new(name))?)
+    }
+}
+
+fn append(writer: &mut LayerWriter, changes: &mut Changes) -> Result<(), StageError> {
+    for change in changes {
+        let change = change?;
+        match &change.content {
+            None => writer.append(&change.entry, &mut std::io::empty())?,
+            Some(path) => {
+                let mut file = fs::File::open(path).at("open", path)?;
+                writer.append(&change.entry, &mut file)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_over(
+    layers: &[Layer],
+    indexes: &Path,
+    work: &Path,
+    below: &View,
+) -> Result<ImageFs, StageError> {
+    let mut failed = None;
+    let delta = ImageFs::open_over(layers, indexes, work, &mut |path| {
+        below.directory(path).unwrap_or_else(|error| {
+            failed = Some(at_path(path, error));
+            None
+        })
+    })?;
+    match failed {
+        None => Ok(delta),
+        Some(error) => Err(error.into()),
+    }
+}
+
+/// Shows what is read to a callback.
+struct Tap<'a> {
+    inner: &'a mut dyn std::io::Read,
+    read: &'a mut dyn FnMut(&[u8]),
+}
+
+impl std::io::Read for Tap<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        (self.read)(&buf[..n]);
+        Ok(n)
+    }
+}

@@ -1,0 +1,177 @@
+//! Writing an index.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
+
+use super::{
+    CODINGS, Coding, EntryRecord, Extent, ExtentRecord, FORMAT, KINDS, LayerIndex, Span,
+    SpanRecord, StringRef, Summary, SummaryRecord, ViewKind, XattrRecord, unpacked_path,
+};
+use crate::layer::{Device, Entry, Kind};
+use crate::mapped::{self, Content, Section};
+use crate::unnamed::UnnamedFile;
+
+/// Writes an index entry by entry and span by span.
+#[derive(Debug)]
+pub struct IndexBuilder {
+    dir: PathBuf,
+    entries: Section,
+    extents: Section,
+    xattrs: Section,
+    spans: Section,
+    strings: Section,
+    unpacked: Option<Unpacked>,
+}
+
+/// The unpacked spans while they are written.
+#[derive(Debug)]
+struct Unpacked {
+    file: UnnamedFile,
+    len: u64,
+}
+
+impl IndexBuilder {
+    /// A builder whose index will lie in `indexes`.
+    pub fn new(indexes: &Path) -> io::Result<Self> {
+        let section = || Section::new(indexes);
+        Ok(Self {
+            dir: indexes.to_owned(),
+            entries: section()?,
+            extents: section()?,
+            xattrs: section()?,
+            spans: section()?,
+            strings: section()?,
+            unpacked: None,
+        })
+    }
+
+    /// Adds an entry; `extents` in the order of their file offsets, empty unless it is a file.
+    pub fn entry(&mut self, entry: &Entry, extents: &[Extent]) -> io::Result<()> {
+        let (kind, link, device) = match &entry.kind {
+            Kind::File => (ViewKind::File, &[][..], None),
+            Kind::Directory => (ViewKind::Directory, &[][..], None),
+            Kind::Symlink(target) => (ViewKind::Symlink, &target[..], None),
+            Kind::Hardlink(target) => (ViewKind::Hardlink, &target[..], None),
+            Kind::CharDevice(device) => (ViewKind::CharDevice, &[][..], Some(device)),
+            Kind::BlockDevice(device) => (ViewKind::BlockDevice, &[][..], Some(device)),
+            Kind::Fifo => (ViewKind::Fifo, &[][..], None),
+        };
+        let kind = KINDS.iter().position(|k| *k == kind).expect("every kind is listed");
+        let device = device.copied().unwrap_or(Device { major: 0, minor: 0 });
+        let record = EntryRecord {
+            path: self.string(&entry.path)?,
+            link: self.string(link)?,
+            size: entry.size.into(),
+            seconds: entry.mtime.seconds.into(),
+            nanos: entry.mtime.nanos.into(),
+            mode: entry.mode.into(),
+            uid: entry.uid.into(),
+            gid: entry.gid.into(),
+            major: device.major.into(),
+            minor: device.minor.into(),
+            kind: count(kind)?,
+            extent_count: count(extents.len())?,
+            first_extent: (self.extents.len() / size_of::<ExtentRecord>() as u64).into(),
+            first_xattr: (self.xattrs.len() / size_of::<XattrRecord>() as u64).into(),
+            xattr_count: count(entry.xattrs.len())?,
+        };
+        for extent in extents {
+            self.extents.record(&ExtentRecord {
+                file_offset: extent.file_offset.into(),
+                content_offset: extent.content_offset.into(),
+                len: extent.len.into(),
+            })?;
+        }
+        for (name, value) in &entry.xattrs {
+            let record = XattrRecord { name: self.string(name)?, value: self.string(value)? };
+            self.xattrs.record(&record)?;
+        }
+        self.entries.record(&record)?;
+        Ok(())
+    }
+
+    /// Adds a span; they come in the order of the content and without gaps. `window` is the
+    /// output before a deflate span, empty where it needs none.
+    pub fn span(&mut self, span: &Span, window: &[u8]) -> io::Result<()> {
+        // Level 1: windows compress to a third, and the pass must not wait for them.
+        let packed = if window.is_empty() { Vec::new() } else { zstd::bulk::compress(window, 1)? };
+        let coding = CODINGS.iter().position(|coding| *coding == span.coding);
+        let record = SpanRecord {
+            content_offset: span.content_offset.into(),
+            content_len: span.content_len.into(),
+            blob_offset: span.blob_offset.into(),
+            blob_len: span.blob_len.into(),
+            window: self.string(&packed)?,
+            coding: count(coding.expect("every coding is listed"))?,
+            bits: u32::from(span.bits).into(),
+            hash: span.hash,
+        };
+        self.spans.record(&record)?;
+        Ok(())
+    }
+
+    /// Adds a span of this content that cannot be decoded from the blob alone.
+    pub fn unpacked_span(&mut self, content_offset: u64, content: &[u8]) -> io::Result<()> {
+        if self.unpacked.is_none() {
+            self.unpacked = Some(Unpacked { file: UnnamedFile::new_in(&self.dir)?, len: 0 });
+        }
+        let unpacked = self.unpacked.as_mut().expect("made above");
+        let span = Span {
+            content_offset,
+            content_len: content.len() as u64,
+            blob_offset: unpacked.len,
+            blob_len: content.len() as u64,
+            coding: Coding::Unpacked,
+            bits: 0,
+            hash: *blake3::hash(content).as_bytes(),
+        };
+        // Zeros stay holes.
+        if content.iter().any(|byte| *byte != 0) {
+            unpacked.file.file().write_all_at(content, unpacked.len)?;
+        }
+        unpacked.len += content.len() as u64;
+        self.span(&span, &[])
+    }
+
+    /// Writes the index under its name and opens it.
+    pub fn finish(mut self, summary: &Summary) -> io::Result<LayerIndex> {
+        let unpacked_len = self.unpacked.as_ref().map_or(0, |unpacked| unpacked.len);
+        if let Some(Unpacked { file, len }) = self.unpacked.take() {
+            file.file().set_len(len)?;
+            file.file().sync_data()?;
+            file.persist(&unpacked_path(&self.dir, summary.digest))?;
+        }
+        let record = SummaryRecord {
+            digest: *summary.digest.as_bytes(),
+            diff_id: *summary.diff_id.digest().as_bytes(),
+            blob_len: summary.blob_len.into(),
+            content_len: summary.content_len.into(),
+            unpacked_len: unpacked_len.into(),
+        };
+        let contents = vec![
+            Content::Bytes(record.as_bytes().to_vec()),
+            Content::Section(self.entries),
+            Content::Section(self.extents),
+            Content::Section(self.xattrs),
+            Content::Section(self.spans),
+            Content::Section(self.strings),
+        ];
+        let path = LayerIndex::path(&self.dir, summary.digest);
+        mapped::write(&path, FORMAT, contents)?;
+        LayerIndex::open(&self.dir, summary.digest)?
+            .ok_or_else(|| io::Error::other("a new layer index cannot be read back"))
+    }
+
+    fn string(&mut self, bytes: &[u8]) -> io::Result<StringRef> {
+        Ok(StringRef { at: self.strings.push(bytes)?.into(), len: count(bytes.len())? })
+    }
+}
+
+fn count(n: usize) -> io::Result<U32> {
+    let n = u32::try_from(n).map_err(|_| io::Error::other("an entry has too many parts"))?;
+    Ok(n.into())
+}

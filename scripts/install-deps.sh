@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what is needed on a bare Debian 12. Without an argument: to build and to run kfs.
+#   scripts/install-deps.sh [demo] [test] [bench]
+# What is there already is left alone; Rust is only asked for.
+. "$(dirname "$0")/lib.sh"
+
+build=(
+    cc:gcc
+    /usr/include/stdio.h:libc6-dev
+    /etc/ssl/certs/ca-certificates.crt:ca-certificates
+)
+demo=(
+    mmdebstrap:mmdebstrap
+)
+# Tools that kfs is compared with, or that read what it writes.
+test=(
+    buildah:buildah
+    skopeo:skopeo
+    umoci:umoci
+    zstd:zstd
+)
+bench=(
+    /usr/bin/time:time
+    buildah:buildah
+    umoci:umoci
+    skopeo:skopeo
+)
+
+wanted=("${build[@]}")
+for what in "$@"; do
+    case $what in
+        demo) wanted+=("${demo[@]}") ;;
+        test) wanted+=("${test[@]}") ;;
+        bench) wanted+=("${demo[@]}" "${bench[@]}") ;;
+        *) die "no such set of packages: $what (demo, test, bench)" ;;
+    esac
+done
+install_packages "${wanted[@]}"
+need_rust

@@ -1,0 +1,258 @@
+//! `kfs build`
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use kfs_builder::build::{self, Event};
+use kfs_builder::exec::{Isolation, Sandbox};
+use kfs_builder::kubefile::{CopyRule, Dialect, Kubefile};
+use kfs_builder::plan::{self, Plan};
+use kfs_fs::error::AtPath as _;
+use kfs_fs::layer::writer::Compression;
+use kfs_fs::oci::image::host_architecture;
+use kfs_fs::oci::manifest::Platform;
+use kfs_fs::oci::reference::Name;
+
+use super::{Context, print};
+use crate::look::escape;
+use crate::report::{Failure, NOT_FOUND, USAGE};
+use crate::table::size;
+
+/// The build file's name where none is given: the first of these that the context has.
+const FILE_NAMES: [&str; 4] = ["Sealfile", "Kubefile", "Dockerfile", "Containerfile"];
+/// What other builders read, and this version does not.
+const IGNORE_FILES: [&str; 2] = [".containerignore", ".dockerignore"];
+/// Fast and small for gzip: its default takes three times as long for 5 % less.
+const GZIP_LEVEL: u32 = 4;
+
+/// Build an image from a Kubefile or Dockerfile
+///
+/// RUN works on the live, merged root file system; COPY and RUN each become one new layer. The
+/// base image is never unpacked. Prints the digest of the new image.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  kfs build -t my-cluster:v1 .
+  kfs build -f Dockerfile.test -t test --build-arg VERSION=1.2 src")]
+pub(crate) struct Args {
+    /// Directory whose files COPY may take
+    #[arg(default_value = ".")]
+    context: PathBuf,
+
+    /// The build file [default: CONTEXT/Sealfile, Kubefile, Dockerfile or Containerfile]
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Name of the new image
+    #[arg(long, short, value_name = "NAME")]
+    tag: Option<String>,
+
+    /// Value of an ARG; without =VALUE it is taken from the environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    build_arg: Vec<String>,
+
+    /// Do every step anew
+    #[arg(long)]
+    no_cache: bool,
+
+    /// Compression of new layers
+    #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
+    compression: CompressionArg,
+
+    /// How RUN is shut in: a container where the rootfs has /bin/sh, else the host's tools
+    #[arg(long, value_enum, default_value_t = IsolationArg::Auto)]
+    isolation: IsolationArg,
+
+    /// Where COPY puts its sources [default: as the file's head or its kind says]
+    #[arg(long, value_enum)]
+    copy_semantics: Option<CopyRuleArg>,
+
+    /// Seconds since 1970 for all times that the build makes up
+    #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", hide_env_values = true)]
+    timestamp: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum CompressionArg {
+    /// Fast, and small
+    Zstd,
+    /// For tools that cannot read zstd
+    Gzip,
+    /// None
+    Uncompressed,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum IsolationArg {
+    /// Container if the rootfs has /bin/sh, else host
+    Auto,
+    /// The rootfs is /
+    Container,
+    /// The host's tools; nothing but the rootfs can be written
+    Host,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum CopyRuleArg {
+    /// As Docker: a directory means its contents
+    Docker,
+    /// As the Kubefile documents: sources keep their names
+    Kubefile,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let directory = build::check_context(&args.context)?;
+    let path = find_file(args, &directory)?;
+    let text = std::fs::read(&path).at("read", &path)?;
+    let base_name = path.file_name().unwrap_or_default().to_string_lossy();
+    let dialect = Dialect::of_file_name(&base_name);
+    let file = Kubefile::parse(&path.display().to_string(), &text, dialect)?;
+    let target = host();
+    let plan = Plan::new(file, plan_options(args, &target)?)?;
+    for name in IGNORE_FILES {
+        if directory.join(name).exists() {
+            context.say(&format!("warning: {name} is not read by this version of kfs"));
+        }
+    }
+    if let Some(tag) = &args.tag {
+        // A wrong name is told before the work, not after it.
+        tag.parse::<Name>()?;
+    }
+    let options = build::Options {
+        context: directory,
+        tag: args.tag.clone(),
+        no_cache: args.no_cache,
+        compression: args.compression.into(),
+        isolation: args.isolation.into(),
+        now: now(args.timestamp),
+        target,
+    };
+    let sandbox = match std::env::var_os("PATH") {
+        Some(path) => Sandbox::new().host_path(path),
+        None => Sandbox::new(),
+    };
+    let mut report = |event: Event<'_>| tell(context, &event);
+    let built = build::build(&plan, &options, &context.store()?, &sandbox, &mut report)?;
+    if let Some(tag) = &args.tag {
+        context.say(&format!("Built {tag}"));
+    }
+    print(&format!("{}\n", built.digest))
+}
+
+fn find_file(args: &Args, context: &Path) -> Result<PathBuf, Failure> {
+    if let Some(file) = &args.file {
+        // As buildah: beside the user, else in the context.
+        let inside = context.join(file);
+        return Ok(if !file.exists() && inside.exists() { inside } else { file.clone() });
+    }
+    let found = FILE_NAMES.iter().find(|name| context.join(name).is_file());
+    match found {
+        Some(name) => Ok(args.context.join(name)),
+        None => {
+            let names = FILE_NAMES.join(", ");
+            let message = format!("{} has no build file: none of {names}", args.context.display());
+            Err(Failure::new(message).code(NOT_FOUND).hint("name it with -f FILE"))
+        }
+    }
+}
+
+fn plan_options(args: &Args, target: &Platform) -> Result<plan::Options, Failure> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some(("", _)) => {
+            Err(Failure::new(format!("--build-arg {text}: the name is empty")).code(USAGE))
+        }
+        Some((name, value)) => Ok(Some((name.to_owned(), value.to_owned()))),
+        // As docker: not set in the environment means not given.
+        None => Ok(std::env::var(text).ok().map(|value| (text.clone(), value))),
+    };
+    let build_args: Vec<Option<(String, String)>> =
+        args.build_arg.iter().map(pair).collect::<Result<_, _>>()?;
+    Ok(plan::Options {
+        build_args: build_args.into_iter().flatten().collect(),
+        copy_rule: args.copy_semantics.map(CopyRule::from),
+        target: target.clone(),
+        build: host(),
+    })
+}
+
+fn host() -> Platform {
+    Platform {
+        architecture: host_architecture().to_owned(),
+        os: "linux".to_owned(),
+        variant: None,
+        extra: serde_json::Map::new(),
+    }
+}
+
+fn now(timestamp: Option<u64>) -> SystemTime {
+    match timestamp {
+        Some(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND)),
+        None => SystemTime::now(),
+    }
+}
+
+/// The end of the year 9999, the last that RFC 3339 can say.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// One line a step and what comes of it, to stderr.
+fn tell(context: &Context, event: &Event<'_>) {
+    match event {
+        Event::Step { index, total, text } => {
+            context.say(&format!("[{index}/{total}] {}", escape(text.as_bytes())));
+        }
+        Event::Indexed { bytes } => context.say(&format!("      indexed {}", size(*bytes))),
+        Event::Cached => context.say("      cached"),
+        Event::Output(line) => {
+            if !context.quiet {
+                let mut stderr = std::io::stderr().lock();
+                // Nobody is left to be told of a closed stderr.
+                drop(stderr.write_all(&[b"      ", *line, b"\n"].concat()));
+            }
+        }
+        Event::Warning(text) => context.say(&format!("warning: {text}")),
+        Event::Done { took, layer } => {
+            let took = seconds(*took);
+            match layer {
+                Some((digest, bytes)) => {
+                    let (digest, bytes) = (digest.short(), size(*bytes));
+                    context.say(&format!("      {took}  layer {digest}  {bytes}"));
+                }
+                None if took.starts_with("0.0") => {}
+                None => context.say(&format!("      {took}")),
+            }
+        }
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.2}s", duration.as_secs_f64())
+}
+
+impl From<CompressionArg> for Compression {
+    fn from(arg: CompressionArg) -> Self {
+        match arg {
+            CompressionArg::Zstd => Self::default(),
+            CompressionArg::Gzip => Self::Gzip(GZIP_LEVEL),
+            CompressionArg::Uncompressed => Self::None,
+        }
+    }
+}
+
+impl From<IsolationArg> for Isolation {
+    fn from(arg: IsolationArg) -> Self {
+        match arg {
+            IsolationArg::Auto => Self::Auto,
+            IsolationArg::Container => Self::Container,
+            IsolationArg::Host => Self::Host,
+        }
+    }
+}
+
+impl From<CopyRuleArg> for CopyRule {
+    fn from(arg: CopyRuleArg) -> Self {
+        match arg {
+            CopyRuleArg::Docker => Self::Docker,
+            CopyRuleArg::Kubefile => Self::Kubefile,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! kfs beside other tools: what they make of an image, kfs must show, and what they build of a
+//! file, kfs must build.
+//!
+//! Needs root, /dev/fuse, umoci and buildah; without them each test says that it is skipped.
+
+#[path = "../host_tools/mod.rs"]
+mod host_tools;
+#[path = "../skip/mod.rs"]
+mod skip;
+
+mod builds;
+mod images;
+mod layout;
+mod tools;
+mod walk;

@@ -24,6 +24,7 @@ pub mod layer;
 mod mapped;
 pub mod mount;
 pub mod oci;
+pub mod printable;
 pub mod span;
 mod sys;
 pub mod tree;

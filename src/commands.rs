@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use kfs_fs::oci::store::{Store, StoreError};
 
-use crate::report::Failure;
+use crate::report::{Failure, talk};
 
 /// What every command is given.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Context {
     /// Tells the user something that is neither data nor an error.
     pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            talk(text);
         }
     }
 }

@@ -8,6 +8,7 @@ use kfs_fs::filesystem::{Attr, ImageFs, Ino, Resolved};
 use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::store::Part;
 use kfs_fs::oci::{self, Image};
+pub(crate) use kfs_fs::printable::name as escape;
 
 use crate::commands::Context;
 use crate::progress::Progress;
@@ -35,7 +36,7 @@ impl Look {
         let (at, why) = match self.fs.resolve(path.as_bytes(), follow)? {
             Resolved::Found(ino, _) => return Ok(ino),
             Resolved::Missing { parent, name, .. } => {
-                let what = format!("{} has no {:?}", shown(&parent), escape(&name));
+                let what = format!("{} has no \"{}\"", shown(&parent), escape(&name));
                 (parent, what)
             }
             Resolved::NotADirectory(path) => {
@@ -68,22 +69,6 @@ pub(crate) fn open_fs(
         progress.get_or_init(start).add(bytes);
     };
     Ok(ImageFs::open(image, indexes, &count)?)
-}
-
-/// A name for people: what is not printable is escaped.
-pub(crate) fn escape(name: &[u8]) -> String {
-    let mut out = String::new();
-    for chunk in name.utf8_chunks() {
-        for char in chunk.valid().chars() {
-            match char {
-                '\\' => out.push_str("\\\\"),
-                char if char.is_control() => out.extend(char.escape_default()),
-                char => out.push(char),
-            }
-        }
-        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    out
 }
 
 /// The type letter and permission bits as `ls -l` shows them.
@@ -172,8 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_times_of_any_kind_are_printable() {
-        assert_eq!(escape(b"a\xff\n\\\xc3\xa4"), "a\\xff\\n\\\\\u{e4}");
+    fn times_of_any_kind_are_printable() {
         assert_eq!(
             time(Timestamp { seconds: 0, nanos: 5 }, true),
             "1970-01-01T00:00:00.000000005Z"

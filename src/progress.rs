@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::commands::Context;
+use crate::report::talk;
 
 /// Bytes that were copied; the line goes away with the value.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ impl Progress {
     /// Starts to tell that `what` is being done.
     pub(crate) fn new(context: &Context, what: &str) -> Self {
         if !context.quiet && !std::io::stderr().is_terminal() {
-            eprintln!("{what}");
+            talk(what);
         }
         let target = match context.quiet {
             true => ProgressDrawTarget::hidden(),

@@ -13,7 +13,7 @@ mod mount;
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use kfs_builder::build::{BuildError, StepError};
@@ -27,6 +27,7 @@ use kfs_fs::oci::image::ImageError;
 use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::reference::ReferenceError;
 use kfs_fs::oci::store::StoreError;
+use kfs_fs::printable;
 use kfs_fs::span::SpanError;
 use kfs_fs::tree::TreeError;
 
@@ -88,12 +89,23 @@ impl Failure {
 
     /// Prints the failure to stderr.
     pub(crate) fn print(&self) -> ExitCode {
-        eprintln!("kfs: {}", self.message);
+        talk(&format!("kfs: {}", self.message));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            talk(&format!("hint: {hint}"));
         }
         ExitCode::from(self.code)
     }
+}
+
+/// Writes lines to stderr. They may quote images: what a terminal would act on is escaped.
+pub(crate) fn talk(text: &str) {
+    let lines = text.lines().map(|line| {
+        let columns: Vec<String> = line.split('\t').map(printable::text).collect();
+        columns.join("\t") + "\n"
+    });
+    let text: String = lines.collect();
+    // Nobody is left to be told that stderr cannot be written.
+    drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
 impl From<ReferenceError> for Failure {

@@ -3,6 +3,12 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
+use kfs_fs::printable;
+
+/// A cell wider than this, in characters, widens no other cell: with one of a megabyte each of
+/// ten thousand rows would be that long.
+const WIDEST: usize = 160;
+
 /// Rows of text under headings, in columns as wide as they need to be.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -16,7 +22,7 @@ impl Table {
 
     /// Adds a row. Cells come from images: control characters would reach the terminal.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
+        self.rows.push(cells.iter().map(|cell| printable::text(cell)).collect());
     }
 }
 
@@ -25,7 +31,7 @@ impl std::fmt::Display for Table {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            cells.map(|cell| cell.chars().count().min(WIDEST)).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &self.rows {
@@ -37,17 +43,6 @@ impl std::fmt::Display for Table {
         }
         Ok(())
     }
-}
-
-/// `text` with control characters escaped.
-fn printable(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, char| {
-        match char.is_control() {
-            true => out.extend(char.escape_default()),
-            false => out.push(char),
-        }
-        out
-    })
 }
 
 /// The first characters of `text`, with a mark where it was cut.
@@ -173,6 +168,8 @@ mod tests {
         let mut table = Table::new(&["A", "B"]);
         table.row(["long".to_owned(), "x\x1b[2J\n".to_owned()]);
         assert_eq!(table.to_string(), "A      B\nlong   x\\u{1b}[2J\\n\n");
+        table.row(["y".repeat(10_000), "z".to_owned()]);
+        assert_eq!(table.to_string().lines().nth(1).unwrap().len(), WIDEST + 3 + 12);
         assert_eq!(cut("äöü", 3), "äöü");
         assert_eq!(cut("äöüß", 3), "äö…");
     }

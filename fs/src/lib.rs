@@ -25,6 +25,7 @@ pub mod layer;
 mod mapped;
 pub mod mount;
 pub mod oci;
+pub mod printable;
 #[cfg(test)]
 #[path = "../../tests/skip/mod.rs"]
 mod skip;

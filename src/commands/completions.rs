@@ -1,8 +1,11 @@
 //! `kfs completions`
 
+use std::io::Write as _;
+
 use clap::CommandFactory;
 use clap_complete::Shell;
 
+use super::Out;
 use crate::cli::Cli;
 use crate::report::Failure;
 
@@ -13,6 +16,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "kfs", &mut std::io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "kfs", &mut script);
+    let mut out = Out::new();
+    out.write_all(&script)?;
+    out.finish()
 }

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use kfs_fs::oci::archive::load::{Input, load};
+use kfs_fs::printable;
 
 use super::{Context, print};
 use crate::progress::Progress;
@@ -41,7 +42,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let loaded = load(&store, input, &|bytes| progress.add(bytes))?;
     drop(progress);
     let line = |image: &kfs_fs::oci::archive::load::Loaded| match &image.name {
-        Some(name) => format!("Loaded image: {name}\n"),
+        Some(name) => format!("Loaded image: {}\n", printable::text(name)),
         None => format!("Loaded image: {}\n", image.digest),
     };
     print(&loaded.iter().map(line).collect::<String>())

@@ -2,6 +2,7 @@
 
 use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::store::{Store, StoreError};
+use kfs_fs::printable;
 
 use super::{Context, print};
 use crate::report::Failure;
@@ -40,7 +41,8 @@ fn remove(store: &Store, image: &str, force: bool, context: &Context) -> Result<
         Err(StoreError::Layout(LayoutError::NotFound { .. })) if force => return Ok(()),
         removal => removal?,
     };
-    let untagged = removal.untagged.iter().map(|name| format!("Untagged: {name}\n"));
+    let untagged =
+        removal.untagged.iter().map(|name| format!("Untagged: {}\n", printable::text(name)));
     let deleted = removal.deleted.iter().map(|digest| format!("Deleted: {digest}\n"));
     print(&untagged.chain(deleted).collect::<String>())?;
     if let Some(kept) = removal.kept {

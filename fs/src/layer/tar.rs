@@ -20,6 +20,7 @@ use std::io::{self, Read};
 
 use super::index::Extent;
 use super::{Device, Entry, Kind};
+use crate::printable;
 pub(super) use header::BLOCK;
 use header::{Header, TypeFlag};
 use pax::Pax;
@@ -46,7 +47,12 @@ pub struct TarError {
 }
 
 fn of(path: &[u8]) -> String {
-    if path.is_empty() { String::new() } else { format!(" ({})", path.escape_ascii()) }
+    // It may be as long as a PAX header.
+    match (path.is_empty(), path.get(..MAX_PATH)) {
+        (true, _) => String::new(),
+        (false, None) => format!(" ({})", printable::name(path)),
+        (false, Some(start)) => format!(" ({}...)", printable::name(start)),
+    }
 }
 
 /// The problem with a tar stream.

@@ -16,6 +16,7 @@ use super::tar::{self, BLOCK, Problem};
 use super::{Entry, Kind};
 use crate::digest::DiffId;
 use crate::oci::manifest::{Descriptor, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD};
+use crate::printable;
 use frames::Frames;
 
 /// How a new layer is compressed.
@@ -99,7 +100,7 @@ pub enum WriteError {
 }
 
 fn of(path: &[u8]) -> String {
-    format!("/{}", path.escape_ascii())
+    format!("/{}", printable::name(path))
 }
 
 /// Writes a layer entry by entry. When it is dropped unfinished, nothing of it is left.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::layout::Layout;
+use super::layout::{self, Layout};
 use super::manifest::{
     CONFIG, DOCKER_CONFIG, Descriptor, ImageConfig, Index, Manifest, is_index, is_manifest,
     layer_compression,
@@ -114,7 +114,7 @@ pub enum ImageError {
         diff_ids: usize,
     },
     /// An index without an image for this machine.
-    #[error("index {digest} has no image for {wanted}, only for: {}", available.join(", "))]
+    #[error("index {digest} has no image for {wanted}, only for: {}", layout::list(available))]
     Platform {
         /// The index.
         digest: Digest,

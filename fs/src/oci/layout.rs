@@ -16,6 +16,7 @@ use super::reference::{Name, ReferenceError};
 use crate::blob::{BlobReader, BlobSource, FileBlob};
 use crate::digest::{Digest, Found, Mismatch, VerifyReader};
 use crate::error::{AtPath, PathError};
+use crate::printable;
 
 /// How many hex digits of a digest name an image, at least.
 const MIN_ID: usize = 4;
@@ -85,7 +86,7 @@ pub enum LayoutError {
         similar: Vec<String>,
     },
     /// Several images are called so.
-    #[error("{query:?} could be any of {}", candidates.join(", "))]
+    #[error("{query:?} could be any of {}", list(candidates))]
     Ambiguous {
         /// As it was typed.
         query: String,
@@ -99,7 +100,7 @@ pub enum LayoutError {
         location: PathBuf,
     },
     /// No tag was given, and there are several images.
-    #[error("{} holds {} images, name one of: {}", location.display(), names.len(), names.join(", "))]
+    #[error("{} holds {} images, name one of: {}", location.display(), names.len(), list(names))]
     Several {
         /// The layout.
         location: PathBuf,
@@ -325,14 +326,25 @@ impl Layout {
     }
 }
 
+/// The first of `names`, and how many more there are.
+pub(crate) fn list(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| printable::text(name)).collect();
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    shown.join(", ") + &more
+}
+
 /// Where a layout in a directory keeps a blob.
 pub(crate) fn blob_path(dir: &Path, digest: Digest) -> PathBuf {
     dir.join("blobs/sha256").join(digest.hex())
 }
 
-/// Its name, else its digest.
+/// Its name, else its digest, for messages.
 pub(crate) fn label(descriptor: &Descriptor) -> String {
-    ref_name(descriptor).map_or_else(|| descriptor.digest.to_string(), str::to_owned)
+    ref_name(descriptor).map_or_else(|| descriptor.digest.to_string(), printable::text)
 }
 
 /// The only one of `found`; several entries for one manifest are one.

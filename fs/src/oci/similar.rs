@@ -1,6 +1,7 @@
 //! Names that a mistyped one may have meant.
 
 use super::reference::Name;
+use crate::printable;
 
 /// How many names are worth showing.
 const SHOWN: usize = 3;
@@ -26,7 +27,7 @@ pub(crate) fn names<'a>(query: &str, names: impl Iterator<Item = &'a str>) -> Ve
         .collect();
     near.sort_unstable();
     near.dedup();
-    near.into_iter().take(SHOWN).map(|(_, name)| name.to_owned()).collect()
+    near.into_iter().take(SHOWN).map(|(_, name)| printable::text(name)).collect()
 }
 
 /// The repository, and its last component.

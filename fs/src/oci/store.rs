@@ -133,7 +133,7 @@ pub enum StoreError {
     #[error("{0:?} has a digest, give a name with a tag")]
     DigestInName(String),
     /// An id was given for an image that has several names.
-    #[error("image {id} has several names: {}", names.join(", "))]
+    #[error("image {id} has several names: {}", layout::list(names))]
     SeveralNames {
         /// As it was typed.
         id: String,

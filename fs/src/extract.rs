@@ -227,7 +227,7 @@ mod tests {
 
     fn sparse(data: &[u8]) -> Vec<u8> {
         let size = (1u64 << 40).to_string();
-        let map = format!("{},{}", 1 << 39, data.len());
+        let map = format!("{},{}", 1u64 << 39, data.len());
         let records = [("GNU.sparse.map", &map), ("GNU.sparse.size", &size)];
         let mut tar = tar::Builder::new(Vec::new());
         tar.append_pax_extensions(records.map(|(key, value)| (key, value.as_bytes()))).unwrap();

@@ -228,7 +228,13 @@ mod tests {
     fn sparse(data: &[u8]) -> Vec<u8> {
         let size = (1u64 << 40).to_string();
         let map = format!("{},{}", 1u64 << 39, data.len());
-        let records = [("GNU.sparse.map", &map), ("GNU.sparse.size", &size)];
+        let (name, blocks) = ("sparse".to_owned(), "1".to_owned());
+        let records = [
+            ("GNU.sparse.size", &size),
+            ("GNU.sparse.numblocks", &blocks),
+            ("GNU.sparse.name", &name),
+            ("GNU.sparse.map", &map),
+        ];
         let mut tar = tar::Builder::new(Vec::new());
         tar.append_pax_extensions(records.map(|(key, value)| (key, value.as_bytes()))).unwrap();
         let mut header = tar::Header::new_ustar();

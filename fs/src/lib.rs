@@ -11,6 +11,7 @@
 //! - **inode**: a file, directory, ... of the tree; its number is its place in the tree's file
 
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod blob;
 pub mod compare;
@@ -24,6 +25,9 @@ pub mod layer;
 mod mapped;
 pub mod mount;
 pub mod oci;
+#[cfg(test)]
+#[path = "../../tests/skip/mod.rs"]
+mod skip;
 pub mod span;
 mod sys;
 pub mod tree;

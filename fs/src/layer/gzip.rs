@@ -7,16 +7,13 @@
 use std::io;
 
 use super::index::Coding;
-use super::scan::piece::{Piece, Sink, SpanStart};
+use super::scan::piece::{Output, Piece, Sink, SpanStart};
 use crate::sys::{Inflate, State};
 
 /// Checkpoints are this far apart or a little more, in bytes of content. A read inflates one
 /// span: 1 MiB takes 2.4 ms. Smaller spans cost index (10 KiB a window, compressed) and more
 /// small reads of the blob.
 const SPAN: u64 = 1 << 20;
-
-/// Size of the pieces of content that are passed on.
-const PIECE: usize = 256 << 10;
 
 /// Length of a gzip member's trailer: CRC and size.
 const TRAILER: usize = 8;
@@ -30,8 +27,7 @@ pub(super) struct Scanner {
     blob_offset: u64,
     /// Bytes of content since the last checkpoint; `None` before the first.
     since: Option<u64>,
-    output: Vec<u8>,
-    filled: usize,
+    output: Output,
 }
 
 impl std::fmt::Debug for Inflate {
@@ -47,8 +43,7 @@ impl Scanner {
             state: State::Within,
             blob_offset: 0,
             since: None,
-            output: vec![0; PIECE],
-            filled: 0,
+            output: Output::new(),
         }
     }
 
@@ -62,10 +57,10 @@ impl Scanner {
             input = self.step(input, sink)?;
         }
         // What zlib still holds comes out without more input.
-        while self.state == State::Within && self.filled > 0 {
-            let before = self.filled;
+        while self.state == State::Within && !self.output.is_empty() {
+            let before = self.output.room().len();
             self.step(&[], sink)?;
-            if self.filled == before {
+            if self.output.room().len() == before {
                 break;
             }
         }
@@ -80,19 +75,16 @@ impl Scanner {
                 "the gzip data ends in the middle",
             ));
         }
-        self.flush(sink)
+        self.output.flush(sink)
     }
 
     fn step<'a>(&mut self, input: &'a [u8], sink: &mut Sink<'_>) -> io::Result<&'a [u8]> {
-        let step = self.inflate.step(input, &mut self.output[self.filled..])?;
-        self.filled += step.produced;
+        let step = self.inflate.step(input, self.output.room())?;
+        self.output.advance(step.produced, sink)?;
         self.blob_offset += step.consumed as u64;
         self.state = step.state;
         if let Some(since) = &mut self.since {
             *since += step.produced as u64;
-        }
-        if self.filled == self.output.len() {
-            self.flush(sink)?;
         }
         match (self.state, self.since) {
             (State::Boundary(bits), None) => self.checkpoint(bits, sink)?,
@@ -103,24 +95,14 @@ impl Scanner {
     }
 
     fn checkpoint(&mut self, bits: u8, sink: &mut Sink<'_>) -> io::Result<()> {
-        self.flush(sink)?;
+        self.output.flush(sink)?;
         self.since = Some(0);
         let window = self.inflate.window()?;
         let (blob_offset, coding) = (self.blob_offset, Coding::Deflate);
         sink.send(Piece::Span(SpanStart { blob_offset, coding, bits, window }))
     }
 
-    fn flush(&mut self, sink: &mut Sink<'_>) -> io::Result<()> {
-        if self.filled == 0 {
-            return Ok(());
-        }
-        let mut piece = std::mem::replace(&mut self.output, vec![0; PIECE]);
-        piece.truncate(self.filled);
-        self.filled = 0;
-        sink.send(Piece::Data(piece))
-    }
-
-    /// Starts another member, or skips the zeros that may pad the end (as gzip(1) does).
+    /// Starts another member, or skips the zeros that may pad one (as gzip(1) does at the end).
     fn next_member<'a>(&mut self, input: &'a [u8]) -> io::Result<&'a [u8]> {
         match input[0] {
             0x1f => {
@@ -129,9 +111,9 @@ impl Scanner {
                 Ok(input)
             }
             0 => {
-                let zeros = input.iter().take_while(|byte| **byte == 0).count();
-                self.blob_offset += zeros as u64;
-                Ok(&input[zeros..])
+                let rest = skip_zeros(input);
+                self.blob_offset += (input.len() - rest.len()) as u64;
+                Ok(rest)
             }
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -139,6 +121,12 @@ impl Scanner {
             )),
         }
     }
+}
+
+/// What lies behind the padding of a member.
+fn skip_zeros(input: &[u8]) -> &[u8] {
+    let zeros = input.iter().take_while(|byte| **byte == 0).count();
+    &input[zeros..]
 }
 
 /// Inflates a span: `bits` high bits of `first` and then `input`, after `window`, to exactly
@@ -161,7 +149,7 @@ pub(crate) fn decode(
         if step.state == State::End {
             // A raw stream leaves the trailer of its member to us.
             let trailer = if raw { TRAILER } else { 0 };
-            input = input.get(trailer..).unwrap_or_default();
+            input = skip_zeros(input.get(trailer..).unwrap_or_default());
             inflate = Inflate::gzip();
             raw = false;
         } else if step.consumed == 0 && step.produced == 0 && filled < len {

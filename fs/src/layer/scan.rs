@@ -217,7 +217,7 @@ impl Decoder {
         match self {
             Self::Stored(_) => Ok(()),
             Self::Gzip(scanner) => scanner.finish(sink),
-            Self::Zstd(scanner) => scanner.finish(),
+            Self::Zstd(scanner) => scanner.finish(sink),
         }
     }
 }

@@ -7,13 +7,10 @@ use std::io;
 use zstd::stream::raw::{Decoder, Operation};
 
 use super::index::Coding;
-use super::scan::piece::{Piece, Sink, SpanStart};
+use super::scan::piece::{Output, Piece, Sink, SpanStart};
 
 /// Frames are put together until a span has this many bytes of content.
 const SPAN: u64 = 1 << 20;
-
-/// Size of the pieces of content that are passed on.
-const PIECE: usize = 256 << 10;
 
 /// Decodes a zstd stream chunk by chunk.
 pub(super) struct Scanner {
@@ -23,11 +20,18 @@ pub(super) struct Scanner {
     blob_offset: u64,
     /// Bytes of content since the last span's start; `None` before the first.
     since: Option<u64>,
+    output: Output,
 }
 
 impl Scanner {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { decoder: Decoder::new()?, between: true, blob_offset: 0, since: None })
+        Ok(Self {
+            decoder: Decoder::new()?,
+            between: true,
+            blob_offset: 0,
+            since: None,
+            output: Output::new(),
+        })
     }
 
     /// Takes the next bytes of the blob.
@@ -36,29 +40,26 @@ impl Scanner {
             if self.between && !input.is_empty() {
                 self.start_frame(sink)?;
             }
-            let mut piece = vec![0; PIECE];
-            let status = self.decoder.run_on_buffers(input, &mut piece)?;
-            piece.truncate(status.bytes_written);
+            let status = self.decoder.run_on_buffers(input, self.output.room())?;
             input = &input[status.bytes_read..];
             self.blob_offset += status.bytes_read as u64;
             self.between = status.remaining == 0;
             if let Some(since) = &mut self.since {
                 *since += status.bytes_written as u64;
             }
-            let full = piece.len() == PIECE;
-            if !piece.is_empty() {
-                sink.send(Piece::Data(piece))?;
-            }
-            if input.is_empty() && !full {
+            let full = self.output.advance(status.bytes_written, sink)?;
+            // The decoder may hold back what found no room, unless its frame has ended: then it
+            // would take the lack of input for the start of another frame.
+            if input.is_empty() && (self.between || !full) {
                 return Ok(());
             }
         }
     }
 
     /// Ends the stream.
-    pub(super) fn finish(self) -> io::Result<()> {
+    pub(super) fn finish(mut self, sink: &mut Sink<'_>) -> io::Result<()> {
         if self.between && self.since.is_some() {
-            return Ok(());
+            return self.output.flush(sink);
         }
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the zstd data ends in the middle"))
     }
@@ -68,6 +69,7 @@ impl Scanner {
         if self.since.is_some_and(|since| since < SPAN) {
             return Ok(());
         }
+        self.output.flush(sink)?;
         self.since = Some(0);
         let start = SpanStart {
             blob_offset: self.blob_offset,

@@ -270,12 +270,16 @@ impl<'a> Merge<'a> {
         let number = u32::try_from(self.nodes.len()).map_err(|_| TreeError::TooMany)?;
         let hash = self.hasher.hash_one((node.parent, node.name));
         self.nodes.push(node);
-        let (nodes, hasher) = (&self.nodes, &self.hasher);
-        self.names.insert_unique(hash, number, |node| {
-            let node = &nodes[*node as usize];
-            hasher.hash_one((node.parent, node.name))
-        });
+        self.names.insert_unique(hash, number, hash_of(&self.nodes, &self.hasher));
         Ok(number)
+    }
+
+    /// Makes room for as many names more: growing step by step would hash every name again and
+    /// again.
+    fn reserve(&mut self, names: usize) {
+        self.nodes.reserve(names);
+        self.inodes.reserve(names);
+        self.names.reserve(names, hash_of(&self.nodes, &self.hasher));
     }
 
     fn add_inode(&mut self, source: Source, shape: Shape) -> Result<u32, TreeError> {
@@ -319,6 +323,13 @@ fn shows_below(nodes: &[Node<'_>], mut node: u32) -> bool {
         node = nodes[node as usize].parent;
     }
     !nodes[node as usize].hides_below
+}
+
+fn hash_of(nodes: &[Node<'_>], hasher: &RandomState) -> impl Fn(&u32) -> u64 {
+    |node| {
+        let node = &nodes[*node as usize];
+        hasher.hash_one((node.parent, node.name))
+    }
 }
 
 /// The path of a node from the root.

@@ -39,3 +39,51 @@ impl<'a> Sink<'a> {
         self.0.send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
+
+/// Size of the pieces of content that a decoder passes on.
+const PIECE: usize = 256 << 10;
+
+/// Puts decoded bytes together to pieces of full size, however few come at a time: a piece takes
+/// its whole size in memory.
+#[derive(Debug)]
+pub(in crate::layer) struct Output {
+    piece: Vec<u8>,
+    filled: usize,
+}
+
+impl Output {
+    pub(in crate::layer) fn new() -> Self {
+        Self { piece: vec![0; PIECE], filled: 0 }
+    }
+
+    /// Where the next bytes go; never empty.
+    pub(in crate::layer) fn room(&mut self) -> &mut [u8] {
+        &mut self.piece[self.filled..]
+    }
+
+    /// Whether there is something to flush.
+    pub(in crate::layer) fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    /// Takes `n` bytes that were written to [`Output::room`]. Tells whether that filled it.
+    pub(in crate::layer) fn advance(&mut self, n: usize, sink: &mut Sink<'_>) -> io::Result<bool> {
+        self.filled += n;
+        let full = self.filled == self.piece.len();
+        if full {
+            self.flush(sink)?;
+        }
+        Ok(full)
+    }
+
+    /// Passes on what there is.
+    pub(in crate::layer) fn flush(&mut self, sink: &mut Sink<'_>) -> io::Result<()> {
+        if self.filled == 0 {
+            return Ok(());
+        }
+        let mut piece = std::mem::replace(&mut self.piece, vec![0; PIECE]);
+        piece.truncate(self.filled);
+        self.filled = 0;
+        sink.send(Piece::Data(piece))
+    }
+}

@@ -106,9 +106,27 @@ fn gzip_of_several_members_with_header_fields_and_padding() {
         let mut encoder = builder.write(Vec::new(), flate2::Compression::default());
         encoder.write_all(chunk).unwrap();
         members.extend(encoder.finish().unwrap());
+        members.extend(vec![0; at * 1000]);
     }
-    members.extend([0; 1000]);
     check(&members, &tar, 2);
+}
+
+/// A frame by hand (RFC 8878): one raw block, no checksum.
+fn tiny_frame(content: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(content.len()).unwrap();
+    let block = (u32::from(len) << 3 | 1).to_le_bytes();
+    [&[0x28, 0xb5, 0x2f, 0xfd, 0x20, len], &block[..3], content].concat()
+}
+
+#[test]
+fn zstd_frames_of_any_size_end_where_pieces_do() {
+    let mut tar = sample(2 << 20);
+    tar.resize(tar.len().next_multiple_of(262_144), 0);
+    for size in [tar.len(), 524_288, 262_144, 131_072, 262_143] {
+        check(&tar.chunks(size).flat_map(zstd_frame).collect::<Vec<u8>>(), &tar, 1);
+    }
+    let frames: Vec<u8> = tar.chunks(100).flat_map(tiny_frame).collect();
+    check(&frames, &tar, 1);
 }
 
 #[test]

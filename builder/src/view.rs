@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kfs_fs::error::PathError;
 use kfs_fs::filesystem::{ImageFs, Ino, ReadError};
-use kfs_fs::tree::Metadata;
+use kfs_fs::tree::{self, Metadata};
 
 use crate::copy::Place;
 
@@ -59,13 +59,14 @@ impl View {
             }
         }
         let Node::Directory { base, delta } = node else { return Ok(None) };
-        let attr = match (&self.delta, delta, &self.base, base) {
-            (Some(delta), Some(ino), ..) => delta.attr(ino)?,
-            (_, _, Some(base), Some(ino)) => base.attr(ino)?,
+        let (fs, ino) = match (&self.delta, delta, &self.base, base) {
+            (Some(delta), Some(ino), ..) => (delta, ino),
+            (_, _, Some(base), Some(ino)) => (base, ino),
             _ => return Ok(None),
         };
+        let attr = fs.attr(ino)?;
         let (mode, uid, gid, mtime) = (attr.mode & 0o7777, attr.uid, attr.gid, attr.mtime);
-        Ok(Some(Metadata { mode, uid, gid, mtime }))
+        Ok(Some(Metadata { mode, uid, gid, mtime, xattrs: xattrs(fs, ino)? }))
     }
 
     /// The content of the file at a path; none if there is no file.
@@ -154,6 +155,16 @@ impl View {
             _ => Node::Leaf { in_delta: false, ino: attr.ino, mode: attr.mode },
         }))
     }
+}
+
+/// What overlayfs says by attributes is said anew by who mounts the delta.
+fn xattrs(fs: &ImageFs, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+    let mut xattrs = Vec::new();
+    for name in fs.xattr_names(ino)?.into_iter().filter(|name| *name != tree::OPAQUE_XATTR) {
+        let value = fs.xattr(ino, name)?.unwrap_or_default();
+        xattrs.push((name.to_vec(), value.to_vec()));
+    }
+    Ok(xattrs)
 }
 
 fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {

@@ -21,6 +21,6 @@
 mod file;
 mod merge;
 
-pub(crate) use file::OPAQUE_XATTR;
+pub use file::OPAQUE_XATTR;
 pub use file::{Damaged, Extent, Inode, InodeKind, Tree};
 pub use merge::{MergedTree, Metadata, TreeError, merge, merge_over};

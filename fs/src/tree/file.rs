@@ -24,7 +24,7 @@ const XATTRS: usize = 5;
 const STRINGS: usize = 6;
 
 /// What overlayfs knows an opaque directory by, on mounts that root made.
-pub(crate) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
+pub const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
 
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
 
@@ -443,7 +443,12 @@ impl<'a> Writer<'a> {
         }
         let place = number(self.inodes.len())?;
         self.places[inode as usize] = Some(place);
-        let mut record = self.record(names.sources[inode as usize])?;
+        let mut record = match names.sources[inode as usize] {
+            Source::Implied(None) => implied_directory(),
+            Source::Implied(Some(below)) => self.directory_below(&names.below[below])?,
+            Source::Whiteout => InodeRecord { mode: S_IFCHR.into(), ..empty() },
+            Source::Entry { layer, entry } => self.record(layer, entry)?,
+        };
         if record.mode.get() & S_IFMT == S_IFDIR {
             record.parent = parent.into();
             record.nlink = (2 + self.subdirectories(node, names, children)).into();
@@ -475,12 +480,23 @@ impl<'a> Writer<'a> {
         u32::try_from(count).expect("there are no more than 2^32 nodes")
     }
 
-    fn record(&mut self, source: Source) -> Result<InodeRecord, TreeError> {
-        let (layer, entry) = match source {
-            Source::Implied(metadata) => return Ok(implied_directory(metadata)),
-            Source::Whiteout => return Ok(InodeRecord { mode: S_IFCHR.into(), ..empty() }),
-            Source::Entry { layer, entry } => (layer, entry),
+    fn directory_below(&mut self, metadata: &Metadata) -> Result<InodeRecord, TreeError> {
+        let mut record = InodeRecord {
+            mode: (S_IFDIR | (metadata.mode & 0o7777)).into(),
+            uid: metadata.uid.into(),
+            gid: metadata.gid.into(),
+            seconds: metadata.mtime.seconds.into(),
+            nanos: metadata.mtime.nanos.into(),
+            first_xattr: number(self.xattrs.len())?.into(),
+            ..empty()
         };
+        for (name, value) in &metadata.xattrs {
+            self.add_xattr(&mut record, name, value)?;
+        }
+        Ok(record)
+    }
+
+    fn record(&mut self, layer: u32, entry: u32) -> Result<InodeRecord, TreeError> {
         let index = self.layers[layer as usize];
         let entry = index.entry(entry as usize)?;
         let (kind, device) = match entry.kind {
@@ -592,17 +608,9 @@ fn empty() -> InodeRecord {
     }
 }
 
-fn implied_directory(metadata: Option<Metadata>) -> InodeRecord {
-    let mtime = Timestamp::default();
-    let metadata = metadata.unwrap_or(Metadata { mode: 0o755, uid: 0, gid: 0, mtime });
-    InodeRecord {
-        mode: (S_IFDIR | (metadata.mode & 0o7777)).into(),
-        uid: metadata.uid.into(),
-        gid: metadata.gid.into(),
-        seconds: metadata.mtime.seconds.into(),
-        nanos: metadata.mtime.nanos.into(),
-        ..empty()
-    }
+/// A directory of which nothing is known.
+fn implied_directory() -> InodeRecord {
+    InodeRecord { mode: (S_IFDIR | 0o755).into(), ..empty() }
 }
 
 /// A device number in the 32 bits of Linux' `new_encode_dev`: 12 bits major, 20 bits minor.

@@ -87,8 +87,8 @@ pub fn merge_over(
     run(Merge::new(true), layers, below)
 }
 
-/// Owner, permissions and time of a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// All that is known of a directory beside what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     /// Permission bits.
     pub mode: u32,
@@ -98,6 +98,8 @@ pub struct Metadata {
     pub gid: u32,
     /// Modification time.
     pub mtime: Timestamp,
+    /// Names and values of extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 fn run<'a>(
@@ -117,8 +119,9 @@ fn run<'a>(
 /// Where an inode's metadata comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
-    /// A directory that no entry names, with its metadata in the tree below.
-    Implied(Option<Metadata>),
+    /// A directory that no entry names, with the place of its metadata in [`Names::below`], if the
+    /// tree below has it.
+    Implied(Option<usize>),
     /// What stands for a removed name of the tree below.
     Whiteout,
     /// This entry of this layer.
@@ -165,6 +168,8 @@ struct Merge<'a> {
     hasher: RandomState,
     /// Whether removed names of a tree below are kept in mind.
     over: bool,
+    /// Metadata of directories of the tree below.
+    below: Vec<Metadata>,
 }
 
 /// What is left of the merge: the names that count, in the order of their making.
@@ -175,6 +180,8 @@ pub(super) struct Names<'a> {
     pub(super) sources: Vec<Source>,
     /// Places in `nodes` of directories that hide what the tree below has in them, in order.
     pub(super) opaque: Vec<u32>,
+    /// Metadata of directories of the tree below.
+    pub(super) below: Vec<Metadata>,
 }
 
 impl<'a> Merge<'a> {
@@ -186,6 +193,7 @@ impl<'a> Merge<'a> {
             names: HashTable::new(),
             hasher: RandomState::new(),
             over,
+            below: Vec::new(),
         }
     }
 
@@ -193,8 +201,11 @@ impl<'a> Merge<'a> {
     fn take_metadata(&mut self, below: &mut dyn FnMut(&[u8]) -> Option<Metadata>) {
         for node in 0..self.nodes.len() {
             let inode = self.nodes[node].inode as usize;
-            if let Source::Implied(metadata @ None) = &mut self.inodes[inode].source {
-                *metadata = below(&path_of(&self.nodes, node));
+            if let Source::Implied(place @ None) = &mut self.inodes[inode].source
+                && let Some(metadata) = below(&path_of(&self.nodes, node))
+            {
+                *place = Some(self.below.len());
+                self.below.push(metadata);
             }
         }
     }
@@ -273,7 +284,7 @@ impl<'a> Merge<'a> {
             }
         }
         let sources = self.inodes.iter().map(|inode| inode.source).collect();
-        Names { nodes, sources, opaque }
+        Names { nodes, sources, opaque, below: self.below }
     }
 }
 

@@ -222,8 +222,9 @@ fn delta(layers: &[&[&str]]) -> Vec<String> {
     let indexes = indexes(dir.path(), layers);
     let refs: Vec<&LayerIndex> = indexes.iter().collect();
     let mtime = Timestamp::default();
-    let merged =
-        merge_over(&refs, &mut |_| Some(Metadata { mode: 0o700, uid: 7, gid: 0, mtime })).unwrap();
+    let xattrs = vec![(b"user.below".to_vec(), b"yes".to_vec())];
+    let below = Metadata { mode: 0o700, uid: 7, gid: 0, mtime, xattrs };
+    let merged = merge_over(&refs, &mut |_| Some(below.clone())).unwrap();
     let digests: Vec<Digest> = indexes.iter().map(|index| index.summary().digest).collect();
     let tree = Tree::create(dir.path(), &digests, merged).unwrap();
     let mut lines = Vec::new();

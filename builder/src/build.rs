@@ -1,6 +1,7 @@
 //! The loop that builds an image: it reads like the file it builds.
 
 mod image;
+mod platform;
 mod report;
 
 use std::ffi::OsString;
@@ -12,15 +13,15 @@ use std::time::{Instant, SystemTime};
 use kfs_fs::digest::Digest;
 use kfs_fs::error::PathError;
 use kfs_fs::filesystem::{ImageFs, OpenError};
-use kfs_fs::layer::writer::Compression;
+use kfs_fs::layer::writer::{Compression, NewLayer};
 use kfs_fs::layer::{Entry, Kind, Timestamp};
 use kfs_fs::oci::layout::LayoutError;
-use kfs_fs::oci::manifest::{History, ImageConfig, Platform};
+use kfs_fs::oci::manifest::{Descriptor, History, ImageConfig, Platform};
 use kfs_fs::oci::reference::{ReferenceError, Source as ImageSource};
 use kfs_fs::oci::store::{Part, Store, StoreError, TempDir, Writer};
 use kfs_fs::oci::{self, Image, Layer};
 
-use crate::cache::{self, Cache};
+use crate::cache::{self, Cache, Hit};
 use crate::config::{StageConfig, history};
 use crate::copy::{self, BadMode, Content, CopyError, CopyItem, Owner, OwnerError, Place};
 use crate::exec::{Executor, Isolation};
@@ -29,6 +30,7 @@ use crate::plan::{Base, Plan, Step};
 use crate::rootfs::{self, RootfsError};
 use crate::stage::{RunRequest, Stage, StageError};
 use crate::view::at_path;
+use platform::Wanted;
 
 pub use report::{BuildError, Event, Failed, StepError};
 
@@ -45,8 +47,9 @@ pub struct Options {
     pub compression: Compression,
     /// How RUN is shut in.
     pub isolation: Isolation,
-    /// The time that config, history and made directories get.
-    pub now: SystemTime,
+    /// The time that config, history and made directories get; none for the time at which each
+    /// was made.
+    pub timestamp: Option<SystemTime>,
     /// What the image is built for.
     pub target: Platform,
 }
@@ -87,7 +90,7 @@ pub fn build(
     report(Event::Step { index: 1, total: plan.total(), text: &from.text });
     let started = Instant::now();
     let base_fs = base.open(store, report)?;
-    report(Event::Done { took: started.elapsed(), layer: None });
+    report(Event::Done { took: started.elapsed(), layer: None, cached: false });
     let mut build = Build::new(plan, options, &writer, &work, executor, base, base_fs);
     for step in &steps {
         report(Event::Step { index: step.index, total: step.total, text: &step.text });
@@ -123,12 +126,13 @@ fn open_base(plan: &Plan, options: &Options, store: &Store) -> Result<BaseImage,
     let source: ImageSource = name.parse().map_err(|error: ReferenceError| failed(error.into()))?;
     let image = oci::open(&source, store).map_err(|error| failed(error.into()))?;
     let config = image.config.clone();
-    let found = format!("{}/{}", config.os, config.architecture);
-    let wanted = platform
-        .clone()
-        .unwrap_or_else(|| format!("{}/{}", options.target.os, options.target.architecture));
-    if !wanted.starts_with(&found) {
-        let name = name.clone();
+    let found = Wanted::of(&config);
+    let wanted = match platform {
+        Some(text) => Wanted::parse(text),
+        None => Wanted::from(&options.target),
+    };
+    if !wanted.accepts(&found) {
+        let (name, found, wanted) = (name.clone(), found.to_string(), wanted.to_string());
         return Err(failed(StepError::Platform { name, found, wanted }).into());
     }
     Ok(BaseImage { location, image: Some(image), config })
@@ -155,6 +159,13 @@ impl BaseImage {
     }
 }
 
+/// What a step added.
+struct Made {
+    layer: Descriptor,
+    /// By an earlier build.
+    cached: bool,
+}
+
 /// A build on its way.
 struct Build<'a> {
     plan: &'a Plan,
@@ -166,6 +177,8 @@ struct Build<'a> {
     stage: Stage,
     config: StageConfig,
     history: Vec<History>,
+    /// When the build began.
+    now: SystemTime,
     /// The key of the last step that made a layer.
     key: Digest,
 }
@@ -181,7 +194,9 @@ impl<'a> Build<'a> {
         base_fs: Option<Arc<ImageFs>>,
     ) -> Self {
         let target = &options.target;
-        let platform = [&target.os[..], &target.architecture[..]];
+        // A layer is the same one only in the same form: who asks for gzip is not to get zstd.
+        let compression = format!("{:?}", options.compression);
+        let parts = [&target.os[..], &target.architecture[..], &compression[..]];
         let origin = base.image.as_ref().map_or_else(|| Digest::of(b"scratch"), |i| i.digest);
         Self {
             plan,
@@ -192,40 +207,76 @@ impl<'a> Build<'a> {
             stage: Stage::new(writer, work.path(), base_fs, options.compression),
             config: StageConfig::new(base.config.clone(), plan.dialect()),
             history: Vec::new(),
-            key: cache::key(origin, &platform),
+            now: options.timestamp.unwrap_or_else(SystemTime::now),
+            key: cache::key(origin, &parts),
             base,
         }
     }
 
     fn step(&mut self, step: &Step, report: &mut dyn FnMut(Event<'_>)) -> Result<(), StepError> {
         let started = Instant::now();
-        let layer = match &step.instruction {
+        let made = match &step.instruction {
             Instruction::Copy(copy) => Some(self.copy(copy, step, report)?),
             Instruction::Run(run) => Some(self.run(run, step, report)?),
             Instruction::Workdir(workdir) => self.workdir(workdir, step)?,
             _ => {
-                self.remember(history::config_only(&step.text), true);
+                self.remember(history::config_only(&step.text), None);
                 None
             }
         };
         self.config.apply(&step.instruction)?;
-        let layer = layer.map(|layer| (layer.descriptor.digest, layer.descriptor.size));
-        report(Event::Done { took: started.elapsed(), layer });
+        let cached = made.as_ref().is_some_and(|made| made.cached);
+        let layer = made.map(|Made { layer, .. }| (layer.digest, layer.size));
+        report(Event::Done { took: started.elapsed(), layer, cached });
         Ok(())
     }
 
-    fn remember(&mut self, created_by: String, empty_layer: bool) {
-        let created = Some(humantime::format_rfc3339(self.options.now).to_string());
-        let created_by = Some(created_by);
+    /// Adds a step to the history; one that makes no layer has no time of its own.
+    fn remember(&mut self, created_by: String, created: Option<String>) {
+        let (created_by, empty_layer) = (Some(created_by), created.is_none());
         self.history.push(History { created, created_by, empty_layer, ..History::default() });
     }
 
-    /// Adds a layer that a step made or the cache had.
-    fn push(&mut self, layer: Layer, key: Digest, created_by: String) -> Layer {
-        self.stage.push(layer.clone());
+    /// The time of what is made now.
+    fn created(&self) -> String {
+        humantime::format_rfc3339(self.now).to_string()
+    }
+
+    /// Stores a layer that a step made, remembers it under its key and adds it to the image.
+    fn push_new(
+        &mut self,
+        new: NewLayer,
+        key: Digest,
+        created_by: String,
+    ) -> Result<Made, StepError> {
+        let layer = self.writer.put_layer(new)?;
+        let created = self.created();
+        self.cache.record(key, &layer, &created)?;
+        Ok(self.push(layer, key, created_by, created, false))
+    }
+
+    /// Adds a layer that the cache had.
+    fn push_cached(&mut self, hit: Hit, key: Digest, created_by: String) -> Made {
+        let created = match self.options.timestamp {
+            Some(_) => self.created(),
+            None => hit.created,
+        };
+        self.push(hit.layer, key, created_by, created, true)
+    }
+
+    fn push(
+        &mut self,
+        layer: Layer,
+        key: Digest,
+        created_by: String,
+        created: String,
+        cached: bool,
+    ) -> Made {
+        let made = Made { layer: layer.descriptor.clone(), cached };
+        self.stage.push(layer);
         self.key = key;
-        self.remember(created_by, false);
-        layer
+        self.remember(created_by, Some(created));
+        made
     }
 
     fn copy(
@@ -233,7 +284,7 @@ impl<'a> Build<'a> {
         copy: &Copy,
         step: &Step,
         report: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Layer, StepError> {
+    ) -> Result<Made, StepError> {
         let resolved = self.resolve(copy)?;
         if let Some(difference) = &resolved.difference {
             report(Event::Warning(format!("{}: {difference}", step.location)));
@@ -247,19 +298,17 @@ impl<'a> Build<'a> {
         if self.cache.has(started_from) {
             let digest = digest_of(&resolved.items)?;
             let key = cache::key(started_from, &[&digest.to_string()]);
-            if let Some(layer) = self.cache.find(key)? {
-                report(Event::Cached);
-                return Ok(self.push(layer, key, text(&digest)));
+            if let Some(hit) = self.cache.find(key)? {
+                return Ok(self.push_cached(hit, key, text(&digest)));
             }
         }
         let mut digest = ItemsDigest::new(&resolved.items);
         let new = self.stage.copy(&resolved.items, &mut |piece| digest.content(piece))?;
         let digest = digest.finish();
-        let layer = self.writer.put_layer(new)?;
         let key = cache::key(started_from, &[&digest.to_string()]);
-        self.cache.record(key, &layer)?;
+        let made = self.push_new(new, key, text(&digest))?;
         self.cache.mark(started_from)?;
-        Ok(self.push(layer, key, text(&digest)))
+        Ok(made)
     }
 
     fn resolve(&mut self, copy: &Copy) -> Result<copy::Resolved, StepError> {
@@ -280,7 +329,7 @@ impl<'a> Build<'a> {
             context: &self.options.context,
             owner,
             mode,
-            made_at: timestamp(self.options.now),
+            made_at: timestamp(self.now),
         };
         let mut look = |path: &[u8]| -> Result<Place, PathError> {
             view.place(path).map_err(|error| at_path(path, error))
@@ -293,13 +342,12 @@ impl<'a> Build<'a> {
         run: &Run,
         step: &Step,
         report: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Layer, StepError> {
+    ) -> Result<Made, StepError> {
         let request = self.request(run, step);
         let text = history::run(&run.command, &self.config.shell(), &step.build_args);
         let key = self.run_key(&request);
-        if let Some(layer) = self.cache.find(key)? {
-            report(Event::Cached);
-            return Ok(self.push(layer, key, text));
+        if let Some(hit) = self.cache.find(key)? {
+            return Ok(self.push_cached(hit, key, text));
         }
         let mut request = request;
         request.env.extend(self.plan.proxies().into_iter().map(|(k, v)| (k.into(), v.into())));
@@ -313,9 +361,7 @@ impl<'a> Build<'a> {
             let (status, tail) = (ran.outcome.status, ran.outcome.tail);
             return Err(StepError::Run { command: step.text.clone(), status, tail });
         };
-        let layer = self.writer.put_layer(new)?;
-        self.cache.record(key, &layer)?;
-        Ok(self.push(layer, key, text))
+        self.push_new(new, key, text)
     }
 
     fn request(&self, run: &Run, step: &Step) -> RunRequest {
@@ -345,24 +391,20 @@ impl<'a> Build<'a> {
     }
 
     /// WORKDIR makes its directory if the image has none.
-    fn workdir(&mut self, workdir: &Workdir, step: &Step) -> Result<Option<Layer>, StepError> {
+    fn workdir(&mut self, workdir: &Workdir, step: &Step) -> Result<Option<Made>, StepError> {
         let path = crate::config::join(self.config.working_dir(), &workdir.path);
         let text = history::config_only(&step.text);
         let items = self.missing_directories(path.as_bytes())?;
         if items.is_empty() {
-            self.remember(text, true);
+            self.remember(text, None);
             return Ok(None);
         }
         let key = cache::key(self.key, &["workdir", &path]);
-        let layer = match self.cache.find(key)? {
-            Some(layer) => layer,
-            None => {
-                let layer = self.writer.put_layer(self.stage.copy(&items, &mut |_| ())?)?;
-                self.cache.record(key, &layer)?;
-                layer
-            }
-        };
-        Ok(Some(self.push(layer, key, text)))
+        if let Some(hit) = self.cache.find(key)? {
+            return Ok(Some(self.push_cached(hit, key, text)));
+        }
+        let new = self.stage.copy(&items, &mut |_| ())?;
+        self.push_new(new, key, text).map(Some)
     }
 
     /// The directories on the way to a path that the image lacks.
@@ -389,7 +431,7 @@ impl<'a> Build<'a> {
                         mode: 0o755,
                         uid: 0,
                         gid: 0,
-                        mtime: timestamp(self.options.now),
+                        mtime: timestamp(self.now),
                         size: 0,
                         xattrs: Vec::new(),
                     },
@@ -407,7 +449,8 @@ impl<'a> Build<'a> {
             layers: self.stage.layers(),
             config: self.config.into_image(),
             history: self.history,
-            now: self.options.now,
+            now: self.now,
+            fixed_time: self.options.timestamp.is_some(),
         };
         image::store(self.writer, new, self.options.tag.as_deref())
     }

@@ -33,6 +33,15 @@ pub(crate) fn key(parent: Digest, parts: &[&str]) -> Digest {
 struct Record {
     layer: Descriptor,
     diff_id: DiffId,
+    created: String,
+}
+
+/// What a step made before.
+#[derive(Debug)]
+pub(crate) struct Hit {
+    pub(crate) layer: Layer,
+    /// When, in the form of RFC 3339.
+    pub(crate) created: String,
 }
 
 /// The cache of a store.
@@ -49,7 +58,7 @@ impl Cache {
     }
 
     /// The layer of a step, if it was made before and is still there.
-    pub(crate) fn find(&self, key: Digest) -> Result<Option<Layer>, PathError> {
+    pub(crate) fn find(&self, key: Digest) -> Result<Option<Hit>, PathError> {
         if self.ignore {
             return Ok(None);
         }
@@ -58,13 +67,13 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             json => json.at("read", &path)?,
         };
-        let Ok(Record { layer: descriptor, diff_id }) = serde_json::from_slice(&json) else {
+        let Ok(Record { layer: descriptor, diff_id, created }) = serde_json::from_slice(&json) else {
             // Of another version, or cut short: the step is done again and the record replaced.
             return Ok(None);
         };
         match self.store.blob(descriptor.digest) {
             Ok(blob) if blob.size() == descriptor.size => {
-                Ok(Some(Layer { descriptor, diff_id, blob }))
+                Ok(Some(Hit { layer: Layer { descriptor, diff_id, blob }, created }))
             }
             Ok(_) => Ok(None),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -77,9 +86,15 @@ impl Cache {
         !self.ignore && self.path(key).exists()
     }
 
-    /// Remembers the layer of a step.
-    pub(crate) fn record(&self, key: Digest, layer: &Layer) -> Result<(), StoreError> {
-        let record = Record { layer: layer.descriptor.clone(), diff_id: layer.diff_id };
+    /// Remembers the layer of a step, and when it was made.
+    pub(crate) fn record(
+        &self,
+        key: Digest,
+        layer: &Layer,
+        created: &str,
+    ) -> Result<(), StoreError> {
+        let (diff_id, created) = (layer.diff_id, created.to_owned());
+        let record = Record { layer: layer.descriptor.clone(), diff_id, created };
         let json = serde_json::to_vec(&record).expect("strings and numbers");
         self.write(key, &json)
     }

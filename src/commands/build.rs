@@ -124,7 +124,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         no_cache: args.no_cache,
         compression: args.compression.into(),
         isolation: args.isolation.into(),
-        now: now(args.timestamp),
+        timestamp: args.timestamp.map(time),
         target,
     };
     let sandbox = match std::env::var_os("PATH") {
@@ -184,11 +184,8 @@ fn host() -> Platform {
     }
 }
 
-fn now(timestamp: Option<u64>) -> SystemTime {
-    match timestamp {
-        Some(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND)),
-        None => SystemTime::now(),
-    }
+fn time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND))
 }
 
 /// The end of the year 9999, the last that RFC 3339 can say.
@@ -201,7 +198,6 @@ fn tell(context: &Context, event: &Event<'_>) {
             context.say(&format!("[{index}/{total}] {}", escape(text.as_bytes())));
         }
         Event::Indexed { bytes } => context.say(&format!("      indexed {}", size(*bytes))),
-        Event::Cached => context.say("      cached"),
         Event::Output(line) => {
             if !context.quiet {
                 let mut stderr = std::io::stderr().lock();
@@ -210,8 +206,8 @@ fn tell(context: &Context, event: &Event<'_>) {
             }
         }
         Event::Warning(text) => context.say(&format!("warning: {text}")),
-        Event::Done { took, layer } => {
-            let took = seconds(*took);
+        Event::Done { took, layer, cached } => {
+            let took = if *cached { "cached".to_owned() } else { seconds(*took) };
             match layer {
                 Some((digest, bytes)) => {
                     let (digest, bytes) = (digest.short(), size(*bytes));

@@ -18,7 +18,10 @@ pub(super) struct New<'a> {
     pub(super) layers: &'a [Layer],
     pub(super) config: ImageConfig,
     pub(super) history: Vec<History>,
+    /// When the build began.
     pub(super) now: SystemTime,
+    /// Whether nothing may have another time than `now`.
+    pub(super) fixed_time: bool,
 }
 
 /// Stores an image whose new layers are stored already; of the base, the layers that the store
@@ -29,10 +32,17 @@ pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<
         take_in(writer, layer)?;
     }
     let all = || base_layers.iter().chain(new.layers);
+    let now = humantime::format_rfc3339(new.now).to_string();
     let mut config = new.config;
-    config.created = Some(humantime::format_rfc3339(new.now).to_string());
     config.rootfs.diff_ids = all().map(|layer| layer.diff_id).collect();
+    let old = config.history.len();
     config.history.extend(new.history);
+    if new.fixed_time {
+        config.history[old..].iter_mut().for_each(|step| step.created = Some(now.clone()));
+    } else {
+        fill_times(&mut config.history, &now);
+    }
+    config.created = config.history.last().and_then(|step| step.created.clone()).or(Some(now));
     let config = serde_json::to_vec(&config).expect("strings, numbers and lists");
     let id = writer.put_bytes(&config)?;
     let manifest = Manifest {
@@ -45,6 +55,23 @@ pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<
     let manifest = serde_json::to_vec(&manifest).expect("strings, numbers and lists");
     let digest = writer.add_image(tag, &manifest, MANIFEST)?;
     Ok(Built { digest, id })
+}
+
+/// Gives steps without a layer a time: that of the layer before, and those before the first new
+/// layer the time of that one. So an image whose steps were all done before is the same image
+/// again (BuildKit does it so too).
+fn fill_times(history: &mut [History], now: &str) {
+    let first = history.iter().position(|step| step.created.is_none()).unwrap_or(history.len());
+    let (old, new) = history.split_at_mut(first);
+    let time_of = |step: &History| step.created.clone();
+    let first_new = new.iter().find_map(time_of);
+    let mut time = first_new.or_else(|| old.iter().rev().find_map(time_of));
+    for step in new {
+        match &step.created {
+            Some(created) => time = Some(created.clone()),
+            None => step.created = Some(time.clone().unwrap_or_else(|| now.to_owned())),
+        }
+    }
 }
 
 /// Copies a layer that lies elsewhere (in a layout or archive named in FROM).

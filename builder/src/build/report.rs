@@ -28,8 +28,6 @@ pub enum Event<'a> {
         /// How much of them, in bytes.
         bytes: u64,
     },
-    /// The step's layer was there already.
-    Cached,
     /// A line of a RUN's output.
     Output(&'a [u8]),
     /// Something that is probably not meant.
@@ -40,6 +38,8 @@ pub enum Event<'a> {
         took: Duration,
         /// Digest and size of its layer, if it has one.
         layer: Option<(Digest, u64)>,
+        /// The layer was made by an earlier build.
+        cached: bool,
     },
 }
 

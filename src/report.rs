@@ -8,6 +8,7 @@
 //! | 3 | an image, path or mount that was named does not exist |
 //! | 4 | a mount point is busy or not empty |
 //! | 5 | content does not match its digest, or its format is broken |
+//! | 128 + n | ended by signal n, in good order |
 
 mod mount;
 
@@ -277,6 +278,11 @@ impl From<BuildError> for Failure {
             BuildError::File(error) => Self::new(error.to_string()),
             BuildError::Store(error) => error.into(),
             BuildError::Step(failed) => {
+                if let Some(interrupted) = failed.error.interrupted() {
+                    let message = format!("{}: {interrupted}", failed.location);
+                    let number = u8::try_from(interrupted.0 as i32).unwrap_or_default();
+                    return Self::new(message).code(128 + number);
+                }
                 let message = failed.to_string();
                 let failure = match failed.error {
                     StepError::Base(error) => Self::from(error),

@@ -6,12 +6,13 @@ mod report;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use kfs_fs::digest::Digest;
-use kfs_fs::error::PathError;
+use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::{ImageFs, OpenError};
 use kfs_fs::layer::writer::{Compression, NewLayer};
 use kfs_fs::layer::{Entry, Kind, Timestamp};
@@ -25,6 +26,7 @@ use crate::cache::{self, Cache, Hit};
 use crate::config::{StageConfig, history};
 use crate::copy::{self, BadMode, Content, CopyError, CopyItem, Owner, OwnerError, Place};
 use crate::exec::{Executor, Isolation};
+use crate::interrupt::{Interrupted, Interrupts};
 use crate::kubefile::{Command, Copy, Instruction, KubefileError, Location, Run, Workdir};
 use crate::plan::{Base, Plan, Step};
 use crate::rootfs::{self, RootfsError};
@@ -52,6 +54,8 @@ pub struct Options {
     pub timestamp: Option<SystemTime>,
     /// What the image is built for.
     pub target: Platform,
+    /// What ends the build before its time.
+    pub interrupts: Rc<Interrupts>,
 }
 
 /// A finished image.
@@ -79,7 +83,6 @@ pub fn build(
         report(Event::Warning(warning.to_string()));
     }
     let writer = store.writer()?;
-    let work = store.temp_dir()?;
     let base = open_base(plan, options, store)?;
     let steps = plan.steps(&base.config)?;
     if steps.iter().any(|step| matches!(step.instruction, Instruction::Run(_))) {
@@ -91,10 +94,16 @@ pub fn build(
     let started = Instant::now();
     let base_fs = base.open(store, report)?;
     report(Event::Done { took: started.elapsed(), layer: None, cached: false });
+    // Up to here there was nothing to tidy up.
+    let hold = options.interrupts.hold().at("hold back signals of", Path::new("/proc/self"));
+    hold.map_err(StoreError::from)?;
+    let work = store.temp_dir()?;
     let mut build = Build::new(plan, options, &writer, &work, executor, base, base_fs);
     for step in &steps {
         report(Event::Step { index: step.index, total: step.total, text: &step.text });
-        build.step(step, report).map_err(|error| Failed::at(step.location.clone(), error))?;
+        let done = options.interrupts.check().map_err(StepError::from);
+        let done = done.and_then(|()| build.step(step, report));
+        done.map_err(|error| Failed::at(step.location.clone(), error))?;
     }
     build.finish()
 }
@@ -204,7 +213,7 @@ impl<'a> Build<'a> {
             writer,
             executor,
             cache: Cache::new(writer, options.no_cache),
-            stage: Stage::new(writer, work.path(), base_fs, options.compression),
+            stage: Stage::new(writer, work.path(), base_fs, options),
             config: StageConfig::new(base.config.clone(), plan.dialect()),
             history: Vec::new(),
             now: options.timestamp.unwrap_or_else(SystemTime::now),
@@ -296,7 +305,7 @@ impl<'a> Build<'a> {
         let text = |digest: &Digest| history::copy(resolved.kind, digest, &copy.dest);
         // Without an earlier COPY like this, reading the files twice would only cost time.
         if self.cache.has(started_from) {
-            let digest = digest_of(&resolved.items)?;
+            let digest = digest_of(&resolved.items, &self.options.interrupts)?;
             let key = cache::key(started_from, &[&digest.to_string()]);
             if let Some(hit) = self.cache.find(key)? {
                 return Ok(self.push_cached(hit, key, text(&digest)));
@@ -495,10 +504,9 @@ impl<'a> ItemsDigest<'a> {
 }
 
 /// Reads all files of a COPY for their digest.
-fn digest_of(items: &[CopyItem]) -> Result<Digest, StepError> {
+fn digest_of(items: &[CopyItem], interrupts: &Interrupts) -> Result<Digest, StepError> {
     use std::io::Read as _;
 
-    use kfs_fs::error::AtPath as _;
     let mut digest = ItemsDigest::new(items);
     let mut piece = vec![0; 1 << 18];
     for item in items {
@@ -509,6 +517,7 @@ fn digest_of(items: &[CopyItem]) -> Result<Digest, StepError> {
                 let file = std::fs::File::open(path).at("open", path)?;
                 let mut file = file.take(item.entry.size);
                 loop {
+                    interrupts.check()?;
                     let n = file.read(&mut piece).at("read", path)?;
                     if n == 0 {
                         break;
@@ -529,7 +538,6 @@ fn timestamp(time: SystemTime) -> Timestamp {
 
 /// A context that cannot be used.
 pub fn check_context(path: &Path) -> Result<PathBuf, PathError> {
-    use kfs_fs::error::AtPath as _;
     let context = path.canonicalize().at("open the build context", path)?;
     std::fs::read_dir(&context).at("read the build context", path)?;
     Ok(context)

@@ -67,7 +67,8 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             json => json.at("read", &path)?,
         };
-        let Ok(Record { layer: descriptor, diff_id, created }) = serde_json::from_slice(&json) else {
+        let Ok(Record { layer: descriptor, diff_id, created }) = serde_json::from_slice(&json)
+        else {
             // Of another version, or cut short: the step is done again and the record replaced.
             return Ok(None);
         };

@@ -19,6 +19,7 @@ pub mod config;
 pub mod copy;
 pub mod diff;
 pub mod exec;
+pub mod interrupt;
 pub mod kubefile;
 pub mod plan;
 pub mod rootfs;

@@ -2,10 +2,12 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use kfs_builder::build::{self, Event};
 use kfs_builder::exec::{Isolation, Sandbox};
+use kfs_builder::interrupt::Interrupts;
 use kfs_builder::kubefile::{CopyRule, Dialect, Kubefile};
 use kfs_builder::plan::{self, Plan};
 use kfs_fs::error::AtPath as _;
@@ -118,6 +120,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         // A wrong name is told before the work, not after it.
         tag.parse::<Name>()?;
     }
+    let interrupts = Rc::new(Interrupts::default());
     let options = build::Options {
         context: directory,
         tag: args.tag.clone(),
@@ -126,11 +129,13 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         isolation: args.isolation.into(),
         timestamp: args.timestamp.map(time),
         target,
+        interrupts: interrupts.clone(),
     };
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => Sandbox::new().host_path(path),
         None => Sandbox::new(),
     };
+    let sandbox = sandbox.interrupts(interrupts);
     let mut report = |event: Event<'_>| tell(context, &event);
     let built = build::build(&plan, &options, &context.store()?, &sandbox, &mut report)?;
     if let Some(tag) = &args.tag {

@@ -38,9 +38,8 @@ impl Wanted {
     /// Whether an image for `found` will do. What an image does not say of itself is not held
     /// against it.
     pub(super) fn accepts(&self, found: &Self) -> bool {
-        let same = |wanted: &str, found: &str| {
-            wanted.is_empty() || found.is_empty() || wanted == found
-        };
+        let same =
+            |wanted: &str, found: &str| wanted.is_empty() || found.is_empty() || wanted == found;
         // Only for arm is a variant a promise that an image may not keep; for others it is a
         // hint of what would be faster.
         same(&self.os, &found.os)

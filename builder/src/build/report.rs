@@ -4,11 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    BadMode, CopyError, Digest, KubefileError, LayoutError, Location, OpenError, OwnerError,
-    PathError, ReferenceError, RootfsError, StageError, StoreError,
+    BadMode, CopyError, Digest, Interrupted, KubefileError, LayoutError, Location, OpenError,
+    OwnerError, PathError, ReferenceError, RootfsError, StageError, StoreError,
 };
 use crate::config::ConfigError;
-use crate::exec::Status;
+use crate::exec::{ExecError, Status};
 use crate::kubefile::write_source;
 
 /// Something that happened.
@@ -153,9 +153,26 @@ pub enum StepError {
     /// The layer cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A signal asks the build to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A file cannot be used.
     #[error(transparent)]
     Path(#[from] PathError),
+}
+
+impl StepError {
+    /// The signal that ended the build, if one did.
+    pub fn interrupted(&self) -> Option<Interrupted> {
+        match self {
+            Self::Interrupted(interrupted)
+            | Self::Stage(
+                StageError::Interrupted(interrupted)
+                | StageError::Exec(ExecError::Interrupted(interrupted)),
+            ) => Some(*interrupted),
+            _ => None,
+        }
+    }
 }
 
 impl From<RootfsError> for StepError {

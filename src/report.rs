@@ -18,6 +18,7 @@ use std::io;
 use std::process::ExitCode;
 
 use kfs_builder::build::{BuildError, StepError};
+use kfs_builder::context::ContextError;
 use kfs_builder::kubefile::KubefileError;
 use kfs_fs::error::PathError;
 use kfs_fs::extract::ExtractError;
@@ -293,6 +294,15 @@ impl From<BuildError> for Failure {
                 };
                 Self { message, ..failure }
             }
+        }
+    }
+}
+
+impl From<ContextError> for Failure {
+    fn from(error: ContextError) -> Self {
+        match error {
+            ContextError::Path(error) => error.into(),
+            ContextError::Pattern { .. } | ContextError::Nothing { .. } => Self::from_error(&error),
         }
     }
 }

@@ -24,6 +24,7 @@ use kfs_fs::oci::{self, Image, Layer};
 
 use crate::cache::{self, Cache, Hit};
 use crate::config::{StageConfig, history};
+use crate::context::Context;
 use crate::copy::{self, BadMode, Content, CopyError, CopyItem, Owner, OwnerError, Place};
 use crate::exec::{Executor, Isolation};
 use crate::interrupt::{Interrupted, Interrupts};
@@ -39,8 +40,8 @@ pub use report::{BuildError, Event, Failed, StepError};
 /// What to build, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The build context's directory, absolute.
-    pub context: PathBuf,
+    /// Where COPY takes files from.
+    pub context: Context,
     /// The name of the image, if it gets one.
     pub tag: Option<String>,
     /// Do every step anew.
@@ -298,6 +299,10 @@ impl<'a> Build<'a> {
         if let Some(difference) = &resolved.difference {
             report(Event::Warning(format!("{}: {difference}", step.location)));
         }
+        for socket in &resolved.skipped {
+            let path = socket.display();
+            report(Event::Warning(format!("{}: socket {path} is left out", step.location)));
+        }
         let words = format!("{copy:?}");
         let rule = self.plan.copy_rule().to_string();
         let started_from =
@@ -534,11 +539,4 @@ fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     Timestamp { seconds, nanos: since.subsec_nanos() }
-}
-
-/// A context that cannot be used.
-pub fn check_context(path: &Path) -> Result<PathBuf, PathError> {
-    let context = path.canonicalize().at("open the build context", path)?;
-    std::fs::read_dir(&context).at("read the build context", path)?;
-    Ok(context)
 }

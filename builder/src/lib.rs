@@ -16,6 +16,7 @@
 pub mod build;
 mod cache;
 pub mod config;
+pub mod context;
 pub mod copy;
 pub mod diff;
 pub mod exec;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use kfs_builder::build::{self, Event};
+use kfs_builder::context::Context as BuildContext;
 use kfs_builder::exec::{Isolation, Sandbox};
 use kfs_builder::interrupt::Interrupts;
 use kfs_builder::kubefile::{CopyRule, Dialect, Kubefile};
@@ -23,8 +24,6 @@ use crate::table::size;
 
 /// The build file's name where none is given: the first of these that the context has.
 const FILE_NAMES: [&str; 4] = ["Sealfile", "Kubefile", "Dockerfile", "Containerfile"];
-/// What other builders read, and this version does not.
-const IGNORE_FILES: [&str; 2] = [".containerignore", ".dockerignore"];
 /// Fast and small for gzip: its default takes three times as long for 5 % less.
 const GZIP_LEVEL: u32 = 4;
 
@@ -103,26 +102,21 @@ enum CopyRuleArg {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let directory = build::check_context(&args.context)?;
-    let path = find_file(args, &directory)?;
+    let directory = BuildContext::open(&args.context)?;
+    let path = find_file(args)?;
     let text = std::fs::read(&path).at("read", &path)?;
     let base_name = path.file_name().unwrap_or_default().to_string_lossy();
     let dialect = Dialect::of_file_name(&base_name);
     let file = Kubefile::parse(&path.display().to_string(), &text, dialect)?;
     let target = host();
     let plan = Plan::new(file, plan_options(args, &target)?)?;
-    for name in IGNORE_FILES {
-        if directory.join(name).exists() {
-            context.say(&format!("warning: {name} is not read by this version of kfs"));
-        }
-    }
     if let Some(tag) = &args.tag {
         // A wrong name is told before the work, not after it.
         tag.parse::<Name>()?;
     }
     let interrupts = Rc::new(Interrupts::default());
     let options = build::Options {
-        context: directory,
+        context: directory.with_ignore_file(&path)?,
         tag: args.tag.clone(),
         no_cache: args.no_cache,
         compression: args.compression.into(),
@@ -144,13 +138,13 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     print(&format!("{}\n", built.digest))
 }
 
-fn find_file(args: &Args, context: &Path) -> Result<PathBuf, Failure> {
+fn find_file(args: &Args) -> Result<PathBuf, Failure> {
     if let Some(file) = &args.file {
         // As buildah: beside the user, else in the context.
-        let inside = context.join(file);
+        let inside = args.context.join(file);
         return Ok(if !file.exists() && inside.exists() { inside } else { file.clone() });
     }
-    let found = FILE_NAMES.iter().find(|name| context.join(name).is_file());
+    let found = FILE_NAMES.iter().find(|name| args.context.join(name).is_file());
     match found {
         Some(name) => Ok(args.context.join(name)),
         None => {

@@ -152,7 +152,7 @@ impl Drop for EndOnDrop {
             // The signal that has it end all that it started, before it ends itself. Either may
             // fail only if the process has ended in between, which is the aim.
             let pid = i32::try_from(self.0.id()).expect("a pid is positive");
-            drop(kill(Pid::from_raw(pid), Signal::SIGTERM));
+            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
             drop(self.0.wait());
         }
     }

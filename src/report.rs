@@ -56,7 +56,7 @@ impl Failure {
     }
 
     /// A failure with the whole chain of an error's causes in its message.
-    pub(crate) fn from_error(error: &dyn Error) -> Self {
+    pub(crate) fn from_error(error: &(dyn Error + 'static)) -> Self {
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -67,7 +67,8 @@ impl Failure {
             }
             source = cause.source();
         }
-        Self::new(message)
+        let failure = Self::new(message);
+        if is_disk_full(error) { failure.hint(DISK_FULL) } else { failure }
     }
 
     /// Adds what the user can do.
@@ -98,6 +99,15 @@ impl Failure {
     }
 }
 
+const DISK_FULL: &str = "free some space; nothing was kept of what was being written";
+
+/// Whether no space is what is behind an error.
+fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    let is_full = |error: &io::Error| matches!(error.kind(), StorageFull | QuotaExceeded);
+    error.downcast_ref().is_some_and(is_full) || error.source().is_some_and(is_disk_full)
+}
+
 impl From<ReferenceError> for Failure {
     fn from(error: ReferenceError) -> Self {
         Self::from_error(&error).code(USAGE)
@@ -109,9 +119,6 @@ impl From<PathError> for Failure {
         let failure = Self::from_error(&error);
         match error.source.kind() {
             io::ErrorKind::NotFound => failure.code(NOT_FOUND),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                failure.hint("free some space; nothing was kept of what was being written")
-            }
             _ => failure,
         }
     }

@@ -1,9 +1,9 @@
 //! `kfs build`
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kfs_builder::build::{self, Event};
 use kfs_builder::context::Context as BuildContext;
@@ -130,10 +130,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         None => Sandbox::new(),
     };
     let sandbox = sandbox.interrupts(interrupts);
+    let started = Instant::now();
     let mut report = |event: Event<'_>| tell(context, &event);
     let built = build::build(&plan, &options, &context.store()?, &sandbox, &mut report)?;
     if let Some(tag) = &args.tag {
-        context.say(&format!("Built {tag}"));
+        context.say(&format!("Built {tag} in {}", seconds(started.elapsed())));
     }
     print(&format!("{}\n", built.digest))
 }
@@ -201,7 +202,7 @@ fn tell(context: &Context, event: &Event<'_>) {
             if !context.quiet {
                 let mut stderr = std::io::stderr().lock();
                 // Nobody is left to be told of a closed stderr.
-                drop(stderr.write_all(&[b"      ", *line, b"\n"].concat()));
+                drop(stderr.write_all(&[b"      ", overwritten(line), b"\n"].concat()));
             }
         }
         Event::Warning(text) => context.say(&format!("warning: {text}")),
@@ -217,6 +218,12 @@ fn tell(context: &Context, event: &Event<'_>) {
             }
         }
     }
+}
+
+/// What is left of a line in which a progress bar returned to its start again and again.
+fn overwritten(line: &[u8]) -> &[u8] {
+    let mut versions = line.rsplit(|byte| *byte == b'\r');
+    versions.find(|version| !version.is_empty()).unwrap_or_default()
 }
 
 fn seconds(duration: Duration) -> String {

@@ -7,5 +7,10 @@ mod host_tools;
 #[path = "../skip/mod.rs"]
 mod skip;
 
+mod cache;
+mod copy;
+mod ends;
+mod image;
 mod rootfs;
+mod run;
 mod workshop;

@@ -104,7 +104,7 @@ impl fmt::Display for Failed {
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// The command of a RUN failed.
-    #[error("{command}: {status}")]
+    #[error("{}: {status}", shortened(command))]
     Run {
         /// The instruction as one line.
         command: String,
@@ -172,6 +172,15 @@ impl StepError {
             ) => Some(*interrupted),
             _ => None,
         }
+    }
+}
+
+/// The lines of the file are shown below the message.
+fn shortened(command: &str) -> String {
+    const MAX: usize = 100;
+    match command.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}...", &command[..end]),
+        None => command.to_owned(),
     }
 }
 

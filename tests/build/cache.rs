@@ -149,7 +149,7 @@ fn builds_at_the_same_time_do_not_disturb_each_other() {
     fs::write(shop.path("Dockerfile"), text).unwrap();
     let start = |number: usize| {
         let tag = format!("many:{number}");
-        let no_cache = if number % 2 == 0 { "--no-cache" } else { "-q" };
+        let no_cache = if number.is_multiple_of(2) { "--no-cache" } else { "-q" };
         let mut command = shop.kfs(&["build", "-t", &tag, "-f", "Dockerfile", no_cache, "context"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };

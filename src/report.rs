@@ -8,6 +8,7 @@
 //! | 3 | an image, path or mount that was named does not exist |
 //! | 4 | a mount point is busy or not empty |
 //! | 5 | content does not match its digest, or its format is broken |
+//! | 128 + n | ended by signal n, in good order |
 
 mod mount;
 
@@ -17,6 +18,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use kfs_builder::build::{BuildError, StepError};
+use kfs_builder::context::ContextError;
 use kfs_builder::kubefile::KubefileError;
 use kfs_fs::error::PathError;
 use kfs_fs::extract::ExtractError;
@@ -55,7 +57,7 @@ impl Failure {
     }
 
     /// A failure with the whole chain of an error's causes in its message.
-    pub(crate) fn from_error(error: &dyn Error) -> Self {
+    pub(crate) fn from_error(error: &(dyn Error + 'static)) -> Self {
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -66,7 +68,8 @@ impl Failure {
             }
             source = cause.source();
         }
-        Self::new(message)
+        let failure = Self::new(message);
+        if is_disk_full(error) { failure.hint(DISK_FULL) } else { failure }
     }
 
     /// Adds what the user can do.
@@ -108,6 +111,15 @@ pub(crate) fn talk(text: &str) {
     drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
+const DISK_FULL: &str = "free some space; nothing was kept of what was being written";
+
+/// Whether no space is what is behind an error.
+fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    let is_full = |error: &io::Error| matches!(error.kind(), StorageFull | QuotaExceeded);
+    error.downcast_ref().is_some_and(is_full) || error.source().is_some_and(is_disk_full)
+}
+
 impl From<ReferenceError> for Failure {
     fn from(error: ReferenceError) -> Self {
         Self::from_error(&error).code(USAGE)
@@ -119,9 +131,6 @@ impl From<PathError> for Failure {
         let failure = Self::from_error(&error);
         match error.source.kind() {
             io::ErrorKind::NotFound => failure.code(NOT_FOUND),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                failure.hint("free some space; nothing was kept of what was being written")
-            }
             _ => failure,
         }
     }
@@ -289,6 +298,11 @@ impl From<BuildError> for Failure {
             BuildError::File(error) => Self::new(error.to_string()),
             BuildError::Store(error) => error.into(),
             BuildError::Step(failed) => {
+                if let Some(interrupted) = failed.error.interrupted() {
+                    let message = format!("{}: {interrupted}", failed.location);
+                    let number = u8::try_from(interrupted.0 as i32).unwrap_or_default();
+                    return Self::new(message).code(128 + number);
+                }
                 let message = failed.to_string();
                 let failure = match failed.error {
                     StepError::Base(error) => Self::from(error),
@@ -299,6 +313,15 @@ impl From<BuildError> for Failure {
                 };
                 Self { message, ..failure }
             }
+        }
+    }
+}
+
+impl From<ContextError> for Failure {
+    fn from(error: ContextError) -> Self {
+        match error {
+            ContextError::Path(error) => error.into(),
+            ContextError::Pattern { .. } | ContextError::Nothing { .. } => Self::from_error(&error),
         }
     }
 }

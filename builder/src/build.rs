@@ -1,42 +1,47 @@
 //! The loop that builds an image: it reads like the file it builds.
 
 mod image;
+mod platform;
 mod report;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use kfs_fs::digest::Digest;
-use kfs_fs::error::PathError;
+use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::{ImageFs, OpenError};
-use kfs_fs::layer::writer::Compression;
+use kfs_fs::layer::writer::{Compression, NewLayer};
 use kfs_fs::layer::{Entry, Kind, Timestamp};
 use kfs_fs::oci::layout::LayoutError;
-use kfs_fs::oci::manifest::{History, ImageConfig, Platform};
+use kfs_fs::oci::manifest::{Descriptor, History, ImageConfig, Platform};
 use kfs_fs::oci::reference::{ReferenceError, Source as ImageSource};
 use kfs_fs::oci::store::{Part, Store, StoreError, TempDir, Writer};
 use kfs_fs::oci::{self, Image, Layer};
 
-use crate::cache::{self, Cache};
+use crate::cache::{self, Cache, Hit};
 use crate::config::{StageConfig, history};
+use crate::context::Context;
 use crate::copy::{self, BadMode, Content, CopyError, CopyItem, Owner, OwnerError, Place};
 use crate::exec::{Executor, Isolation};
+use crate::interrupt::{Interrupted, Interrupts};
 use crate::kubefile::{Command, Copy, Instruction, KubefileError, Location, Run, Workdir};
 use crate::plan::{Base, Plan, Step};
 use crate::rootfs::{self, RootfsError};
 use crate::stage::{RunRequest, Stage, StageError};
 use crate::view::at_path;
+use platform::Wanted;
 
 pub use report::{BuildError, Event, Failed, StepError};
 
 /// What to build, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The build context's directory, absolute.
-    pub context: PathBuf,
+    /// Where COPY takes files from.
+    pub context: Context,
     /// The name of the image, if it gets one.
     pub tag: Option<String>,
     /// Do every step anew.
@@ -45,10 +50,13 @@ pub struct Options {
     pub compression: Compression,
     /// How RUN is shut in.
     pub isolation: Isolation,
-    /// The time that config, history and made directories get.
-    pub now: SystemTime,
+    /// The time that config, history and made directories get; none for the time at which each
+    /// was made.
+    pub timestamp: Option<SystemTime>,
     /// What the image is built for.
     pub target: Platform,
+    /// What ends the build before its time.
+    pub interrupts: Rc<Interrupts>,
 }
 
 /// A finished image.
@@ -76,7 +84,6 @@ pub fn build(
         report(Event::Warning(warning.to_string()));
     }
     let writer = store.writer()?;
-    let work = store.temp_dir()?;
     let base = open_base(plan, options, store)?;
     let steps = plan.steps(&base.config)?;
     if steps.iter().any(|step| matches!(step.instruction, Instruction::Run(_))) {
@@ -87,11 +94,17 @@ pub fn build(
     report(Event::Step { index: 1, total: plan.total(), text: &from.text });
     let started = Instant::now();
     let base_fs = base.open(store, report)?;
-    report(Event::Done { took: started.elapsed(), layer: None });
+    report(Event::Done { took: started.elapsed(), layer: None, cached: false });
+    // Up to here there was nothing to tidy up.
+    let hold = options.interrupts.hold().at("hold back signals of", Path::new("/proc/self"));
+    hold.map_err(StoreError::from)?;
+    let work = store.temp_dir()?;
     let mut build = Build::new(plan, options, &writer, &work, executor, base, base_fs);
     for step in &steps {
         report(Event::Step { index: step.index, total: step.total, text: &step.text });
-        build.step(step, report).map_err(|error| Failed::at(step.location.clone(), error))?;
+        let done = options.interrupts.check().map_err(StepError::from);
+        let done = done.and_then(|()| build.step(step, report));
+        done.map_err(|error| Failed::at(step.location.clone(), error))?;
     }
     build.finish()
 }
@@ -123,12 +136,13 @@ fn open_base(plan: &Plan, options: &Options, store: &Store) -> Result<BaseImage,
     let source: ImageSource = name.parse().map_err(|error: ReferenceError| failed(error.into()))?;
     let image = oci::open(&source, store).map_err(|error| failed(error.into()))?;
     let config = image.config.clone();
-    let found = format!("{}/{}", config.os, config.architecture);
-    let wanted = platform
-        .clone()
-        .unwrap_or_else(|| format!("{}/{}", options.target.os, options.target.architecture));
-    if !wanted.starts_with(&found) {
-        let name = name.clone();
+    let found = Wanted::of(&config);
+    let wanted = match platform {
+        Some(text) => Wanted::parse(text),
+        None => Wanted::from(&options.target),
+    };
+    if !wanted.accepts(&found) {
+        let (name, found, wanted) = (name.clone(), found.to_string(), wanted.to_string());
         return Err(failed(StepError::Platform { name, found, wanted }).into());
     }
     Ok(BaseImage { location, image: Some(image), config })
@@ -155,6 +169,13 @@ impl BaseImage {
     }
 }
 
+/// What a step added.
+struct Made {
+    layer: Descriptor,
+    /// By an earlier build.
+    cached: bool,
+}
+
 /// A build on its way.
 struct Build<'a> {
     plan: &'a Plan,
@@ -166,6 +187,8 @@ struct Build<'a> {
     stage: Stage,
     config: StageConfig,
     history: Vec<History>,
+    /// When the build began.
+    now: SystemTime,
     /// The key of the last step that made a layer.
     key: Digest,
 }
@@ -181,7 +204,9 @@ impl<'a> Build<'a> {
         base_fs: Option<Arc<ImageFs>>,
     ) -> Self {
         let target = &options.target;
-        let platform = [&target.os[..], &target.architecture[..]];
+        // A layer is the same one only in the same form: who asks for gzip is not to get zstd.
+        let compression = format!("{:?}", options.compression);
+        let parts = [&target.os[..], &target.architecture[..], &compression[..]];
         let origin = base.image.as_ref().map_or_else(|| Digest::of(b"scratch"), |i| i.digest);
         Self {
             plan,
@@ -189,42 +214,79 @@ impl<'a> Build<'a> {
             writer,
             executor,
             cache: Cache::new(writer, options.no_cache),
-            stage: Stage::new(writer, work.path(), base_fs, options.compression),
+            stage: Stage::new(writer, work.path(), base_fs, options),
             config: StageConfig::new(base.config.clone(), plan.dialect()),
             history: Vec::new(),
-            key: cache::key(origin, &platform),
+            now: options.timestamp.unwrap_or_else(SystemTime::now),
+            key: cache::key(origin, &parts),
             base,
         }
     }
 
     fn step(&mut self, step: &Step, report: &mut dyn FnMut(Event<'_>)) -> Result<(), StepError> {
         let started = Instant::now();
-        let layer = match &step.instruction {
+        let made = match &step.instruction {
             Instruction::Copy(copy) => Some(self.copy(copy, step, report)?),
             Instruction::Run(run) => Some(self.run(run, step, report)?),
             Instruction::Workdir(workdir) => self.workdir(workdir, step)?,
             _ => {
-                self.remember(history::config_only(&step.text), true);
+                self.remember(history::config_only(&step.text), None);
                 None
             }
         };
         self.config.apply(&step.instruction)?;
-        let layer = layer.map(|layer| (layer.descriptor.digest, layer.descriptor.size));
-        report(Event::Done { took: started.elapsed(), layer });
+        let cached = made.as_ref().is_some_and(|made| made.cached);
+        let layer = made.map(|Made { layer, .. }| (layer.digest, layer.size));
+        report(Event::Done { took: started.elapsed(), layer, cached });
         Ok(())
     }
 
-    fn remember(&mut self, created_by: String, empty_layer: bool) {
-        let created_by = Some(created_by);
-        self.history.push(History { created_by, empty_layer, ..History::default() });
+    /// Adds a step to the history; one that makes no layer has no time of its own.
+    fn remember(&mut self, created_by: String, created: Option<String>) {
+        let (created_by, empty_layer) = (Some(created_by), created.is_none());
+        self.history.push(History { created, created_by, empty_layer, ..History::default() });
     }
 
-    /// Adds a layer that a step made or the cache had.
-    fn push(&mut self, layer: Layer, key: Digest, created_by: String) -> Layer {
-        self.stage.push(layer.clone());
+    /// The time of what is made now.
+    fn created(&self) -> String {
+        humantime::format_rfc3339(self.now).to_string()
+    }
+
+    /// Stores a layer that a step made, remembers it under its key and adds it to the image.
+    fn push_new(
+        &mut self,
+        new: NewLayer,
+        key: Digest,
+        created_by: String,
+    ) -> Result<Made, StepError> {
+        let layer = self.writer.put_layer(new)?;
+        let created = self.created();
+        self.cache.record(key, &layer, &created)?;
+        Ok(self.push(layer, key, created_by, created, false))
+    }
+
+    /// Adds a layer that the cache had.
+    fn push_cached(&mut self, hit: Hit, key: Digest, created_by: String) -> Made {
+        let created = match self.options.timestamp {
+            Some(_) => self.created(),
+            None => hit.created,
+        };
+        self.push(hit.layer, key, created_by, created, true)
+    }
+
+    fn push(
+        &mut self,
+        layer: Layer,
+        key: Digest,
+        created_by: String,
+        created: String,
+        cached: bool,
+    ) -> Made {
+        let made = Made { layer: layer.descriptor.clone(), cached };
+        self.stage.push(layer);
         self.key = key;
-        self.remember(created_by, false);
-        layer
+        self.remember(created_by, Some(created));
+        made
     }
 
     fn copy(
@@ -232,10 +294,14 @@ impl<'a> Build<'a> {
         copy: &Copy,
         step: &Step,
         report: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Layer, StepError> {
+    ) -> Result<Made, StepError> {
         let resolved = self.resolve(copy)?;
         if let Some(difference) = &resolved.difference {
             report(Event::Warning(format!("{}: {difference}", step.location)));
+        }
+        for socket in &resolved.skipped {
+            let path = socket.display();
+            report(Event::Warning(format!("{}: socket {path} is left out", step.location)));
         }
         let words = format!("{copy:?}");
         let rule = self.plan.copy_rule().to_string();
@@ -244,21 +310,19 @@ impl<'a> Build<'a> {
         let text = |digest: &Digest| history::copy(resolved.kind, digest, &copy.dest);
         // Without an earlier COPY like this, reading the files twice would only cost time.
         if self.cache.has(started_from) {
-            let digest = digest_of(&resolved.items)?;
+            let digest = digest_of(&resolved.items, &self.options.interrupts)?;
             let key = cache::key(started_from, &[&digest.to_string()]);
-            if let Some(layer) = self.cache.find(key)? {
-                report(Event::Cached);
-                return Ok(self.push(layer, key, text(&digest)));
+            if let Some(hit) = self.cache.find(key)? {
+                return Ok(self.push_cached(hit, key, text(&digest)));
             }
         }
         let mut digest = ItemsDigest::new(&resolved.items);
         let new = self.stage.copy(&resolved.items, &mut |piece| digest.content(piece))?;
         let digest = digest.finish();
-        let layer = self.writer.put_layer(new)?;
         let key = cache::key(started_from, &[&digest.to_string()]);
-        self.cache.record(key, &layer)?;
+        let made = self.push_new(new, key, text(&digest))?;
         self.cache.mark(started_from)?;
-        Ok(self.push(layer, key, text(&digest)))
+        Ok(made)
     }
 
     fn resolve(&mut self, copy: &Copy) -> Result<copy::Resolved, StepError> {
@@ -279,7 +343,7 @@ impl<'a> Build<'a> {
             context: &self.options.context,
             owner,
             mode,
-            made_at: timestamp(self.options.now),
+            made_at: timestamp(self.now),
         };
         let mut look = |path: &[u8]| -> Result<Place, PathError> {
             view.place(path).map_err(|error| at_path(path, error))
@@ -292,13 +356,12 @@ impl<'a> Build<'a> {
         run: &Run,
         step: &Step,
         report: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Layer, StepError> {
+    ) -> Result<Made, StepError> {
         let request = self.request(run, step);
         let text = history::run(&run.command, &self.config.shell(), &step.build_args);
         let key = self.run_key(&request);
-        if let Some(layer) = self.cache.find(key)? {
-            report(Event::Cached);
-            return Ok(self.push(layer, key, text));
+        if let Some(hit) = self.cache.find(key)? {
+            return Ok(self.push_cached(hit, key, text));
         }
         let mut request = request;
         request.env.extend(self.plan.proxies().into_iter().map(|(k, v)| (k.into(), v.into())));
@@ -312,9 +375,7 @@ impl<'a> Build<'a> {
             let (status, tail) = (ran.outcome.status, ran.outcome.tail);
             return Err(StepError::Run { command: step.text.clone(), status, tail });
         };
-        let layer = self.writer.put_layer(new)?;
-        self.cache.record(key, &layer)?;
-        Ok(self.push(layer, key, text))
+        self.push_new(new, key, text)
     }
 
     fn request(&self, run: &Run, step: &Step) -> RunRequest {
@@ -344,24 +405,20 @@ impl<'a> Build<'a> {
     }
 
     /// WORKDIR makes its directory if the image has none.
-    fn workdir(&mut self, workdir: &Workdir, step: &Step) -> Result<Option<Layer>, StepError> {
+    fn workdir(&mut self, workdir: &Workdir, step: &Step) -> Result<Option<Made>, StepError> {
         let path = crate::config::join(self.config.working_dir(), &workdir.path);
         let text = history::config_only(&step.text);
         let items = self.missing_directories(path.as_bytes())?;
         if items.is_empty() {
-            self.remember(text, true);
+            self.remember(text, None);
             return Ok(None);
         }
         let key = cache::key(self.key, &["workdir", &path]);
-        let layer = match self.cache.find(key)? {
-            Some(layer) => layer,
-            None => {
-                let layer = self.writer.put_layer(self.stage.copy(&items, &mut |_| ())?)?;
-                self.cache.record(key, &layer)?;
-                layer
-            }
-        };
-        Ok(Some(self.push(layer, key, text)))
+        if let Some(hit) = self.cache.find(key)? {
+            return Ok(Some(self.push_cached(hit, key, text)));
+        }
+        let new = self.stage.copy(&items, &mut |_| ())?;
+        self.push_new(new, key, text).map(Some)
     }
 
     /// The directories on the way to a path that the image lacks.
@@ -388,7 +445,7 @@ impl<'a> Build<'a> {
                         mode: 0o755,
                         uid: 0,
                         gid: 0,
-                        mtime: timestamp(self.options.now),
+                        mtime: timestamp(self.now),
                         size: 0,
                         xattrs: Vec::new(),
                     },
@@ -406,9 +463,10 @@ impl<'a> Build<'a> {
             layers: self.stage.layers(),
             config: self.config.into_image(),
             history: self.history,
-            now: humantime::format_rfc3339(self.options.now).to_string(),
+            now: self.now,
+            fixed_time: self.options.timestamp.is_some(),
         };
-        image::store(self.writer, &self.cache, new, self.options.tag.as_deref())
+        image::store(self.writer, new, self.options.tag.as_deref())
     }
 }
 
@@ -451,10 +509,9 @@ impl<'a> ItemsDigest<'a> {
 }
 
 /// Reads all files of a COPY for their digest.
-fn digest_of(items: &[CopyItem]) -> Result<Digest, StepError> {
+fn digest_of(items: &[CopyItem], interrupts: &Interrupts) -> Result<Digest, StepError> {
     use std::io::Read as _;
 
-    use kfs_fs::error::AtPath as _;
     let mut digest = ItemsDigest::new(items);
     let mut piece = vec![0; 1 << 18];
     for item in items {
@@ -465,6 +522,7 @@ fn digest_of(items: &[CopyItem]) -> Result<Digest, StepError> {
                 let file = std::fs::File::open(path).at("open", path)?;
                 let mut file = file.take(item.entry.size);
                 loop {
+                    interrupts.check()?;
                     let n = file.read(&mut piece).at("read", path)?;
                     if n == 0 {
                         break;
@@ -481,12 +539,4 @@ fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     Timestamp { seconds, nanos: since.subsec_nanos() }
-}
-
-/// A context that cannot be used.
-pub fn check_context(path: &Path) -> Result<PathBuf, PathError> {
-    use kfs_fs::error::AtPath as _;
-    let context = path.canonicalize().at("open the build context", path)?;
-    std::fs::read_dir(&context).at("read the build context", path)?;
-    Ok(context)
 }

@@ -33,11 +33,15 @@ pub(crate) fn key(parent: Digest, parts: &[&str]) -> Digest {
 struct Record {
     layer: Descriptor,
     diff_id: DiffId,
+    created: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Times {
-    created: String,
+/// What a step made before.
+#[derive(Debug)]
+pub(crate) struct Hit {
+    pub(crate) layer: Layer,
+    /// When, in the form of RFC 3339.
+    pub(crate) created: String,
 }
 
 /// The cache of a store.
@@ -54,40 +58,27 @@ impl Cache {
     }
 
     /// The layer of a step, if it was made before and is still there.
-    pub(crate) fn find(&self, key: Digest) -> Result<Option<Layer>, PathError> {
-        let Some(record) = self.read::<Record>(key)? else { return Ok(None) };
-        let Record { layer: descriptor, diff_id } = record;
-        match self.store.blob(descriptor.digest) {
-            Ok(blob) if blob.size() == descriptor.size => {
-                Ok(Some(Layer { descriptor, diff_id, blob }))
-            }
-            Ok(_) => Ok(None),
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// When an image was first built, in RFC 3339; `now` if that is now. So an image that is built
-    /// again from the cache is the same image, as with docker.
-    pub(crate) fn first_built(&self, key: Digest, now: &str) -> Result<String, StoreError> {
-        if let Some(Times { created }) = self.read(key)? {
-            return Ok(created);
-        }
-        let times = Times { created: now.to_owned() };
-        self.write(key, &serde_json::to_vec(&times).expect("a string"))?;
-        Ok(times.created)
-    }
-
-    /// What is recorded under a key. A record of another version, or cut short, is none: the step
-    /// is done again and the record replaced.
-    fn read<T: for<'de> Deserialize<'de>>(&self, key: Digest) -> Result<Option<T>, PathError> {
+    pub(crate) fn find(&self, key: Digest) -> Result<Option<Hit>, PathError> {
         if self.ignore {
             return Ok(None);
         }
         let path = self.path(key);
-        match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            json => Ok(serde_json::from_slice(&json.at("read", &path)?).ok()),
+        let json = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            json => json.at("read", &path)?,
+        };
+        let Ok(Record { layer: descriptor, diff_id, created }) = serde_json::from_slice(&json)
+        else {
+            // Of another version, or cut short: the step is done again and the record replaced.
+            return Ok(None);
+        };
+        match self.store.blob(descriptor.digest) {
+            Ok(blob) if blob.size() == descriptor.size => {
+                Ok(Some(Hit { layer: Layer { descriptor, diff_id, blob }, created }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -96,9 +87,15 @@ impl Cache {
         !self.ignore && self.path(key).exists()
     }
 
-    /// Remembers the layer of a step.
-    pub(crate) fn record(&self, key: Digest, layer: &Layer) -> Result<(), StoreError> {
-        let record = Record { layer: layer.descriptor.clone(), diff_id: layer.diff_id };
+    /// Remembers the layer of a step, and when it was made.
+    pub(crate) fn record(
+        &self,
+        key: Digest,
+        layer: &Layer,
+        created: &str,
+    ) -> Result<(), StoreError> {
+        let (diff_id, created) = (layer.diff_id, created.to_owned());
+        let record = Record { layer: layer.descriptor.clone(), diff_id, created };
         let json = serde_json::to_vec(&record).expect("strings and numbers");
         self.write(key, &json)
     }

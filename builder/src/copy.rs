@@ -13,9 +13,7 @@
 //! patterns --sources--> matches in the context --landing--> (source, path in the image) --> items
 //! ```
 //!
-//! The context is read, the image is only asked through a callback, nothing is written. Symlinks
-//! are resolved with the context as their root, as if in a chroot; so is `..`: nothing outside the
-//! context can be named.
+//! The context is read, the image is only asked through a callback, nothing is written.
 
 mod landing;
 mod owner;
@@ -24,15 +22,17 @@ mod sources;
 mod walk;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kfs_fs::error::PathError;
 use kfs_fs::layer::{Entry, Timestamp};
 
+use crate::context::Context;
 use crate::kubefile::{CopyRule, Source};
 pub use landing::Difference;
 pub use owner::{Owner, OwnerError, ReadFile};
 pub use pattern::BadPattern;
+pub(crate) use pattern::Class;
 
 /// Permission bits of directories that COPY makes where the source has none to take them from.
 const MADE_DIRECTORY: u32 = 0o755;
@@ -64,8 +64,8 @@ pub struct Request<'a> {
     pub working_dir: &'a str,
     /// Which rule holds.
     pub rule: CopyRule,
-    /// The context's directory.
-    pub context: &'a Path,
+    /// Where the sources are.
+    pub context: &'a Context,
     /// Whom the items and the directories made for them belong to.
     pub owner: Owner,
     /// Permission bits for files and directories of the context instead of their own.
@@ -104,6 +104,8 @@ pub struct Resolved {
     pub kind: SourceKind,
     /// What the other rule would have done, if it is not the same.
     pub difference: Option<Difference>,
+    /// Sockets of the context, which no layer can hold, relative to it.
+    pub skipped: Vec<PathBuf>,
 }
 
 /// What a COPY's sources are.
@@ -138,6 +140,14 @@ pub enum CopyError {
         pattern: String,
         /// The longest part of it that exists.
         nearest: String,
+    },
+    /// The ignore file hides it.
+    #[error("source {pattern:?} is hidden by {line}")]
+    Ignored {
+        /// As written.
+        pattern: String,
+        /// The line of the ignore file.
+        line: String,
     },
     /// None of the patterns matches.
     #[error("no file of the context matches {0}")]
@@ -199,7 +209,8 @@ pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, C
     for landing in &taken {
         items.add(landing, &image)?;
     }
-    Ok(Resolved { items: items.finish(), kind, difference })
+    let (items, skipped) = items.finish();
+    Ok(Resolved { items, kind, difference, skipped })
 }
 
 /// Why `--chmod` is refused.

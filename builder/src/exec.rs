@@ -23,6 +23,8 @@ use std::time::Duration;
 use kfs_fs::error::PathError;
 use serde::{Deserialize, Serialize};
 
+use crate::interrupt::Interrupted;
+
 pub use child::child_main;
 pub use sandbox::Sandbox;
 pub use user::{User, UserError};
@@ -175,6 +177,9 @@ pub enum ExecError {
         /// What the system said.
         source: io::Error,
     },
+    /// A signal asks the build to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// The output of the command could not be read.
     #[error("read the output of the step: {0}")]
     Output(io::Error),

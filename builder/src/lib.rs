@@ -17,9 +17,11 @@
 pub mod build;
 mod cache;
 pub mod config;
+pub mod context;
 pub mod copy;
 pub mod diff;
 pub mod exec;
+pub mod interrupt;
 pub mod kubefile;
 pub mod plan;
 pub mod rootfs;

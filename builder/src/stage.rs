@@ -11,18 +11,22 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::{ImageFs, OpenError};
 use kfs_fs::fuse::{self, FuseError, Mounted};
+use kfs_fs::layer::Entry;
 use kfs_fs::layer::writer::{Compression, LayerWriter, NewLayer, WriteError};
 use kfs_fs::oci::Layer;
 use kfs_fs::oci::store::{Part, Store};
 
+use crate::build::Options;
 use crate::copy::{Content, CopyItem};
 use crate::diff::{self, Changes, DiffError};
 use crate::exec::{Command, ExecError, Executor, Isolation, Outcome, User, UserError};
+use crate::interrupt::{Interrupted, Interrupts};
 use crate::rootfs::{LiveRootfs, RootDir, RootfsError};
 use crate::view::{View, at_path};
 
@@ -53,6 +57,9 @@ pub enum StageError {
     /// The command cannot be run.
     #[error(transparent)]
     Exec(#[from] ExecError),
+    /// A signal asks the build to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A file or directory cannot be used.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -65,6 +72,7 @@ pub(crate) struct Stage {
     /// A directory of this build, which goes away with it.
     work: PathBuf,
     compression: Compression,
+    interrupts: Rc<Interrupts>,
     // The rootfs uses the mounts, so it is dropped first.
     live: Option<Live>,
     base: Option<Arc<ImageFs>>,
@@ -108,10 +116,18 @@ impl Stage {
         store: &Store,
         work: &Path,
         base: Option<Arc<ImageFs>>,
-        compression: Compression,
+        options: &Options,
     ) -> Self {
-        let (work, store) = (work.to_owned(), store.clone());
-        Self { store, work, compression, live: None, base, layers: Vec::new(), delta: None }
+        Self {
+            store: store.clone(),
+            work: work.to_owned(),
+            compression: options.compression,
+            interrupts: options.interrupts.clone(),
+            live: None,
+            base,
+            layers: Vec::new(),
+            delta: None,
+        }
     }
 
     /// The layers above the base.
@@ -156,7 +172,7 @@ impl Stage {
                 Content::Inline(bytes) => Box::new(&bytes[..]),
             };
             let mut tap = Tap { inner: &mut reader, read };
-            writer.append(&item.entry, &mut tap)?;
+            self.append(&mut writer, &item.entry, &mut tap)?;
         }
         Ok(writer.finish()?)
     }
@@ -204,9 +220,40 @@ impl Stage {
         live.covered += 1;
         let mut writer = self.writer()?;
         let mut changes = diff::changes(&upper, &before, xattrs);
-        append(&mut writer, &mut changes)?;
+        self.append_all(&mut writer, &mut changes)?;
         let skipped = changes.skipped().to_vec();
         Ok(Ran { outcome, layer: Some(writer.finish()?), skipped })
+    }
+
+    fn append_all(
+        &self,
+        writer: &mut LayerWriter,
+        changes: &mut Changes,
+    ) -> Result<(), StageError> {
+        for change in changes {
+            let change = change?;
+            match &change.content {
+                None => self.append(writer, &change.entry, &mut std::io::empty())?,
+                Some(path) => {
+                    let mut file = fs::File::open(path).at("open", path)?;
+                    self.append(writer, &change.entry, &mut file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends an entry to a layer, unless a signal comes meanwhile.
+    fn append(
+        &self,
+        writer: &mut LayerWriter,
+        entry: &Entry,
+        content: &mut dyn std::io::Read,
+    ) -> Result<(), StageError> {
+        let mut content = Interruptible { inner: content, interrupts: &self.interrupts };
+        let appended = writer.append(entry, &mut content);
+        self.interrupts.check()?;
+        Ok(appended?)
     }
 
     fn writer(&self) -> Result<LayerWriter, WriteError> {
@@ -261,20 +308,6 @@ impl Stage {
     }
 }
 
-fn append(writer: &mut LayerWriter, changes: &mut Changes) -> Result<(), StageError> {
-    for change in changes {
-        let change = change?;
-        match &change.content {
-            None => writer.append(&change.entry, &mut std::io::empty())?,
-            Some(path) => {
-                let mut file = fs::File::open(path).at("open", path)?;
-                writer.append(&change.entry, &mut file)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 fn open_over(
     layers: &[Layer],
     indexes: &Path,
@@ -305,5 +338,18 @@ impl std::io::Read for Tap<'_> {
         let n = self.inner.read(buf)?;
         (self.read)(&buf[..n]);
         Ok(n)
+    }
+}
+
+/// Fails when a signal has come.
+struct Interruptible<'a> {
+    inner: &'a mut dyn std::io::Read,
+    interrupts: &'a Interrupts,
+}
+
+impl std::io::Read for Interruptible<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.interrupts.check().map_err(std::io::Error::other)?;
+        self.inner.read(buf)
     }
 }

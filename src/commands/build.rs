@@ -1,11 +1,14 @@
 //! `kfs build`
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
 
 use kfs_builder::build::{self, Event};
+use kfs_builder::context::Context as BuildContext;
 use kfs_builder::exec::{Isolation, Sandbox};
+use kfs_builder::interrupt::Interrupts;
 use kfs_builder::kubefile::{CopyRule, Dialect, Kubefile};
 use kfs_builder::plan::{self, Plan};
 use kfs_fs::error::AtPath as _;
@@ -21,8 +24,6 @@ use crate::table::size;
 
 /// The build file's name where none is given: the first of these that the context has.
 const FILE_NAMES: [&str; 4] = ["Sealfile", "Kubefile", "Dockerfile", "Containerfile"];
-/// What other builders read, and this version does not.
-const IGNORE_FILES: [&str; 2] = [".containerignore", ".dockerignore"];
 /// Fast and small for gzip: its default takes three times as long for 5 % less.
 const GZIP_LEVEL: u32 = 4;
 
@@ -101,51 +102,50 @@ enum CopyRuleArg {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let directory = build::check_context(&args.context)?;
-    let path = find_file(args, &directory)?;
+    let directory = BuildContext::open(&args.context)?;
+    let path = find_file(args)?;
     let text = std::fs::read(&path).at("read", &path)?;
     let base_name = path.file_name().unwrap_or_default().to_string_lossy();
     let dialect = Dialect::of_file_name(&base_name);
     let file = Kubefile::parse(&path.display().to_string(), &text, dialect)?;
     let target = host();
     let plan = Plan::new(file, plan_options(args, &target)?)?;
-    for name in IGNORE_FILES {
-        if directory.join(name).exists() {
-            context.say(&format!("warning: {name} is not read by this version of kfs"));
-        }
-    }
     if let Some(tag) = &args.tag {
         // A wrong name is told before the work, not after it.
         tag.parse::<Name>()?;
     }
+    let interrupts = Rc::new(Interrupts::default());
     let options = build::Options {
-        context: directory,
+        context: directory.with_ignore_file(&path)?,
         tag: args.tag.clone(),
         no_cache: args.no_cache,
         compression: args.compression.into(),
         isolation: args.isolation.into(),
-        now: now(args.timestamp),
+        timestamp: args.timestamp.map(time),
         target,
+        interrupts: interrupts.clone(),
     };
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => Sandbox::new().host_path(path),
         None => Sandbox::new(),
     };
+    let sandbox = sandbox.interrupts(interrupts);
+    let started = Instant::now();
     let mut report = |event: Event<'_>| tell(context, &event);
     let built = build::build(&plan, &options, &context.store()?, &sandbox, &mut report)?;
     if let Some(tag) = &args.tag {
-        context.say(&format!("Built {tag}"));
+        context.say(&format!("Built {tag} in {}", seconds(started.elapsed())));
     }
     print(&format!("{}\n", built.digest))
 }
 
-fn find_file(args: &Args, context: &Path) -> Result<PathBuf, Failure> {
+fn find_file(args: &Args) -> Result<PathBuf, Failure> {
     if let Some(file) = &args.file {
         // As buildah: beside the user, else in the context.
-        let inside = context.join(file);
+        let inside = args.context.join(file);
         return Ok(if !file.exists() && inside.exists() { inside } else { file.clone() });
     }
-    let found = FILE_NAMES.iter().find(|name| context.join(name).is_file());
+    let found = FILE_NAMES.iter().find(|name| args.context.join(name).is_file());
     match found {
         Some(name) => Ok(args.context.join(name)),
         None => {
@@ -184,11 +184,8 @@ fn host() -> Platform {
     }
 }
 
-fn now(timestamp: Option<u64>) -> SystemTime {
-    match timestamp {
-        Some(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND)),
-        None => SystemTime::now(),
-    }
+fn time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND))
 }
 
 /// The end of the year 9999, the last that RFC 3339 can say.
@@ -201,17 +198,16 @@ fn tell(context: &Context, event: &Event<'_>) {
             context.say(&format!("[{index}/{total}] {}", escape(text.as_bytes())));
         }
         Event::Indexed { bytes } => context.say(&format!("      indexed {}", size(*bytes))),
-        Event::Cached => context.say("      cached"),
         Event::Output(line) => {
             if !context.quiet {
                 let mut stderr = std::io::stderr().lock();
                 // Nobody is left to be told of a closed stderr.
-                drop(stderr.write_all(&[b"      ", *line, b"\n"].concat()));
+                drop(stderr.write_all(&[b"      ", overwritten(line), b"\n"].concat()));
             }
         }
         Event::Warning(text) => context.say(&format!("warning: {text}")),
-        Event::Done { took, layer } => {
-            let took = seconds(*took);
+        Event::Done { took, layer, cached } => {
+            let took = if *cached { "cached".to_owned() } else { seconds(*took) };
             match layer {
                 Some((digest, bytes)) => {
                     let (digest, bytes) = (digest.short(), size(*bytes));
@@ -222,6 +218,12 @@ fn tell(context: &Context, event: &Event<'_>) {
             }
         }
     }
+}
+
+/// What is left of a line in which a progress bar returned to its start again and again.
+fn overwritten(line: &[u8]) -> &[u8] {
+    let mut versions = line.rsplit(|byte| *byte == b'\r');
+    versions.find(|version| !version.is_empty()).unwrap_or_default()
 }
 
 fn seconds(duration: Duration) -> String {

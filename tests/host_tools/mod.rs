@@ -44,10 +44,13 @@ pub(crate) fn install_tools(root: &Path) {
     fs::copy("/bin/dash", root.join("usr/bin/dash")).unwrap();
     symlink("dash", root.join("usr/bin/sh")).unwrap();
     install_libraries(root, Path::new("/bin/dash"));
-    for tool in TOOLS.map(Path::new) {
-        fs::copy(tool, root.join("usr/bin").join(tool.file_name().unwrap())).unwrap();
-        install_libraries(root, tool);
-    }
+    TOOLS.map(Path::new).into_iter().for_each(|tool| install_program(root, tool));
+}
+
+/// Adds a program of the host, with its libraries.
+pub(crate) fn install_program(root: &Path, program: &Path) {
+    fs::copy(program, root.join("usr/bin").join(program.file_name().unwrap())).unwrap();
+    install_libraries(root, program);
 }
 
 fn install_libraries(root: &Path, program: &Path) {

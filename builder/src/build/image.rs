@@ -1,7 +1,8 @@
 //! The finished image: manifest and config put together and stored under its name.
 
+use std::time::SystemTime;
+
 use kfs_fs::blob::BlobReader;
-use kfs_fs::digest::Digest;
 use kfs_fs::oci::manifest::{
     CONFIG, Compression, Descriptor, History, ImageConfig, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD,
     MANIFEST, Manifest, layer_compression,
@@ -10,43 +11,39 @@ use kfs_fs::oci::store::{Expected, StoreError, Writer};
 use kfs_fs::oci::{Image, Layer};
 
 use super::{BuildError, Built};
-use crate::cache::{self, Cache};
 
 /// What an image is made of.
 pub(super) struct New<'a> {
     pub(super) base: Option<&'a Image>,
     pub(super) layers: &'a [Layer],
     pub(super) config: ImageConfig,
-    /// Of the new steps, without times.
     pub(super) history: Vec<History>,
-    /// RFC 3339.
-    pub(super) now: String,
+    /// When the build began.
+    pub(super) now: SystemTime,
+    /// Whether nothing may have another time than `now`.
+    pub(super) fixed_time: bool,
 }
 
 /// Stores an image whose new layers are stored already; of the base, the layers that the store
 /// lacks are copied.
-pub(super) fn store(
-    writer: &Writer,
-    cache: &Cache,
-    new: New<'_>,
-    tag: Option<&str>,
-) -> Result<Built, BuildError> {
+pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<Built, BuildError> {
     let base_layers = new.base.map_or(&[][..], |base| &base.layers);
     for layer in base_layers {
         take_in(writer, layer)?;
     }
     let all = || base_layers.iter().chain(new.layers);
+    let now = humantime::format_rfc3339(new.now).to_string();
     let mut config = new.config;
-    config.created = None;
     config.rootfs.diff_ids = all().map(|layer| layer.diff_id).collect();
-    let steps = config.history.len();
+    let old = config.history.len();
     config.history.extend(new.history);
-    let json = |config: &ImageConfig| serde_json::to_vec(config).expect("strings and lists");
-    let created =
-        cache.first_built(cache::key(Digest::of(&json(&config)), &["image"]), &new.now)?;
-    config.history[steps..].iter_mut().for_each(|step| step.created = Some(created.clone()));
-    config.created = Some(created);
-    let config = json(&config);
+    if new.fixed_time {
+        config.history[old..].iter_mut().for_each(|step| step.created = Some(now.clone()));
+    } else {
+        fill_times(&mut config.history, &now);
+    }
+    config.created = config.history.last().and_then(|step| step.created.clone()).or(Some(now));
+    let config = serde_json::to_vec(&config).expect("strings, numbers and lists");
     let id = writer.put_bytes(&config)?;
     let manifest = Manifest {
         schema_version: 2,
@@ -58,6 +55,23 @@ pub(super) fn store(
     let manifest = serde_json::to_vec(&manifest).expect("strings, numbers and lists");
     let digest = writer.add_image(tag, &manifest, MANIFEST)?;
     Ok(Built { digest, id })
+}
+
+/// Gives steps without a layer a time: that of the layer before, and those before the first new
+/// layer the time of that one. So an image whose steps were all done before is the same image
+/// again (BuildKit does it so too).
+fn fill_times(history: &mut [History], now: &str) {
+    let first = history.iter().position(|step| step.created.is_none()).unwrap_or(history.len());
+    let (old, new) = history.split_at_mut(first);
+    let time_of = |step: &History| step.created.clone();
+    let first_new = new.iter().find_map(time_of);
+    let mut time = first_new.or_else(|| old.iter().rev().find_map(time_of));
+    for step in new {
+        match &step.created {
+            Some(created) => time = Some(created.clone()),
+            None => step.created = Some(time.clone().unwrap_or_else(|| now.to_owned())),
+        }
+    }
 }
 
 /// Copies a layer that lies elsewhere (in a layout or archive named in FROM).

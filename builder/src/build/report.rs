@@ -4,11 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    BadMode, CopyError, Digest, KubefileError, LayoutError, Location, OpenError, OwnerError,
-    PathError, ReferenceError, RootfsError, StageError, StoreError,
+    BadMode, CopyError, Digest, Interrupted, KubefileError, LayoutError, Location, OpenError,
+    OwnerError, PathError, ReferenceError, RootfsError, StageError, StoreError,
 };
 use crate::config::ConfigError;
-use crate::exec::Status;
+use crate::exec::{ExecError, Status};
 use crate::kubefile::write_source;
 
 /// Something that happened.
@@ -28,8 +28,6 @@ pub enum Event<'a> {
         /// How much of them, in bytes.
         bytes: u64,
     },
-    /// The step's layer was there already.
-    Cached,
     /// A line of a RUN's output.
     Output(&'a [u8]),
     /// Something that is probably not meant.
@@ -40,6 +38,8 @@ pub enum Event<'a> {
         took: Duration,
         /// Digest and size of its layer, if it has one.
         layer: Option<(Digest, u64)>,
+        /// The layer was made by an earlier build.
+        cached: bool,
     },
 }
 
@@ -104,7 +104,7 @@ impl fmt::Display for Failed {
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// The command of a RUN failed.
-    #[error("{command}: {status}")]
+    #[error("{}: {status}", shortened(command))]
     Run {
         /// The instruction as one line.
         command: String,
@@ -153,9 +153,35 @@ pub enum StepError {
     /// The layer cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A signal asks the build to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A file cannot be used.
     #[error(transparent)]
     Path(#[from] PathError),
+}
+
+impl StepError {
+    /// The signal that ended the build, if one did.
+    pub fn interrupted(&self) -> Option<Interrupted> {
+        match self {
+            Self::Interrupted(interrupted)
+            | Self::Stage(
+                StageError::Interrupted(interrupted)
+                | StageError::Exec(ExecError::Interrupted(interrupted)),
+            ) => Some(*interrupted),
+            _ => None,
+        }
+    }
+}
+
+/// The lines of the file are shown below the message.
+fn shortened(command: &str) -> String {
+    const MAX: usize = 100;
+    match command.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}...", &command[..end]),
+        None => command.to_owned(),
+    }
 }
 
 impl From<RootfsError> for StepError {

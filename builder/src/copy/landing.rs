@@ -26,8 +26,8 @@ pub(super) enum Landed<'a> {
     /// A directory on this machine. With `whole` it lands itself, with mode and times; else only
     /// its contents do.
     Directory { path: &'a Path, whole: bool },
-    /// Anything else, by its path on this machine.
-    File(&'a Path),
+    /// Anything else, by its path on this machine, and whether a pattern matched it.
+    File { path: &'a Path, wild: bool },
     /// A heredoc.
     Inline(&'a Heredoc),
 }
@@ -140,7 +140,7 @@ fn docker<'a>(
                     let what = Landed::Directory { path, whole: false };
                     return Ok(Landing { what, at: at.clone(), named });
                 }
-                Landed::File(path)
+                Landed::File { path, wild: found.wild }
             }
         };
         let at = if into { child(&at, &name(one).unwrap_or_default()) } else { at.clone() };
@@ -180,7 +180,7 @@ fn kubefile<'a>(
             Match::Path(found) if found.is_directory && found.target.is_none() => {
                 Landed::Directory { path: &found.path, whole: name.is_some() }
             }
-            Match::Path(found) => Landed::File(&found.path),
+            Match::Path(found) => Landed::File { path: &found.path, wild: found.wild },
         };
         let is_directory = matches!(what, Landed::Directory { .. });
         match (&place, same) {
@@ -270,7 +270,7 @@ pub(super) fn difference(
 
 fn source_path<'a>(landing: &Landing<'a>) -> Option<&'a Path> {
     match landing.what {
-        Landed::Directory { path, .. } | Landed::File(path) => Some(path),
+        Landed::Directory { path, .. } | Landed::File { path, .. } => Some(path),
         Landed::Inline(_) => None,
     }
 }

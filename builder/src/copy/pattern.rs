@@ -8,12 +8,25 @@
 #[error("{0:?} is no pattern: a class like [a-z] is not closed or empty, or a \\ ends it")]
 pub struct BadPattern(String);
 
+impl BadPattern {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Token {
     Any,
     One,
     Plain(char),
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class(Class),
+}
+
+/// A class like `[a-z]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Class {
+    negated: bool,
+    ranges: Vec<(char, char)>,
 }
 
 /// A compiled pattern for one component.
@@ -35,7 +48,7 @@ impl Pattern {
                 '*' => Token::Any,
                 '?' => Token::One,
                 '\\' => Token::Plain(chars.next().ok_or_else(bad)?),
-                '[' => class(&mut chars).ok_or_else(bad)?,
+                '[' => Token::Class(Class::after_bracket(&mut chars).ok_or_else(bad)?),
                 c => Token::Plain(c),
             });
         }
@@ -76,27 +89,33 @@ impl Token {
             Self::Any => false,
             Self::One => true,
             Self::Plain(plain) => *plain == c,
-            Self::Class { negated, ranges } => {
-                ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated
-            }
+            Self::Class(class) => class.accepts(c),
         }
     }
 }
 
-/// The class after a `[`.
-fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
-    let negated = chars.next_if_eq(&'^').is_some();
-    let mut ranges = Vec::new();
-    loop {
-        if !ranges.is_empty() && chars.next_if_eq(&']').is_some() {
-            return Some(Token::Class { negated, ranges });
+impl Class {
+    /// The class after a `[`; none if it is malformed.
+    pub(crate) fn after_bracket(
+        chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+    ) -> Option<Self> {
+        let negated = chars.next_if_eq(&'^').is_some();
+        let mut ranges = Vec::new();
+        loop {
+            if !ranges.is_empty() && chars.next_if_eq(&']').is_some() {
+                return Some(Self { negated, ranges });
+            }
+            let low = member(chars)?;
+            let high = match chars.next_if_eq(&'-') {
+                Some(_) => member(chars)?,
+                None => low,
+            };
+            ranges.push((low, high));
         }
-        let low = member(chars)?;
-        let high = match chars.next_if_eq(&'-') {
-            Some(_) => member(chars)?,
-            None => low,
-        };
-        ranges.push((low, high));
+    }
+
+    pub(crate) fn accepts(&self, c: char) -> bool {
+        self.ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != self.negated
     }
 }
 

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use kfs_fs::layer::Kind;
 
@@ -9,7 +10,18 @@ use super::*;
 use crate::kubefile::Heredoc;
 
 /// The context of Sealer's and buildah's COPY probes.
-fn context() -> tempfile::TempDir {
+struct Probe {
+    dir: tempfile::TempDir,
+    context: Context,
+}
+
+impl Probe {
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+fn context() -> Probe {
     let dir = tempfile::tempdir().unwrap();
     let files = [
         "apollo/Chart.yaml",
@@ -31,7 +43,8 @@ fn context() -> tempfile::TempDir {
     fs::create_dir(dir.path().join("emptyd")).unwrap();
     symlink("a.yaml", dir.path().join("ln")).unwrap();
     symlink("apollo", dir.path().join("lnd")).unwrap();
-    dir
+    let context = Context::open(dir.path()).unwrap();
+    Probe { dir, context }
 }
 
 fn paths(sources: &[&str]) -> Vec<Source> {
@@ -45,7 +58,7 @@ fn directory(path: &str) -> Place {
     Place::Directory(path.as_bytes().to_vec())
 }
 
-fn request<'a>(context: &'a Path, sources: &'a [Source], dest: &'a str) -> Request<'a> {
+fn request<'a>(context: &'a Context, sources: &'a [Source], dest: &'a str) -> Request<'a> {
     Request {
         sources,
         dest,
@@ -88,7 +101,7 @@ fn notation(items: &[CopyItem]) -> Vec<String> {
 fn copied(rule: CopyRule, sources: &[&str], dest: &str) -> Result<Vec<String>, CopyError> {
     let context = context();
     let sources = paths(sources);
-    let request = Request { rule, ..request(context.path(), &sources, dest) };
+    let request = Request { rule, ..request(&context.context, &sources, dest) };
     Ok(notation(&resolve_on(&request, &Rootfs::new())?.items))
 }
 
@@ -176,7 +189,7 @@ fn the_difference_is_told_exactly_where_there_is_one() {
         let mut words: Vec<&str> = line.split_whitespace().collect();
         let dest = words.pop().unwrap();
         let sources = paths(&words);
-        let request = Request { rule, ..request(context.path(), &sources, dest) };
+        let request = Request { rule, ..request(&context.context, &sources, dest) };
         resolve_on(&request, &Rootfs::new()).unwrap().difference.map(|d| d.to_string())
     };
     assert_eq!(
@@ -212,7 +225,7 @@ fn what_the_image_has_decides() {
     let context = context();
     let copied = |rule, source: &str, dest: &str| {
         let sources = paths(&[source]);
-        let request = Request { rule, ..request(context.path(), &sources, dest) };
+        let request = Request { rule, ..request(&context.context, &sources, dest) };
         resolve_on(&request, &rootfs).map(|resolved| {
             let item = |item: &CopyItem| String::from_utf8(item.entry.path.clone()).unwrap();
             resolved.items.iter().map(item).collect::<Vec<_>>().join(" ")
@@ -242,7 +255,7 @@ fn relative_destinations_start_at_the_working_directory() {
     for (dest, expected) in
         [("b", "w/d/b"), (".", "w/d/a.yaml"), ("../x/", "w/x/a.yaml"), ("/b", "b")]
     {
-        let request = Request { working_dir: "/w/d", ..request(context.path(), &sources, dest) };
+        let request = Request { working_dir: "/w/d", ..request(&context.context, &sources, dest) };
         let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
         assert_eq!(notation(&items), [expected], "{dest}");
     }
@@ -259,7 +272,7 @@ fn owners_modes_and_times() {
     let sources = paths(&["apollo"]);
     let owner = Owner { uid: 5, gid: 6 };
     let found = |mode| {
-        let request = Request { owner, mode, ..request(context.path(), &sources, "p/q") };
+        let request = Request { owner, mode, ..request(&context.context, &sources, "p/q") };
         let resolved = resolve_on(&request, &Rootfs::new()).unwrap();
         assert_eq!(resolved.kind, SourceKind::Directory);
         resolved.items.into_iter().map(|item| item.entry).collect::<Vec<_>>()
@@ -292,7 +305,7 @@ fn the_kubefile_rule_keeps_a_directorys_own_mode() {
     let sources = paths(&["emptyd"]);
     for dest in ["out", "emptyd"] {
         let rule = CopyRule::Kubefile;
-        let request = Request { rule, ..request(context.path(), &sources, dest) };
+        let request = Request { rule, ..request(&context.context, &sources, dest) };
         let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
         assert_eq!(items.last().unwrap().entry.mode, 0o711, "{dest}");
     }
@@ -309,7 +322,7 @@ fn heredocs_become_files() {
         (CopyRule::Kubefile, "x", "x/cfg"),
         (CopyRule::Kubefile, "x/cfg", "x/cfg"),
     ] {
-        let request = Request { rule, ..request(context.path(), &sources, dest) };
+        let request = Request { rule, ..request(&context.context, &sources, dest) };
         let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
         assert_eq!(notation(&items), [expected]);
         let item = items.last().unwrap();
@@ -332,7 +345,7 @@ fn nothing_outside_the_context_is_reached() {
     link(Path::new("loop1"), "loop2");
     let copy = |rule, source: &str| {
         let sources = paths(&[source]);
-        let request = Request { rule, ..request(context.path(), &sources, "x/") };
+        let request = Request { rule, ..request(&context.context, &sources, "x/") };
         resolve_on(&request, &Rootfs::new())
             .map(|resolved| (notation(&resolved.items), resolved.items.last().cloned().unwrap()))
     };
@@ -373,14 +386,19 @@ fn special_files() {
     )
     .unwrap();
     let sources = paths(&["."]);
-    let request = request(context.path(), &sources, "/");
+    let request = request(&context.context, &sources, "/");
     let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
     let fifo = items.iter().find(|item| item.entry.path == b"fifo").unwrap();
     assert_eq!((&fifo.entry.kind, &fifo.content), (&Kind::Fifo, &Content::None));
-    let socket = UnixListener::bind(context.path().join("d1/socket")).unwrap();
-    let error = resolve_on(&request, &Rootfs::new()).unwrap_err();
+    // A socket is left out, unless it is what was asked for.
+    let _socket = UnixListener::bind(context.path().join("d1/socket")).unwrap();
+    let resolved = resolve_on(&request, &Rootfs::new()).unwrap();
+    assert_eq!(resolved.items.len(), items.len());
+    assert_eq!(resolved.skipped, [Path::new("d1/socket")]);
+    let sources = paths(&["d1/socket"]);
+    let named = Request { sources: &sources, ..request };
+    let error = resolve_on(&named, &Rootfs::new()).unwrap_err();
     assert!(error.to_string().contains("\"d1/socket\" in the context is a socket"), "{error}");
-    drop(socket);
 }
 
 #[test]
@@ -390,18 +408,19 @@ fn names_need_not_be_text() {
     let name = std::ffi::OsStr::from_bytes(b"\xff.bin");
     fs::write(context.path().join(name), "x").unwrap();
     let sources = paths(&["*.bin"]);
-    let request = request(context.path(), &sources, "x/");
+    let request = request(&context.context, &sources, "x/");
     let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
     assert_eq!(items.last().unwrap().entry.path, b"x/\xff.bin");
 }
 
 #[test]
 fn a_deep_directory_is_walked() {
-    let context = tempfile::tempdir().unwrap();
-    let deep = context.path().join(vec!["d"; 1500].join("/"));
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join(vec!["d"; 1500].join("/"));
     fs::create_dir_all(&deep).unwrap();
     let sources = paths(&["d"]);
-    let request = request(context.path(), &sources, "x");
+    let context = Context::open(dir.path()).unwrap();
+    let request = request(&context, &sources, "x");
     assert_eq!(resolve_on(&request, &Rootfs::new()).unwrap().items.len(), 1500);
 }
 

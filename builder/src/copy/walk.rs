@@ -6,15 +6,15 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::layer::{Device, Entry, Kind, Timestamp};
 use nix::unistd::{AccessFlags, access};
 
 use super::landing::{Image, Landed, Landing, child};
-use super::sources::{list, lstat};
 use super::{Content, CopyError, CopyItem, MADE_DIRECTORY, MADE_FILE, Request};
+use crate::context::lstat;
 
 /// The items of a COPY by their path, as if its sources were copied one after the other: a later
 /// file replaces an earlier one at the same path.
@@ -22,15 +22,18 @@ pub(super) struct Items<'a> {
     request: &'a Request<'a>,
     /// Sorted by bytes, so a directory comes before what is in it.
     items: BTreeMap<Vec<u8>, CopyItem>,
+    /// Sockets that were not named, relative to the context.
+    skipped: Vec<PathBuf>,
 }
 
 impl<'a> Items<'a> {
     pub(super) fn new(request: &'a Request<'a>) -> Self {
-        Self { request, items: BTreeMap::new() }
+        Self { request, items: BTreeMap::new(), skipped: Vec::new() }
     }
 
-    pub(super) fn finish(self) -> Vec<CopyItem> {
-        self.items.into_values().collect()
+    /// The items, and the sockets that are not among them.
+    pub(super) fn finish(self) -> (Vec<CopyItem>, Vec<PathBuf>) {
+        (self.items.into_values().collect(), self.skipped)
     }
 
     /// Adds a source, all that is below it, and the directories above it that `image` lacks.
@@ -50,7 +53,10 @@ impl<'a> Items<'a> {
                 entry.size = bytes.len() as u64;
                 self.insert(CopyItem { entry, content: Content::Inline(bytes) })
             }
-            Landed::File(path) => self.insert_path(path, at).map(|_| ()),
+            Landed::File { path, wild: false } if is_socket(path)? => {
+                Err(CopyError::Socket(self.relative(path).to_owned()))
+            }
+            Landed::File { path, .. } => self.insert_path(path, at).map(|_| ()),
             Landed::Directory { path, whole: true } => self.walk(path, at, true),
             Landed::Directory { path, whole: false } => {
                 self.make_directory(at, image)?;
@@ -67,7 +73,7 @@ impl<'a> Items<'a> {
         // A list and not recursion: depth is the context's, the stack is not.
         let mut open = vec![(path.to_owned(), at.to_owned())];
         while let Some((directory, at)) = open.pop() {
-            for name in list(&directory)? {
+            for name in self.request.context.list(&directory)? {
                 let path = directory.join(&name);
                 let at = child(&at, name.as_bytes());
                 if self.insert_path(&path, &at)? {
@@ -82,7 +88,10 @@ impl<'a> Items<'a> {
     fn insert_path(&mut self, path: &Path, at: &[u8]) -> Result<bool, CopyError> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let meta = lstat(path)?.ok_or_else(missing).at("stat", path)?;
-        let kind = self.kind(path, &meta)?;
+        let Some(kind) = kind(path, &meta)? else {
+            self.skipped.push(self.relative(path).to_owned());
+            return Ok(false);
+        };
         let content = match kind {
             Kind::File => {
                 access(path, AccessFlags::R_OK).at("read", path)?;
@@ -102,25 +111,8 @@ impl<'a> Items<'a> {
         Ok(is_directory)
     }
 
-    fn kind(&self, path: &Path, meta: &Metadata) -> Result<Kind, CopyError> {
-        let file_type = meta.file_type();
-        Ok(if file_type.is_file() {
-            Kind::File
-        } else if file_type.is_dir() {
-            Kind::Directory
-        } else if file_type.is_symlink() {
-            let target = fs::read_link(path).at("read the symlink", path)?;
-            Kind::Symlink(target.into_os_string().into_vec())
-        } else if file_type.is_fifo() {
-            Kind::Fifo
-        } else if file_type.is_char_device() {
-            Kind::CharDevice(device(path, meta)?)
-        } else if file_type.is_block_device() {
-            Kind::BlockDevice(device(path, meta)?)
-        } else {
-            let named = path.strip_prefix(self.request.context).unwrap_or(path);
-            return Err(CopyError::Socket(named.to_owned()));
-        })
+    fn relative<'p>(&self, path: &'p Path) -> &'p Path {
+        path.strip_prefix(self.request.context.root()).unwrap_or(path)
     }
 
     /// Adds a directory that no source describes, unless it is there.
@@ -162,6 +154,31 @@ impl<'a> Items<'a> {
             xattrs: Vec::new(),
         }
     }
+}
+
+/// What a path of the context is in a layer; none for a socket.
+fn kind(path: &Path, meta: &Metadata) -> Result<Option<Kind>, PathError> {
+    let file_type = meta.file_type();
+    Ok(Some(if file_type.is_file() {
+        Kind::File
+    } else if file_type.is_dir() {
+        Kind::Directory
+    } else if file_type.is_symlink() {
+        let target = fs::read_link(path).at("read the symlink", path)?;
+        Kind::Symlink(target.into_os_string().into_vec())
+    } else if file_type.is_fifo() {
+        Kind::Fifo
+    } else if file_type.is_char_device() {
+        Kind::CharDevice(device(path, meta)?)
+    } else if file_type.is_block_device() {
+        Kind::BlockDevice(device(path, meta)?)
+    } else {
+        return Ok(None);
+    }))
+}
+
+fn is_socket(path: &Path) -> Result<bool, PathError> {
+    Ok(lstat(path)?.is_some_and(|meta| meta.file_type().is_socket()))
 }
 
 fn conflict(at: &[u8]) -> CopyError {

@@ -17,17 +17,18 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, fchdir, sethostname, setsid};
 
+use crate::interrupt::ENDING;
 use crate::rootfs::RootDir;
 
 use super::mounts::{bind, open_path, set_flags};
@@ -85,15 +86,32 @@ fn outer(socket: &UnixStream) -> Result<Option<Reply>, Failure> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .or_fail("make private", "/")?;
     let program = protect_program()?;
-    let status = Command::new(&program)
+    let mut signals = SigSet::empty();
+    ENDING.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| signals.add(signal));
+    signals.thread_block().or_fail("hold back signals of", "the step")?;
+    let child = Command::new(&program)
         .arg0("kfs")
         .args([SANDBOX_ARGUMENT, INIT_ARGUMENT])
         .env_clear()
         .stdin(Stdio::inherit())
-        .status()
+        .spawn()
         .or_fail("execute", &program)?;
+    let status = attend(child, &signals).or_fail("wait for", "pid 1 of the step")?;
     // Killed from outside, it could not tell the build.
     Ok(status.signal().map(Reply::Killed))
+}
+
+/// Waits for pid 1, and kills it when the build says so. It is gone only when all processes of
+/// its namespace are. What a terminal sends to all that run in it is for the build to judge.
+fn attend(mut child: Child, signals: &SigSet) -> io::Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if signals.wait()? == Signal::SIGTERM {
+            child.kill()?;
+        }
+    }
 }
 
 /// Closes what whoever started kfs left open, so that the command cannot see it.
@@ -138,6 +156,8 @@ fn protect_program() -> Result<PathBuf, Failure> {
 /// Pid 1 of the sandbox: sets it up, starts the command, reaps until that one ends. When this
 /// process then ends, the kernel kills whatever the command left behind.
 fn init(socket: &UnixStream) -> Result<Reply, Failure> {
+    // Whatever the build, or who started it, holds back: the command begins with nothing held.
+    SigSet::empty().thread_set_mask().or_fail("let signals through to", "the step")?;
     // A session of its own has no terminal: the command can neither prompt nor type there.
     setsid().or_fail("start a session for", "the step")?;
     let job = read_job(socket).or_fail("read", "the job")?;

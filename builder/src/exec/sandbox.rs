@@ -3,15 +3,19 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
+use std::rc::Rc;
 use std::time::Instant;
 
 use kfs_fs::error::AtPath;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use crate::interrupt::{Interrupted, Interrupts};
 use crate::rootfs::RootDir;
 
 use super::tail::Tail;
@@ -30,6 +34,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub struct Sandbox {
     program: PathBuf,
     host_path: OsString,
+    interrupts: Rc<Interrupts>,
 }
 
 impl Default for Sandbox {
@@ -46,12 +51,19 @@ impl Sandbox {
 
     /// A sandbox that executes `program`, a kfs.
     pub fn with_program(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), host_path: DEFAULT_PATH.into() }
+        let interrupts = Rc::default();
+        Self { program: program.into(), host_path: DEFAULT_PATH.into(), interrupts }
     }
 
     /// Sets where programs are looked up in host isolation; the rootfs's `bin` comes after it.
     pub fn host_path(mut self, path: impl Into<OsString>) -> Self {
         self.host_path = path.into();
+        self
+    }
+
+    /// Sets what ends a command before its time; then all that it started is gone, too.
+    pub fn interrupts(mut self, interrupts: Rc<Interrupts>) -> Self {
+        self.interrupts = interrupts;
         self
     }
 
@@ -110,9 +122,10 @@ impl Executor for Sandbox {
         let begin = Instant::now();
         let start_error = |source| ExecError::Start { program: self.program.clone(), source };
         let (child, socket, reader) = self.start().map_err(start_error)?;
-        let mut child = KillOnDrop(child);
+        let mut child = EndOnDrop(child);
         let sent = send(&socket, &job);
-        let tail = Tail::of(reader, output).map_err(ExecError::Output)?;
+        let reader = Interruptible { reader, interrupts: &self.interrupts };
+        let tail = Tail::of(reader, output).map_err(output_error)?;
         let status = child.0.wait().map_err(start_error)?;
         let reply = receive(&socket).map_err(start_error)?;
         let Some(reply) = reply else {
@@ -130,16 +143,38 @@ impl Executor for Sandbox {
     }
 }
 
-/// Ends the sandbox on every way out of `run`; killing one that has ended does nothing.
-struct KillOnDrop(Child);
+/// Ends the sandbox on every way out of `run`; what is asked of one that has ended is nothing.
+struct EndOnDrop(Child);
 
-impl Drop for KillOnDrop {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
         if let Ok(None) = self.0.try_wait() {
-            // Either may fail only if the process has ended in between, which is the aim.
-            drop(self.0.kill());
+            // The signal that has it end all that it started, before it ends itself. Either may
+            // fail only if the process has ended in between, which is the aim.
+            let pid = i32::try_from(self.0.id()).expect("a pid is positive");
+            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
             drop(self.0.wait());
         }
+    }
+}
+
+/// A reader that fails with [`Interrupted`] when a signal has come.
+struct Interruptible<'a> {
+    reader: io::PipeReader,
+    interrupts: &'a Interrupts,
+}
+
+impl Read for Interruptible<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.interrupts.wait(self.reader.as_fd())?;
+        self.reader.read(buf)
+    }
+}
+
+fn output_error(error: io::Error) -> ExecError {
+    match error.downcast::<Interrupted>() {
+        Ok(interrupted) => interrupted.into(),
+        Err(error) => ExecError::Output(error),
     }
 }
 

@@ -1,0 +1,139 @@
+//! Signals that end a build in good order: what a step had begun is given up, its processes are
+//! gone, nothing of it is left.
+
+use std::cell::{Cell, OnceCell};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// The signals that ask a program to end.
+pub(crate) const ENDING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
+
+/// The user, or the system, wants the build to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted ({0})")]
+pub struct Interrupted(pub Signal);
+
+/// Asks whether a signal wants the build to end. As long as it is not told to
+/// [`hold`](Self::hold) them, signals do what they always do, and no question is answered with yes.
+#[derive(Debug, Default)]
+pub struct Interrupts {
+    held: OnceCell<Held>,
+    arrived: Cell<Option<Signal>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    signals: SignalFd,
+    /// The mask of the thread before.
+    before: SigSet,
+}
+
+impl Interrupts {
+    /// From now on, and until the value is dropped, signals that ask to end are held back from
+    /// this thread and those that it starts. Once one has come, the next ends the process at
+    /// once. One that is ignored (nohup(1)) stays so.
+    pub fn hold(&self) -> io::Result<()> {
+        let ignored = ignored()?;
+        let mut set = SigSet::empty();
+        ENDING.into_iter().filter(|signal| !ignored.contains(signal)).for_each(|s| set.add(s));
+        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let before = SigSet::thread_get_mask()?;
+        set.thread_block()?;
+        self.held.get_or_init(|| Held { signals, before });
+        Ok(())
+    }
+
+    /// Fails if a signal has come.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        if self.arrived.get().is_none()
+            && let Some(held) = self.held.get()
+            && let Ok(Some(info)) = held.signals.read_signal()
+        {
+            let number = i32::try_from(info.ssi_signo).unwrap_or_default();
+            self.arrived.set(Signal::try_from(number).ok());
+            held.let_through();
+        }
+        self.arrived.get().map_or(Ok(()), |signal| Err(Interrupted(signal)))
+    }
+
+    /// Waits until `fd` can be read or a signal has come; fails for the latter with
+    /// [`Interrupted`].
+    pub(crate) fn wait(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        loop {
+            self.check().map_err(io::Error::other)?;
+            let signals = self.held.get().map(|held| held.signals.as_fd());
+            let mut fds: Vec<_> = [Some(fd), signals]
+                .into_iter()
+                .flatten()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) if fds[0].any() == Some(true) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl Held {
+    fn let_through(&self) {
+        // It fails for a malformed mask only, and this one came from the system.
+        self.before.thread_set_mask().ok();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.let_through();
+    }
+}
+
+/// The signals that this process was started to ignore (proc_pid_status(5)): held back, they
+/// would be noticed all the same.
+fn ignored() -> io::Result<Vec<Signal>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let is_ignored = |signal: &Signal| mask & (1 << (*signal as i32 - 1)) != 0;
+    Ok(ENDING.into_iter().filter(is_ignored).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    #[test]
+    fn a_held_signal_is_told_once_it_has_come() {
+        let interrupts = Interrupts::default();
+        assert_eq!(interrupts.check(), Ok(()));
+        interrupts.hold().unwrap();
+        assert_eq!(interrupts.check(), Ok(()));
+        let (reader, writer) = io::pipe().unwrap();
+        raise(Signal::SIGTERM).unwrap();
+        let error = interrupts.wait(reader.as_fd()).unwrap_err();
+        assert_eq!(error.downcast::<Interrupted>().unwrap(), Interrupted(Signal::SIGTERM));
+        assert_eq!(interrupts.check(), Err(Interrupted(Signal::SIGTERM)));
+        drop(writer);
+        drop(interrupts);
+        assert!(!SigSet::thread_get_mask().unwrap().contains(Signal::SIGTERM));
+    }
+
+    #[test]
+    fn without_a_signal_a_wait_ends_with_its_descriptor() {
+        let interrupts = Interrupts::default();
+        let (reader, writer) = io::pipe().unwrap();
+        drop(writer);
+        interrupts.wait(reader.as_fd()).unwrap();
+        interrupts.hold().unwrap();
+        interrupts.wait(reader.as_fd()).unwrap();
+    }
+}

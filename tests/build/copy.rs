@@ -1,0 +1,215 @@
+//! COPY: where things land, with what properties, and what is said of it.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+
+use crate::workshop::{Workshop, run};
+
+const SAYS_BOTH: &str = "by the kubefile rule";
+
+fn workshop() -> Option<Workshop> {
+    let shop = Workshop::new()?;
+    shop.write("apollo/Chart.yaml", "chart");
+    shop.write("imageList", "list");
+    shop.write("charts/x/Chart.yaml", "chart");
+    Some(shop)
+}
+
+/// What a file of this name makes of the lines, and what it says.
+#[track_caller]
+fn made(shop: &Workshop, file: &str, text: &str, args: &[&str]) -> (Vec<String>, String) {
+    let output = shop.try_build(file, text, args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}\n{said}");
+    let files = shop.files("new");
+    (files.into_iter().filter(|path| !path.ends_with('/')).collect(), said)
+}
+
+#[test]
+fn both_rules_can_be_had_in_every_way() {
+    let Some(shop) = workshop() else { return };
+    let text = "FROM scratch\nCOPY apollo charts\nCOPY imageList manifests\n";
+    let kubefile = ["charts/apollo/Chart.yaml", "manifests/imageList"];
+    let docker = ["charts/Chart.yaml", "manifests"];
+    let head = |rule: &str| format!("# copy={rule}\n{text}");
+    for (file, text, args, expected) in [
+        ("Kubefile", text, &[][..], kubefile),
+        ("my.Kubefile", text, &[], kubefile),
+        ("Dockerfile", text, &[], docker),
+        ("Kubefile", &head("docker"), &[], docker),
+        ("Dockerfile", &head("kubefile"), &[], kubefile),
+        ("Kubefile", text, &["--copy-semantics", "docker"], docker),
+        ("Dockerfile", text, &["--copy-semantics", "kubefile"], kubefile),
+        ("Kubefile", &head("kubefile"), &["--copy-semantics", "docker"], docker),
+    ] {
+        let (files, said) = made(&shop, file, text, args);
+        assert_eq!(files, expected, "{file} {args:?} {text}");
+        assert!(file == "Dockerfile" || said.contains(SAYS_BOTH), "{said}");
+    }
+    // Nothing is said where there is nothing to choose.
+    let text = "FROM scratch\nCOPY charts charts\nCOPY imageList manifests/\n";
+    let (files, said) = made(&shop, "Kubefile", text, &[]);
+    assert_eq!(files, ["charts/x/Chart.yaml", "manifests/imageList"]);
+    assert!(!said.contains("rule"), "{said}");
+}
+
+#[test]
+fn a_copy_goes_where_the_steps_before_lead() {
+    let Some(shop) = Workshop::with_base() else { return };
+    shop.write("file", "file");
+    let text = "\
+FROM base
+RUN mkdir -p /real/dir && ln -s /real /link && ln -s nowhere /dangling && mkdir /gone /file-to-be
+RUN rmdir /gone /file-to-be && echo x >/file-to-be && ln -s real/../real/dir /round
+COPY file /link/dir/
+COPY file /round/below/
+COPY file /dangling
+COPY file /gone
+COPY file /file-to-be
+COPY file /bin/copied
+RUN test -L /link && test -L /round && ! test -L /dangling && cat /dangling /gone /file-to-be
+";
+    assert_eq!(shop.build(text).last_run(), "filefilefile");
+    let files = shop.files("new");
+    for path in ["real/dir/file", "real/dir/below/file", "usr/bin/copied", "dangling", "gone"] {
+        assert!(files.iter().any(|file| file == path), "{path}: {files:?}");
+    }
+    let said = shop.fails("FROM base\nRUN echo x >/f\nCOPY file /f/below/\n", &[]);
+    assert!(said.contains("Dockerfile:3:") && said.contains("\"f\" is not a directory"), "{said}");
+}
+
+#[test]
+fn what_is_copied_keeps_its_properties() {
+    let Some(shop) = Workshop::with_base() else { return };
+    shop.write("tree/file", "file");
+    shop.write("tree/empty", "");
+    shop.write("tree/setuid", "x");
+    let path = |name: &str| shop.path("context/tree").join(name);
+    fs::set_permissions(path("setuid"), fs::Permissions::from_mode(0o6751)).unwrap();
+    fs::set_permissions(path(""), fs::Permissions::from_mode(0o750)).unwrap();
+    fs::hard_link(path("file"), path("hard")).unwrap();
+    symlink("/no/where", path("dangling")).unwrap();
+    xattr::set(path("file"), "user.note", b"kept").unwrap();
+    run(Command::new("setcap").arg("cap_net_raw+ep").arg(path("file")));
+    run(Command::new("mkfifo").arg(path("pipe")));
+    let odd = std::ffi::OsStr::from_bytes(b"odd \xff\n\x01 \\name");
+    fs::write(path("").join(odd), "odd").unwrap();
+    run(Command::new("find").arg(path("")).args([
+        "-exec",
+        "touch",
+        "-hd",
+        "@1234567890.5",
+        "{}",
+        "+",
+    ]));
+    let _socket = UnixListener::bind(path("socket")).unwrap();
+
+    let built = shop.build("FROM base\nCOPY tree /a/b\nCOPY --chown=app:0 --chmod=640 tree /c\n");
+    assert!(built.said.contains("Dockerfile:2: socket tree/socket is left out"), "{}", built.said);
+    shop.mounted("new", |root| {
+        let stat = |path: &str| fs::symlink_metadata(root.join(path)).unwrap();
+        let (file, setuid) = (stat("a/b/file"), stat("a/b/setuid"));
+        assert_eq!((file.mtime(), file.mtime_nsec()), (1_234_567_890, 500_000_000));
+        assert_eq!(setuid.mode(), 0o106_751);
+        assert_eq!((file.uid(), file.gid(), file.len()), (0, 0, 4));
+        assert_eq!(fs::read(root.join("a/b").join(odd)).unwrap(), b"odd");
+        assert_eq!(fs::read_link(root.join("a/b/dangling")).unwrap(), Path::new("/no/where"));
+        assert_eq!(stat("a/b/pipe").mode() & 0o170_000, 0o010_000);
+        let attributes: Vec<_> = xattr::list(root.join("a/b/file")).unwrap().collect();
+        assert_eq!(attributes.len(), 2, "{attributes:?}");
+        assert!(!root.join("a/b/socket").exists());
+        let (dir, file) = (stat("c"), stat("c/file"));
+        assert_eq!((dir.uid(), dir.gid(), file.uid(), file.gid()), (1000, 0, 1000, 0));
+        assert_eq!(file.mode() & 0o7777, 0o640);
+    });
+}
+
+/// A COPY into a directory of the base leaves that directory as it is, for those who run in it
+/// later and in the image, also when the layer comes from the cache.
+#[test]
+fn parents_stay_as_they_are() {
+    let Some(shop) = Workshop::with(|root| {
+        crate::workshop::install(root);
+        fs::create_dir(root.join("owned")).unwrap();
+        std::os::unix::fs::chown(root.join("owned"), Some(7), Some(8)).unwrap();
+        fs::set_permissions(root.join("owned"), fs::Permissions::from_mode(0o2770)).unwrap();
+        xattr::set(root.join("owned"), "user.note", b"kept").unwrap();
+    }) else {
+        return;
+    };
+    shop.write("x", "x");
+    let copies = "FROM base\nCOPY x /tmp/x\nCOPY --chown=app x /owned/deep/er/x\n";
+    let look =
+        "stat -c '%n %a %u:%g' / /tmp /owned /owned/deep; getfattr -d --absolute-names /owned";
+    let expected = "/ 755 0:0\n/tmp 1777 0:0\n/owned 2770 7:8\n/owned/deep 755 1000:1000\n\
+                    # file: /owned\nuser.note=\"kept\"\n";
+    for nonce in ["one", "two"] {
+        let text = format!("{copies}RUN echo {nonce} >/owned/{nonce} && {look}\n");
+        let built = shop.build(&text);
+        assert_eq!(built.last_run(), expected);
+        assert_eq!(built.cached(), if nonce == "one" { 0 } else { 2 });
+    }
+    let text = format!("FROM new\nRUN {look}\n");
+    assert_eq!(shop.build(&text).last_run(), expected);
+}
+
+#[test]
+fn what_is_ignored_is_not_there() {
+    let Some(shop) = workshop() else { return };
+    shop.write(
+        ".dockerignore",
+        "# none of these\n**/*.yaml\nDockerfile*\n.*\n!charts/*/Chart.yaml\n",
+    );
+    shop.write("Dockerfile", "x");
+    let (files, _) = made(&shop, "Dockerfile", "FROM scratch\nCOPY . /\n", &[]);
+    assert_eq!(files, ["charts/x/Chart.yaml", "imageList"]);
+    let said = shop.fails("FROM scratch\nCOPY apollo/Chart.yaml /\n", &[]);
+    assert!(said.contains("Dockerfile:2: source \"apollo/Chart.yaml\" is hidden by"), "{said}");
+    assert!(said.contains(".dockerignore:2"), "{said}");
+    let none = shop.fails("FROM scratch\nCOPY apollo/*.yaml /\n", &[]);
+    assert!(none.contains("no file of the context matches"), "{none}");
+    // A file beside the build file goes first.
+    fs::write(shop.path("Dockerfile.dockerignore"), "charts\nDockerfile\n.*\n").unwrap();
+    let (files, _) = made(&shop, "Dockerfile", "FROM scratch\nCOPY . /\n", &[]);
+    assert_eq!(files, ["apollo/Chart.yaml", "imageList"]);
+    fs::write(shop.path("Dockerfile.dockerignore"), "a\n[\n").unwrap();
+    let said = shop.fails("FROM scratch\nCOPY . /\n", &[]);
+    assert!(said.contains("Dockerfile.dockerignore:2: \"[\" is no pattern"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_copied_is_told() {
+    let Some(shop) = workshop() else { return };
+    symlink("/etc/passwd", shop.path("context/out")).unwrap();
+    symlink("out", shop.path("context/chain")).unwrap();
+    symlink("loop", shop.path("context/loop")).unwrap();
+    symlink("imageList", shop.path("context/in")).unwrap();
+    let _socket = UnixListener::bind(shop.path("context/socket")).unwrap();
+    for (copy, expected) in [
+        ("COPY nowhere /", "source \"nowhere\" is not in the context"),
+        ("COPY apollo/nothing /", "(apollo is the nearest that exists)"),
+        ("COPY ../Dockerfile /", "source \"../Dockerfile\" is not in the context"),
+        ("COPY out /", "which is not in the context"),
+        ("COPY chain /", "which is not in the context"),
+        ("COPY loop /x", "leads through too many symlinks"),
+        ("COPY socket /", "is a socket, which no image can hold"),
+        ("COPY apollo imageList /x", "with a / at its end"),
+        ("COPY *.none /", "no file of the context matches"),
+        ("COPY [ab /", "is no pattern"),
+        ("COPY --chown=nobody imageList /", "the image's etc/passwd has no \"nobody\""),
+        ("COPY --chmod=u+x imageList /", "write permission bits in octal"),
+    ] {
+        let said = shop.fails(&format!("FROM scratch\n{copy}\n"), &[]);
+        assert!(said.contains("Dockerfile:2:") && said.contains(expected), "{copy}: {said}");
+        assert!(said.contains(&format!("    2 | {copy}")), "{said}");
+    }
+    shop.assert_nothing_left();
+    // A link in a directory stays one, wherever it leads.
+    let (files, _) = made(&shop, "Dockerfile", "FROM scratch\nCOPY in /in\nCOPY . /all/\n", &[]);
+    assert!(files.contains(&"all/out".to_owned()), "{files:?}");
+    assert_eq!(shop.ok(&["cat", "new", "/in"]), "list");
+}

@@ -1,0 +1,16 @@
+//! `kfs build` as a user runs it: what comes out, what is said, what is left behind.
+//!
+//! Needs root and /dev/fuse; without them each test says that it is skipped.
+
+#[path = "../host_tools/mod.rs"]
+mod host_tools;
+#[path = "../skip/mod.rs"]
+mod skip;
+
+mod cache;
+mod copy;
+mod ends;
+mod image;
+mod rootfs;
+mod run;
+mod workshop;

@@ -502,6 +502,7 @@ fn the_hosts_tools_cannot_write_to_the_host() {
     assert!(!done.lines.iter().any(|line| line.contains("tmp.")), "{:?}", done.lines);
     assert!(!Path::new("/tmp/kfs-private").exists() && !Path::new("/var/tmp/kfs-private").exists());
     let victim = victim.display();
+    let below_tmp = ["/tmp", "/var/tmp"].iter().any(|tmp| stage.base.starts_with(tmp));
     for forbidden in [
         format!("echo bad >{victim}"),
         format!("rm {victim}"),
@@ -509,7 +510,8 @@ fn the_hosts_tools_cannot_write_to_the_host() {
         "touch /usr/kfs-was-here".to_owned(),
         "touch /root/kfs-was-here".to_owned(),
         "touch /run/kfs-was-here".to_owned(),
-        "touch ../kfs-was-here".to_owned(),
+        // Of a rootfs below /tmp, that is the step's own /tmp.
+        if below_tmp { "false".to_owned() } else { "touch ../kfs-was-here".to_owned() },
         "mknod sda b 254 0".to_owned(),
         "mknod /tmp/sda b 254 0".to_owned(),
         "test -e /dev/vda || test -e /dev/sda || test -e /dev/mem".to_owned(),
@@ -666,8 +668,8 @@ fn steps_run_in_a_user_namespace_too() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     if !text.contains("running 4 tests") {
-        eprintln!("SKIPPED: no user namespaces: {}", String::from_utf8_lossy(&output.stderr));
-        return;
+        let error = String::from_utf8_lossy(&output.stderr);
+        return skip(format_args!("no user namespaces: {error}"));
     }
     assert!(output.status.success(), "{text}");
 }

@@ -1,6 +1,8 @@
 //! Mounts as a user makes and ends them. Needs root and /dev/fuse; without them each test says
 //! that it is skipped.
 
+mod skip;
+
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use skip::skip;
 use tempfile::TempDir;
 
 /// A store with the image `test` (`etc/motd`, `etc/hard` its second name, `bin/` and 500 files in
@@ -22,7 +25,7 @@ struct Sandbox {
 impl Sandbox {
     fn new() -> Option<Self> {
         if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            eprintln!("SKIPPED: needs root and /dev/fuse");
+            skip("needs root and /dev/fuse");
             return None;
         }
         let sandbox = Self { dir: tempfile::tempdir().unwrap() };

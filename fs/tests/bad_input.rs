@@ -2,6 +2,8 @@
 //! result; never a panic, never half a file left.
 
 mod images;
+#[path = "../../tests/skip/mod.rs"]
+mod skip;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,6 +20,7 @@ use kfs_fs::oci::Layer;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use skip::skip;
 
 /// Bytes that do not compress.
 fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -238,7 +241,7 @@ impl Small {
     fn new(size: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: needs root to mount a small file system");
+            skip("needs root to mount a small file system");
             return None;
         }
         let small = Self(dir);

@@ -5,6 +5,8 @@
 //! The samples lie outside the repository, in `$KFS_SHARED/corpus/formats`.
 
 mod images;
+#[path = "../../tests/skip/mod.rs"]
+mod skip;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -16,6 +18,7 @@ use kfs_fs::layer::Timestamp;
 use kfs_fs::layer::scan::LayerError;
 use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::store::Store;
+use skip::skip;
 use tar::EntryType;
 
 /// `None`, with a line that says so, where the samples are not at hand.
@@ -24,7 +27,7 @@ fn formats() -> Option<PathBuf> {
     let shared = std::env::var_os("KFS_SHARED").map_or(beside, PathBuf::from);
     let formats = shared.join("corpus/formats");
     if !formats.is_dir() {
-        eprintln!("SKIPPED: there are no samples in {} (set KFS_SHARED)", formats.display());
+        skip(format_args!("no shared inputs: {} is not there; set KFS_SHARED", formats.display()));
         return None;
     }
     Some(formats)

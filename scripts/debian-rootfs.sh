@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # Makes the root file system of a minimal Debian from Debian's packages, as a tar. The packages come
 # from where apt on this machine gets its own.
-#   scripts/debian-rootfs.sh FILE [PACKAGE...]
+#   scripts/debian-rootfs.sh FILE
 . "$(dirname "$0")/lib.sh"
 
-[ $# -ge 1 ] || die "usage: scripts/debian-rootfs.sh FILE [PACKAGE...]"
+[ $# = 1 ] || die "usage: scripts/debian-rootfs.sh FILE"
 file=$(realpath -m "$1")
-shift
 need_root
 mkdir -p "$(dirname "$file")"
 
@@ -19,7 +18,6 @@ sources=$(apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)
 # The release day of Debian 12: files that are made here get it, so that the same packages make the
 # same bytes.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1686355200}
-include=$(printf '%s,' "$@")
-printf '%s\n' "$sources" | mmdebstrap --quiet --variant=minbase --format=tar \
-    ${include:+--include="${include%,}"} "$VERSION_CODENAME" "$file.part" -
+printf '%s\n' "$sources" |
+    mmdebstrap --quiet --variant=minbase --format=tar "$VERSION_CODENAME" "$file.part" -
 mv "$file.part" "$file"

@@ -12,16 +12,15 @@ build=(
 demo=(
     mmdebstrap:mmdebstrap
 )
-# Tools that tests compare kfs with or take apart their work with, and cargo-nextest's runner.
+# Tools that kfs is compared with, or that read what it writes.
 test=(
     buildah:buildah
     skopeo:skopeo
     umoci:umoci
-    setfattr:attr
     zstd:zstd
-    curl:curl
 )
 bench=(
+    /usr/bin/time:time
     buildah:buildah
     umoci:umoci
     skopeo:skopeo
@@ -36,5 +35,5 @@ for what in "$@"; do
         *) die "no such set of packages: $what (demo, test, bench)" ;;
     esac
 done
-install "${wanted[@]}"
+install_packages "${wanted[@]}"
 need_rust

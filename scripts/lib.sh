@@ -25,9 +25,9 @@ need_fuse() {
     [ -c /dev/fuse ] || die "there is no /dev/fuse: load the module fuse, or give the container --device /dev/fuse"
 }
 
-# install COMMAND:PACKAGE...: installs the Debian packages of the commands that are not there.
+# install_packages COMMAND:PACKAGE...: installs the Debian packages of the commands that are not there.
 # A COMMAND with a slash is a file.
-install() {
+install_packages() {
     local pair command missing=()
     for pair in "$@"; do
         command=${pair%%:*}

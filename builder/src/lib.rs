@@ -12,6 +12,7 @@
 //! - **change**: what a RUN did to one path, as the layer of the step will say it
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod build;
 mod cache;

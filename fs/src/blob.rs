@@ -71,6 +71,9 @@ impl BlobSource for FileBlob {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let n = buf.len().min(left);
+        if n == 0 {
+            return Ok(0);
+        }
         self.file.read_at(&mut buf[..n], self.start + offset)
     }
 
@@ -114,7 +117,9 @@ mod tests {
         let mut buf = [0; 10];
         assert_eq!(blob.read_at(3, &mut buf).unwrap(), 2);
         assert_eq!(&buf[..2], b"56");
-        assert_eq!(blob.read_at(9, &mut buf).unwrap(), 0);
+        for past in [5, 9, u64::MAX] {
+            assert_eq!(blob.read_at(past, &mut buf).unwrap(), 0);
+        }
         let error = blob.read_exact_at(0, &mut buf).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         let mut all = Vec::new();

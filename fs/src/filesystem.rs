@@ -199,11 +199,14 @@ impl ImageFs {
 
     /// What `stat` shows of an inode.
     pub fn attr(&self, ino: Ino) -> Result<Attr, ReadError> {
-        let inode = self.inode(ino)?;
+        self.attr_of(ino, &self.inode(ino)?)
+    }
+
+    fn attr_of(&self, ino: Ino, inode: &Inode) -> Result<Attr, ReadError> {
         Ok(Attr {
             ino,
             size: inode.size,
-            blocks: self.blocks(&inode)?,
+            blocks: self.blocks(inode)?,
             mode: inode.mode,
             nlink: inode.nlink,
             uid: inode.uid,
@@ -216,8 +219,9 @@ impl ImageFs {
     /// The inode with this name in a directory, if there is one.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, ReadError> {
         let directory = self.directory(parent)?;
-        let place = self.tree.lookup(&directory, name)?;
-        place.map(|place| self.attr(Ino::of_place(place))).transpose()
+        let Some(place) = self.tree.lookup(&directory, name)? else { return Ok(None) };
+        let inode = self.tree.child(parent.place(), place)?;
+        self.attr_of(Ino::of_place(place), &inode).map(Some)
     }
 
     /// The parent of a directory; the root is its own.
@@ -227,10 +231,10 @@ impl ImageFs {
 
     /// The name at this place in a directory, `.` and `..` not counted; sorted by name.
     pub fn entry_at(&self, directory: Ino, index: u64) -> Result<Option<DirEntry<'_>>, ReadError> {
-        let directory = self.directory(directory)?;
+        let inode = self.directory(directory)?;
         let index = usize::try_from(index).unwrap_or(usize::MAX);
-        let Some((name, place)) = self.tree.name(&directory, index)? else { return Ok(None) };
-        let mode = self.tree.inode(place)?.mode;
+        let Some((name, place)) = self.tree.name(&inode, index)? else { return Ok(None) };
+        let mode = self.tree.child(directory.place(), place)?.mode;
         Ok(Some(DirEntry { name, ino: Ino::of_place(place), mode }))
     }
 
@@ -317,7 +321,8 @@ impl ImageFs {
     /// Blocks as a file system of 4 KiB blocks would count them.
     fn blocks(&self, inode: &Inode) -> Result<u64, ReadError> {
         let extents = self.tree.extents_from(inode, 0)?;
-        Ok(extents.map(|extent| extent.len.div_ceil(4096).saturating_mul(8)).sum())
+        let blocks = extents.map(|extent| extent.len.div_ceil(4096).saturating_mul(8));
+        Ok(blocks.fold(0, u64::saturating_add))
     }
 
     /// Copies the part of an extent that lies in `buf`, which starts at `offset` of the file.

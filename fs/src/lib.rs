@@ -11,6 +11,7 @@
 //! - **inode**: a file, directory, ... of the tree; its number is its place in the tree's file
 
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod blob;
 pub mod compare;
@@ -25,6 +26,9 @@ mod mapped;
 pub mod mount;
 pub mod oci;
 pub mod printable;
+#[cfg(test)]
+#[path = "../../tests/skip/mod.rs"]
+mod skip;
 pub mod span;
 mod sys;
 pub mod tree;

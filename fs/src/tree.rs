@@ -20,6 +20,7 @@
 
 mod file;
 mod merge;
+mod write;
 
 pub(crate) use file::OPAQUE_XATTR;
 pub use file::{Damaged, Extent, Inode, InodeKind, Tree};

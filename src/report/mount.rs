@@ -18,6 +18,8 @@ impl From<ServerFailure> for Failure {
 }
 
 impl From<MountError> for Failure {
+    // One arm an error: a table, however long.
+    #[allow(clippy::too_many_lines)]
     fn from(error: MountError) -> Self {
         let failure = Self::from_error(&error);
         match error {

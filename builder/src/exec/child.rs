@@ -39,6 +39,7 @@ const SELF: &str = "/proc/self/exe";
 
 /// The whole life of a sandbox process. To be called first thing in `main`, before any thread
 /// is started, when the first argument is [`SANDBOX_ARGUMENT`].
+#[allow(clippy::print_stderr)] // It is a `main`.
 pub fn child_main() -> ExitCode {
     let is_init = std::env::args_os().nth(2).is_some_and(|argument| argument == INIT_ARGUMENT);
     match take_socket() {

@@ -100,15 +100,11 @@ pub fn open_or_scan(
 ) -> Result<LayerIndex, LayerError> {
     let digest = layer.descriptor.digest;
     let failed = |source| LayerError::Index { layer: digest, dir: indexes.to_owned(), source };
-    let index = match LayerIndex::open(indexes, digest).map_err(failed)? {
-        Some(index) => index,
-        None => scan(layer, indexes, progress)?,
-    };
-    let found = index.summary().diff_id;
-    if found != layer.diff_id {
-        return Err(LayerError::DiffId { layer: digest, expected: layer.diff_id, found });
+    match LayerIndex::open(indexes, digest).map_err(failed)? {
+        // An index with another diffID may be damaged as well as the config may be wrong.
+        Some(index) if index.summary().diff_id == layer.diff_id => Ok(index),
+        _ => scan(layer, indexes, progress),
     }
-    Ok(index)
 }
 
 /// Reads, verifies and indexes a layer.

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use super::file::{self, Content};
+use super::write;
 use crate::digest::Digest;
 use crate::layer::Timestamp;
 use crate::layer::index::{Damaged, LayerIndex};
@@ -67,7 +67,7 @@ pub enum Problem {
 
 /// A merged tree that is not yet on disk.
 #[derive(Debug)]
-pub struct MergedTree(pub(super) Vec<Content>);
+pub struct MergedTree(pub(super) Vec<crate::mapped::Content>);
 
 /// Merges layers, bottom first.
 pub fn merge(layers: &[&LayerIndex]) -> Result<MergedTree, TreeError> {
@@ -116,7 +116,7 @@ fn run<'a>(
         LayerMerge::new(&mut merge, layer, number)?.run(below)?;
     }
     merge.take_metadata(below)?;
-    file::serialise(&merge.into_names(), layers).map(MergedTree)
+    write::serialise(&merge.into_names(), layers).map(MergedTree)
 }
 
 /// Where an inode's metadata comes from.
@@ -205,12 +205,18 @@ impl<'a> Merge<'a> {
 
     /// Asks for the metadata of implied directories that the tree below has too.
     fn take_metadata(&mut self, below: Below<'_>) -> Result<(), TreeError> {
-        let over = if self.over { self.nodes.len() } else { 0 };
-        for node in 0..over {
+        if !self.over {
+            return Ok(());
+        }
+        // Whether the tree below is seen in a directory; the root is its own parent.
+        let mut shows = vec![true; self.nodes.len()];
+        for node in 0..self.nodes.len() {
+            let shown = shows[self.nodes[node].parent as usize];
+            shows[node] = shown && !self.nodes[node].hides_below;
             let inode = self.nodes[node].inode as usize;
             if let Source::Implied(None) = self.inodes[inode].source
                 && !self.nodes[node].replaces
-                && shows_below(&self.nodes, self.nodes[node].parent)
+                && shown
                 && let Some(metadata) = below(&path_of(&self.nodes, node))
             {
                 let place = u32::try_from(self.metadata.len()).map_err(|_| TreeError::TooMany)?;
@@ -264,12 +270,16 @@ impl<'a> Merge<'a> {
         let number = u32::try_from(self.nodes.len()).map_err(|_| TreeError::TooMany)?;
         let hash = self.hasher.hash_one((node.parent, node.name));
         self.nodes.push(node);
-        let (nodes, hasher) = (&self.nodes, &self.hasher);
-        self.names.insert_unique(hash, number, |node| {
-            let node = &nodes[*node as usize];
-            hasher.hash_one((node.parent, node.name))
-        });
+        self.names.insert_unique(hash, number, hash_of(&self.nodes, &self.hasher));
         Ok(number)
+    }
+
+    /// Makes room for as many names more: growing step by step would hash every name again and
+    /// again.
+    fn reserve(&mut self, names: usize) {
+        self.nodes.reserve(names);
+        self.inodes.reserve(names);
+        self.names.reserve(names, hash_of(&self.nodes, &self.hasher));
     }
 
     fn add_inode(&mut self, source: Source, shape: Shape) -> Result<u32, TreeError> {
@@ -313,6 +323,13 @@ fn shows_below(nodes: &[Node<'_>], mut node: u32) -> bool {
         node = nodes[node as usize].parent;
     }
     !nodes[node as usize].hides_below
+}
+
+fn hash_of(nodes: &[Node<'_>], hasher: &RandomState) -> impl Fn(&u32) -> u64 {
+    |node| {
+        let node = &nodes[*node as usize];
+        hasher.hash_one((node.parent, node.name))
+    }
 }
 
 /// The path of a node from the root.

@@ -105,7 +105,7 @@ impl Member {
     }
 }
 
-/// A tar stream of these members, by the `tar` crate. Names may have up to 100 bytes.
+/// A tar stream of these members, by the `tar` crate.
 pub(crate) fn tar_of(members: &[Member]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for Member { entry, content } in members {
@@ -122,8 +122,9 @@ pub(crate) fn tar_of(members: &[Member]) -> Vec<u8> {
         header.set_entry_type(flag);
         let ustar = header.as_ustar_mut().unwrap();
         let name: &[u8] = if entry.path.is_empty() { b"./" } else { &entry.path };
-        ustar.name[..name.len()].copy_from_slice(name);
-        ustar.linkname[..link.len()].copy_from_slice(link);
+        let (short_name, short_link) = (&name[..name.len().min(100)], &link[..link.len().min(100)]);
+        ustar.name[..short_name.len()].copy_from_slice(short_name);
+        ustar.linkname[..short_link.len()].copy_from_slice(short_link);
         header.set_mode(entry.mode);
         header.set_uid(entry.uid.into());
         header.set_gid(entry.gid.into());
@@ -137,6 +138,11 @@ pub(crate) fn tar_of(members: &[Member]) -> Vec<u8> {
         records.extend(entry.xattrs.iter().map(|(name, value)| {
             (format!("SCHILY.xattr.{}", std::str::from_utf8(name).unwrap()), value.clone())
         }));
+        for (key, value) in [("path", name), ("linkpath", link)] {
+            if value.len() > 100 {
+                records.push((key.to_owned(), value.to_vec()));
+            }
+        }
         let records = records.iter().map(|(key, value)| (&key[..], &value[..]));
         tar.append_pax_extensions(records).unwrap();
         tar.append(&header, &content[..]).unwrap();

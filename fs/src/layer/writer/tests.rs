@@ -1,14 +1,11 @@
-#[path = "../../../../tests/skip/mod.rs"]
-mod skip;
-
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use crate::skip::skip;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use skip::skip;
 
 use super::*;
 use crate::blob::FileBlob;

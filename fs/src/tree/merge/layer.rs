@@ -54,6 +54,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
     }
 
     pub(super) fn run(mut self, below: Below<'_>) -> Result<(), TreeError> {
+        self.merge.reserve(self.layer.len());
         for number in 0..self.layer.len() {
             let entry = self.layer.entry(number)?;
             self.hide(&entry, below)?;

@@ -13,7 +13,7 @@ need_fuse
 
 cargo build --release --locked --quiet
 cargo build --release --locked --quiet --example synthetic-tar
-PATH=$target/release:$PATH
+PATH=$target/release:$target/release/examples:$PATH
 debian=$target/demo/debian.tar
 [ -e "$debian" ] || scripts/debian-rootfs.sh "$debian"
 
@@ -102,15 +102,13 @@ bench_index() {
     row "index the layer ($(($(stat -c %s "$blob") >> 20)) MiB gzip), s" "$(calc "$kfs_us/1e6" 2)" \
         "\`gzip -dc \\| sha256sum\` $(calc "$plain_us/1e6" 2)" "$(calc "$plain_us/$kfs_us" 2) x as fast"
     row "most memory while indexing, MiB" "$((memory >> 10))" "" ""
-    row "size of the indexes, bytes a file" \
-        "$(($(du -sb "$KFS_ROOT/indexes" | cut -f 1) / $1))" "" ""
 }
 
 # What the others do before they can show the image.
 bench_unpack() {
     say "$1 files: unpack with umoci and buildah"
     umoci_us=$(took umoci unpack --image "$KFS_ROOT:files:$1" "$work/umoci")
-    buildah_us=$(took buildah pull --signature-policy "$work/policy.json" "oci:$KFS_ROOT:files:$1")
+    buildah_us=$(took buildah pull --signature-policy "$work/policy.json" "oci:store:files:$1")
     buildah tag "$(buildah images --quiet | head -n 1)" base >/dev/null
     row "image in the store to first mount, s" "see index and mount" \
         "umoci $(calc "$umoci_us/1e6" 1), buildah $(calc "$buildah_us/1e6" 1)" ""
@@ -171,6 +169,8 @@ bench_walk() {
         "$(calc "$(median "${overlay_second[@]}")/$(median "${kfs_second[@]}")" 2) x as fast as overlayfs"
     row "anonymous memory of the server after the walks, MiB" \
         "$(calc "$(median "${memory[@]}")/1024" 1)" "" "$(calc "$(median "${memory[@]}")*1024/$entries" 0) bytes an entry"
+    row "indexes on disk, MiB" "$(calc "$(du -sb "$KFS_ROOT/indexes" | cut -f 1)/1048576" 1)" "" \
+        "$(calc "$(du -sb "$KFS_ROOT/indexes" | cut -f 1)/$entries" 0) bytes an entry"
 }
 
 bench_build() {
@@ -224,6 +224,8 @@ bench_read() {
     row "first time, MiB/s" "$(rate "$cold")" "" ""
 }
 
+# buildah makes a name of an image's path, and a name has no capital letters: paths are relative.
+cd "$work"
 echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$work/policy.json"
 printf '%s, %s cores, kernel %s, %s\n' "$(. /etc/os-release && echo "$PRETTY_NAME")" "$(nproc)" \
     "$(uname -r)" "$(date -u +%F)"

@@ -671,31 +671,3 @@ fn steps_run_in_a_user_namespace_too() {
     }
     assert!(output.status.success(), "{text}");
 }
-
-/// Prints what a step costs: `cargo test --test exec speed -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed_of_a_step() {
-    require_privileges!();
-    for isolation in [Isolation::Container, Isolation::Host] {
-        let mut stage = Stage::new();
-        let mut run = Vec::new();
-        let mut whole = Vec::new();
-        for _ in 0..50 {
-            let begin = Instant::now();
-            let step = stage.rootfs.begin_step(isolation).unwrap();
-            let mut command = shell(&step.merged(), "true");
-            command.isolation = isolation;
-            let outcome = Sandbox::with_program(KFS).run(&command, &mut |_| {}).unwrap();
-            drop(step);
-            run.push(outcome.duration);
-            whole.push(begin.elapsed());
-        }
-        run.sort();
-        whole.sort();
-        println!(
-            "{isolation:?}: run {:?} (best {:?}), with mount and umount {:?} (best {:?})",
-            run[25], run[0], whole[25], whole[0]
-        );
-    }
-}

@@ -191,14 +191,20 @@ impl<E: From<ReadError>> Compare<'_, E> {
 
     fn same_bytes(&self, first: &Attr, second: &Attr) -> Result<bool, ReadError> {
         let mut offset = 0;
-        while offset < first.size {
-            let left = self.first.read(first.ino, offset, PIECE)?;
-            if left != self.second.read(second.ino, offset, PIECE)? {
+        loop {
+            let left = self.first.next_data(first.ino, offset)?;
+            let right = self.second.next_data(second.ino, offset)?;
+            // What is a hole in both is the same in both.
+            let Some(start) = [left, right].into_iter().flatten().map(|(start, _)| start).min()
+            else {
+                return Ok(true);
+            };
+            let piece = self.first.read(first.ino, start, PIECE)?;
+            if piece != self.second.read(second.ino, start, PIECE)? {
                 return Ok(false);
             }
-            offset += left.len().max(1) as u64;
+            offset = start + piece.len().max(1) as u64;
         }
-        Ok(true)
     }
 
     fn same_xattrs(&self, first: Ino, second: Ino) -> Result<bool, ReadError> {

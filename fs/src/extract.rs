@@ -6,9 +6,9 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, fchown, lchown, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, fchown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -165,11 +165,14 @@ fn remove(path: &Path) -> Result<(), PathError> {
 fn file(image: &ImageFs, attr: &Attr, path: &Path, keep: Keep) -> Result<(), ExtractError> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let new = UnnamedFile::new_in(dir).at("create", path)?;
+    // Holes stay holes: an image may claim more of them than any disk can hold.
+    new.file().set_len(attr.size).at("write", path)?;
     let mut offset = 0;
-    while offset < attr.size {
-        let piece = read(path, image.read(attr.ino, offset, PIECE))?;
-        new.file().write_all(&piece).at("write", path)?;
-        offset += piece.len().max(1) as u64;
+    while let Some((start, end)) = read(path, image.next_data(attr.ino, offset))? {
+        let len = usize::try_from(end - start).unwrap_or(PIECE).min(PIECE);
+        let piece = read(path, image.read(attr.ino, start, len))?;
+        new.file().write_all_at(&piece, start).at("write", path)?;
+        offset = start + piece.len().max(1) as u64;
     }
     set_metadata(image, attr, new.file(), path, keep)?;
     Ok(new.persist(path).at("write", path)?)
@@ -211,4 +214,77 @@ fn system_time(time: Timestamp) -> SystemTime {
         SystemTime::UNIX_EPOCH.checked_add(seconds)
     };
     second.and_then(|second| second.checked_add(nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::compare::compare;
+    use crate::filesystem::Resolved;
+    use crate::filesystem::tests::{Tar, open};
+
+    fn sparse(data: &[u8]) -> Vec<u8> {
+        let size = (1u64 << 40).to_string();
+        let map = format!("{},{}", 1u64 << 39, data.len());
+        let (name, blocks) = ("sparse".to_owned(), "1".to_owned());
+        let records = [
+            ("GNU.sparse.size", &size),
+            ("GNU.sparse.numblocks", &blocks),
+            ("GNU.sparse.name", &name),
+            ("GNU.sparse.map", &map),
+        ];
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append_pax_extensions(records.map(|(key, value)| (key, value.as_bytes()))).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(data.len() as u64);
+        tar.append_data(&mut header, "sparse", data).unwrap();
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_file_of_holes_is_copied_and_compared_at_once() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = open(one.path(), &[sparse(b"data"), Tar::default().file("f", b"").done()]);
+        let second = open(two.path(), &[sparse(b"Data"), Tar::default().file("f", b"").done()]);
+        let Resolved::Found(ino, _) = first.resolve(b"sparse", true).unwrap() else { panic!() };
+        let target = one.path().join("copy");
+        extract(&first, ino, &target, Keep::Content).unwrap();
+        let copied = fs::metadata(&target).unwrap();
+        assert_eq!(copied.len(), 1 << 40);
+        assert!(copied.blocks() < 1000, "{} blocks", copied.blocks());
+        let mut data = [0; 6];
+        File::open(&target).unwrap().read_exact_at(&mut data, (1 << 39) - 1).unwrap();
+        assert_eq!(data, *b"\0data\0");
+
+        let mut found = Vec::new();
+        compare::<ReadError>(&first, &second, &mut |difference| {
+            found.push(difference.path);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(found, [b"/sparse"]);
+    }
+
+    #[test]
+    fn nothing_is_written_through_links_at_the_destination() {
+        let dir = tempfile::tempdir().unwrap();
+        let tar = Tar::default().dir("d").file("d/f", b"new").dir("d/sub").done();
+        let image = open(dir.path(), &[tar]);
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("f"), b"old").unwrap();
+        let target = dir.path().join("target");
+        fs::create_dir(&target).unwrap();
+        symlink(outside.join("f"), target.join("f")).unwrap();
+        symlink(&outside, target.join("sub")).unwrap();
+        let Resolved::Found(ino, _) = image.resolve(b"d", true).unwrap() else { panic!() };
+        let error = extract(&image, ino, &target, Keep::Content).unwrap_err();
+        assert!(error.to_string().contains("is a symbolic link"), "{error}");
+        fs::remove_file(target.join("sub")).unwrap();
+        extract(&image, ino, &target, Keep::Content).unwrap();
+        assert_eq!(fs::read(outside.join("f")).unwrap(), b"old");
+        assert_eq!(fs::read(target.join("f")).unwrap(), b"new");
+    }
 }

@@ -297,6 +297,16 @@ impl ImageFs {
         Ok(extents.eq(other.tree.extents_from(&other_inode, 0)?.map(|extent| place(other, extent))))
     }
 
+    /// The next run of bytes of a file at or after `offset` that is not a hole: start and end.
+    pub fn next_data(&self, ino: Ino, offset: u64) -> Result<Option<(u64, u64)>, ReadError> {
+        let inode = self.inode(ino)?;
+        let next = self.tree.extents_from(&inode, offset)?.next();
+        Ok(next.map(|extent| {
+            let end = extent.file_offset.saturating_add(extent.len).min(inode.size);
+            (extent.file_offset.max(offset), end)
+        }))
+    }
+
     /// Sums for `statfs`.
     pub fn totals(&self) -> Totals {
         Totals { inodes: self.tree.inode_count() as u64, bytes: self.tree.bytes() }

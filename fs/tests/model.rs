@@ -17,7 +17,7 @@ use proptest::sample::Index;
 use union::Union;
 
 /// Few and short, so that entries of different layers meet. One is not UTF-8.
-const NAMES: [&[u8]; 4] = [b"a", b"b", b"c\xff\xfe", b"usr"];
+const NAMES: [&[u8]; 3] = [b"a", b"b\xff\xfe", b"usr"];
 
 /// An entry before the targets of links are known.
 #[derive(Clone, Debug)]
@@ -58,8 +58,8 @@ fn shape() -> impl Strategy<Value = Shape> {
         1 => Just(Shape::Root),
         5 => prop::sample::select(vec!["", "/", "../", "./", "usr/../", "../../.."]).prop_map(Shape::Symlink),
         6 => Just(Shape::Hardlink),
-        4 => Just(Shape::Whiteout),
-        2 => Just(Shape::Opaque),
+        5 => Just(Shape::Whiteout),
+        3 => Just(Shape::Opaque),
         1 => prop::sample::select(vec!["x", ".wh.a", ".wh..wh..opq"]).prop_map(Shape::Aufs),
         1 => Just(Shape::Device),
         1 => Just(Shape::Fifo),
@@ -128,7 +128,7 @@ fn members(drafts: &[Vec<Draft>]) -> Vec<Vec<Member>> {
     let named = |draft: &&Draft| {
         !matches!(draft.shape, Shape::Whiteout | Shape::Opaque | Shape::Aufs(_) | Shape::Root)
     };
-    let mut known: Vec<Vec<u8>> = vec![b"b".to_vec()];
+    let mut known: Vec<Vec<u8>> = vec![b"a".to_vec()];
     let mut layers = Vec::new();
     for layer in drafts {
         known.extend(layer.iter().filter(named).map(|draft| draft.path.clone()));
@@ -369,6 +369,11 @@ proptest! {
         compare(&layers)?;
         compare(&shuffled)?;
     }
+}
+
+proptest! {
+    // Cheaper than those above, and what goes wrong is rarer.
+    #![proptest_config(config(1500))]
 
     #[test]
     fn a_delta_shows_the_same_as_the_whole(drafts in drafts(), split: Index) {

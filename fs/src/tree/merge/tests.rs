@@ -220,6 +220,11 @@ fn a_link_that_waits_takes_its_place_at_once() {
             &["d usr 0.0", "f a 0.0", "f c 0.0", "f usr/b 0.0", lib.as_str()],
         );
     }
+    // A link to a symlink leads on when its own target is known.
+    for upper in [["h b -> a", "h c -> b/f"], ["h c -> b/f", "h b -> a"]] {
+        let layer = [&upper[..], &["l a -> d", "f d/f"]].concat();
+        check(&[&layer], &["d d 0.0", "f c 0.3", "f d/f 0.3", "l a 0.2", "l b 0.2"]);
+    }
     // The last entry of a name counts, also when it merges with what the layers below have.
     check(&[&["d b", "f b/x", "f a"], &["h b -> a", "d b"]], &["d b 1.1", "f a 0.2"]);
     // What a link replaces is gone, wherever the two entries stand.

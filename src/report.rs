@@ -145,6 +145,8 @@ impl From<StoreError> for Failure {
             StoreError::NotWritable { .. } => {
                 Self::from_error(&error).hint("use another store: --root DIR or KFS_ROOT")
             }
+            StoreError::Full { .. } => Self::from_error(&error)
+                .hint("remove images with `kfs rmi`, or use another store: --root DIR"),
             StoreError::Foreign { .. } => {
                 Self::from_error(&error).hint("give an empty directory, or one that is not there")
             }

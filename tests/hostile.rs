@@ -159,3 +159,35 @@ fn closed_and_full_streams_end_no_command_with_a_panic() {
         assert!(code != 0 || error.contains("write standard output: No space"), "{error}");
     }
 }
+
+#[test]
+fn a_layout_of_pipes_and_devices_holds_nothing_up() {
+    let sandbox = Sandbox::new();
+    let tar = files(&[b"a"]);
+    sandbox.layout("layout", &[("x:1", &tar)]);
+    let blob = format!("blobs/sha256/{}", Digest::of(&tar).hex());
+    for name in [&blob, "index.json", "oci-layout"] {
+        let path = sandbox.path("layout").join(name);
+        let kept = fs::read(&path).unwrap();
+        for kind in ["fifo", "device", "directory"] {
+            fs::remove_file(&path).unwrap();
+            match kind {
+                "fifo" => {
+                    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o644))
+                        .unwrap();
+                }
+                "device" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                _ => fs::create_dir(&path).unwrap(),
+            }
+            let (code, _, error) = sandbox.run(&["ls", "oci:layout"]);
+            assert_eq!(code, 1, "{kind}: {error}");
+            assert!(error.contains(&format!("{name}: it is not a regular file")), "{error}");
+            if kind == "directory" {
+                fs::remove_dir(&path).unwrap();
+                fs::write(&path, b"").unwrap();
+            }
+        }
+        fs::write(&path, kept).unwrap();
+    }
+    sandbox.ok(&["ls", "oci:layout"]);
+}

@@ -4,9 +4,9 @@
 //! digest (see `layer`). Retries, if a source needs them, live inside it.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,9 +50,9 @@ pub struct FileBlob {
 }
 
 impl FileBlob {
-    /// The whole file at `path`.
+    /// The whole of the regular file at `path`.
     pub fn open(path: &Path) -> Result<Self, PathError> {
-        let file = File::open(path).at("open", path)?;
+        let file = open_regular(path)?;
         let size = file.metadata().at("stat", path)?.len();
         Ok(Self { file, path: path.to_owned(), start: 0, size })
     }
@@ -61,6 +61,22 @@ impl FileBlob {
     pub fn range(file: File, path: &Path, start: u64, size: u64) -> Self {
         Self { file, path: path.to_owned(), start, size }
     }
+}
+
+/// Opens a file of a layout, which somebody else may have made: a FIFO there would hold up
+/// open(2) for ever, a device would never end.
+pub(crate) fn open_regular(path: &Path) -> Result<File, PathError> {
+    let file = open_at_once(path).at("open", path)?;
+    if file.metadata().at("stat", path)?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::other("it is not a regular file")).at("open", path)
+}
+
+/// Opens whatever is there without waiting for the other end of a FIFO. Reads of regular files
+/// are not affected.
+pub(crate) fn open_at_once(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
 impl BlobSource for FileBlob {

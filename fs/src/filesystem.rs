@@ -301,10 +301,23 @@ impl ImageFs {
     pub fn next_data(&self, ino: Ino, offset: u64) -> Result<Option<(u64, u64)>, ReadError> {
         let inode = self.inode(ino)?;
         let next = self.tree.extents_from(&inode, offset)?.next();
-        Ok(next.map(|extent| {
+        Ok(next.and_then(|extent| {
+            let start = extent.file_offset.max(offset);
             let end = extent.file_offset.saturating_add(extent.len).min(inode.size);
-            (extent.file_offset.max(offset), end)
+            // None of a damaged index, whose extent may lie behind the end of its file.
+            (start < end).then_some((start, end))
         }))
+    }
+
+    /// Where the next hole of a file at or after `offset` starts; its end counts as one.
+    pub fn next_hole(&self, ino: Ino, mut offset: u64) -> Result<u64, ReadError> {
+        while let Some((start, end)) = self.next_data(ino, offset)? {
+            if start > offset {
+                break;
+            }
+            offset = end;
+        }
+        Ok(offset)
     }
 
     /// Sums for `statfs`.

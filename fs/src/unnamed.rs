@@ -1,16 +1,18 @@
 //! Files that get a name only when they are whole, and that nothing is left of when their process
 //! is killed before.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
-/// How often another process may take the name between our removing and our giving it.
-const TRIES: usize = 100;
+/// As of any new file; the umask takes its part.
+const MODE: u32 = 0o666;
 
 /// A file without a name.
 #[derive(Debug)]
@@ -23,18 +25,18 @@ pub(crate) struct UnnamedFile {
 impl UnnamedFile {
     /// A new file on the file system of `dir`.
     pub(crate) fn new_in(dir: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::OpenOptionsExt;
         let unnamed = fs::OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(nix::libc::O_TMPFILE)
-            .mode(0o644)
+            .mode(MODE)
             .open(dir);
         match unnamed {
             Ok(file) => Ok(Self { file, hidden: None }),
             Err(error) if no_tmpfile(&error) => {
-                let named = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
-                let (file, hidden) = named.into_parts();
+                let mut builder = tempfile::Builder::new();
+                builder.prefix(".new-").permissions(Permissions::from_mode(MODE));
+                let (file, hidden) = builder.tempfile_in(dir)?.into_parts();
                 Ok(Self { file, hidden: Some(hidden) })
             }
             Err(error) => Err(error),
@@ -46,24 +48,39 @@ impl UnnamedFile {
         &self.file
     }
 
-    /// Gives the file its name, in the place of a file that has it.
+    /// Gives the file its name, in the place of a file that has it: at any moment there is the
+    /// old one or this one.
     pub(crate) fn persist(self, path: &Path) -> io::Result<()> {
         if let Some(hidden) = self.hidden {
             return hidden.persist(path).map_err(|error| error.error);
         }
-        let own = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        for _ in 0..TRIES {
-            match linkat(AT_FDCWD, &own, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW) {
-                Ok(()) => return Ok(()),
-                Err(nix::errno::Errno::EEXIST) => match fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                },
-                Err(errno) => return Err(errno.into()),
-            }
+        match link(&self.file, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.replace(path),
+            result => result,
         }
-        Err(io::ErrorKind::AlreadyExists.into())
     }
+
+    /// linkat(2) replaces nothing, rename(2) does.
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let hidden = path.with_file_name(format!(".new-{}-{number}", std::process::id()));
+            match link(&self.file, &hidden) {
+                // Left by a process with our number that was killed right here.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                result => result?,
+            }
+            // Not there any more once it is renamed.
+            let hidden = tempfile::TempPath::try_from_path(hidden)?;
+            return hidden.persist(path).map_err(|error| error.error);
+        }
+    }
+}
+
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let own = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    Ok(linkat(AT_FDCWD, &own, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?)
 }
 
 /// Whether the file system or kernel has no `O_TMPFILE` (open(2)).

@@ -20,6 +20,8 @@ use kfs_fs::filesystem::ImageFs;
 use kfs_fs::fuse::{self, FuseError, Mounted};
 use kfs_fs::oci::manifest::{CONFIG, Descriptor, ImageConfig, LAYER_TAR, Manifest};
 use kfs_fs::oci::{Image, Layer};
+use nix::errno::Errno;
+use nix::unistd::Whence;
 use skip::skip;
 use tar::EntryType;
 use tempfile::TempDir;
@@ -411,4 +413,46 @@ fn overlayfs_finds_a_file_by_its_handle() {
     nix::mount::umount(&merged).unwrap();
     assert_eq!(before.ino(), after.ino());
     assert_eq!(fs::read(upper.join("bin/su")).unwrap(), b"#!/bin/sh\n");
+}
+
+#[test]
+fn holes_are_found_without_reading_them() {
+    if fixture().is_none() {
+        return;
+    }
+    const SIZE: i64 = 1 << 50;
+    let mut tar = TarBuilder(tar::Builder::new(Vec::new()));
+    tar.pax(&[
+        ("GNU.sparse.size", SIZE.to_string().as_bytes()),
+        ("GNU.sparse.numblocks", b"3"),
+        ("GNU.sparse.map", b"4096,2,4098,3,1000000000,4"),
+    ]);
+    tar.add("sparse", EntryType::Regular, 0o644, b"aabbbcccc");
+    tar.add("dense", EntryType::Regular, 0o644, b"123");
+    tar.add("empty", EntryType::Regular, 0o644, b"");
+    let dir = tempfile::tempdir().unwrap();
+    let fs = open(dir.path(), &tar.0.into_inner().unwrap());
+    let root = dir.path().join("mnt");
+    fs::create_dir(&root).unwrap();
+    let _mounted = fuse::mount(Arc::new(fs), &root, "test".as_ref()).unwrap();
+    let seek = |name: &str, offset, whence| {
+        let file = File::open(root.join(name)).unwrap();
+        nix::unistd::lseek(file, offset, whence)
+    };
+    let cases = [
+        ("sparse", 0, Ok(4096), Ok(0)),
+        ("sparse", 4097, Ok(4097), Ok(4101)),
+        ("sparse", 4101, Ok(1_000_000_000), Ok(4101)),
+        ("sparse", 1_000_000_003, Ok(1_000_000_003), Ok(1_000_000_004)),
+        ("sparse", 1_000_000_004, Err(Errno::ENXIO), Ok(1_000_000_004)),
+        ("sparse", SIZE, Err(Errno::ENXIO), Err(Errno::ENXIO)),
+        ("dense", 1, Ok(1), Ok(3)),
+        ("dense", 3, Err(Errno::ENXIO), Err(Errno::ENXIO)),
+        ("empty", 0, Err(Errno::ENXIO), Err(Errno::ENXIO)),
+    ];
+    for (name, offset, data, hole) in cases {
+        assert_eq!(seek(name, offset, Whence::SeekData), data, "data in {name} at {offset}");
+        assert_eq!(seek(name, offset, Whence::SeekHole), hole, "hole in {name} at {offset}");
+    }
+    assert_eq!(seek("sparse", -1, Whence::SeekEnd), Ok(SIZE - 1));
 }

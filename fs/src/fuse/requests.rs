@@ -13,6 +13,7 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use nix::libc;
 use nix::sys::stat::SFlag;
 
 use crate::filesystem::{Attr, DirEntry, ImageFs, Ino, ReadError};
@@ -133,6 +134,19 @@ impl Adapter {
             1 => Ok(Some(DirEntry { name: b"..", ino: self.0.parent(dir)?, mode })),
             _ => self.0.entry_at(dir, place - 2),
         }
+    }
+
+    fn seek(&self, ino: Ino, offset: i64, whence: i32) -> Result<Option<i64>, ReadError> {
+        let size = self.0.attr(ino)?.size;
+        let Some(offset) = u64::try_from(offset).ok().filter(|offset| *offset < size) else {
+            return Ok(None);
+        };
+        let found = match whence {
+            libc::SEEK_DATA => self.0.next_data(ino, offset)?.map(|(start, _)| start),
+            libc::SEEK_HOLE => Some(self.0.next_hole(ino, offset)?),
+            _ => None,
+        };
+        Ok(found.and_then(|found| i64::try_from(found).ok()))
     }
 
     fn fill(&self, dir: Ino, mut place: u64, reply: &mut ReplyDirectory) -> Result<(), ReadError> {
@@ -302,17 +316,22 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
-    /// ENOSYS: the kernel takes files as data without holes.
+    /// The kernel asks for data and holes only.
     fn lseek(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
+        offset: i64,
+        whence: i32,
         reply: ReplyLseek,
     ) {
-        reply.error(Errno::ENOSYS);
+        match self.seek(Ino(ino.0), offset, whence) {
+            Ok(Some(found)) => reply.offset(found),
+            // Nothing of the kind comes after the offset (lseek(2)).
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(error) => reply.error(errno("lseek", ino, &error)),
+        }
     }
 
     // The kernel refuses all that follows by itself, until somebody remounts read-write.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::layout::{self, Blobs, Layout, LayoutError};
 use super::manifest::{Compression, REF_NAME};
-use crate::blob::{BlobSource, FileBlob};
+use crate::blob::{BlobSource, FileBlob, open_at_once};
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
 use members::Members;
@@ -206,7 +206,7 @@ impl BlobSource for MemoryBlob {
 /// Opens an archive in place. `wanted` is the kind that the user named, if any; an archive that
 /// is both (Docker's newer ones) is read as an OCI layout, which knows the real manifests.
 pub fn open(path: &Path, wanted: Option<Format>) -> Result<Layout, LayoutError> {
-    open_file(File::open(path).at("open", path)?, path, wanted)
+    open_file(open_at_once(path).at("open", path)?, path, wanted)
 }
 
 /// As [`open`]; `path` is for messages.

@@ -1,7 +1,6 @@
 //! An OCI image layout (OCI image spec, image-layout.md), in a directory or inside an archive:
 //! an index of named manifests, and blobs by digest. Read only; the store adds writing.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use super::archive::{ArchiveBlobs, ArchiveError};
 use super::image::{self, ImageError};
 use super::manifest::{Descriptor, Index, MAX_JSON, Manifest, REF_NAME, is_manifest};
 use super::reference::{Name, ReferenceError};
-use crate::blob::{BlobReader, BlobSource, FileBlob};
+use crate::blob::{BlobReader, BlobSource, FileBlob, open_regular};
 use crate::digest::{Digest, Found, Mismatch, VerifyReader};
 use crate::error::{AtPath, PathError};
 use crate::printable;
@@ -375,9 +374,9 @@ fn id_digits(query: &str) -> Option<&str> {
 
 /// A file's bytes, none if it is not there; a larger one than [`MAX_JSON`] is an error.
 fn read_capped(path: &Path) -> Result<Option<Vec<u8>>, LayoutError> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file.at("open", path)?,
+    let file = match open_regular(path) {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
     };
     let mut bytes = Vec::new();
     file.take(MAX_JSON + 1).read_to_end(&mut bytes).at("read", path)?;

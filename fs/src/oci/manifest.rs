@@ -47,7 +47,11 @@ pub struct Descriptor {
     /// Its size in bytes.
     pub size: u64,
     /// Names, TOC digests and the like.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
     /// In an index: what the manifest runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,7 +110,11 @@ pub struct Manifest {
     #[serde(default, deserialize_with = "null_as_default")]
     pub layers: Vec<Descriptor>,
     /// Cluster-image metadata and the like.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -237,7 +245,7 @@ pub struct History {
     pub empty_layer: bool,
 }
 
-/// Docker writes `null` for empty lists and maps.
+/// Go writes `null` for empty lists and maps.
 fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,

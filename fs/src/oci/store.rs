@@ -18,6 +18,7 @@ mod remove;
 mod temp;
 mod write;
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ pub(crate) use write::{Stage, input_error};
 use super::Image;
 use super::archive::ArchiveError;
 use super::layout::{self, Layout, LayoutError, Selection, ref_name};
-use super::manifest::{Descriptor, Index, REF_NAME};
+use super::manifest::{Descriptor, Index, MAX_JSON, REF_NAME};
 use super::reference::{Name, ReferenceError};
 use crate::blob::{BlobSource, FileBlob};
 use crate::digest::{Digest, Mismatch};
@@ -105,6 +106,12 @@ pub enum StoreError {
         dir: PathBuf,
         /// One of the entries.
         found: String,
+    },
+    /// The list of images would be too long to be read again.
+    #[error("{} would become longer than {MAX_JSON} bytes", path.display())]
+    Full {
+        /// The list.
+        path: PathBuf,
     },
     /// Bytes that were to be stored could not be read.
     #[error("read {what}: {source}")]
@@ -308,9 +315,7 @@ impl Store {
         let name = tag_name(name)?;
         self.change_index(|layout, index| {
             let (found, _) = layout.find(query)?;
-            let mut descriptor = found.clone();
-            descriptor.annotations.insert(REF_NAME.to_owned(), name.to_string());
-            set_name(index, &name.to_string(), descriptor);
+            put_entries(index, vec![(Some(name.to_string()), found.clone())]);
             Ok(())
         })
     }
@@ -374,6 +379,10 @@ impl Store {
         let result = change(&layout, &mut index)?;
         let json = serde_json::to_vec(&index).expect("an index is plain data");
         let path = self.root.join("index.json");
+        // Nobody could read it any more.
+        if json.len() as u64 > MAX_JSON {
+            return Err(StoreError::Full { path });
+        }
         self.write_file(&path, &json).map_err(|error| self.writable(error.into()))?;
         drop(lock);
         Ok(result)
@@ -389,26 +398,49 @@ pub(super) fn tag_name(text: &str) -> Result<Name, StoreError> {
     }
 }
 
-/// Puts an entry under `name` in the place of the one that had it. The image that loses its last
-/// name stays, without one: its blobs can then still be found and removed.
-fn set_name(index: &mut Index, name: &str, descriptor: Descriptor) {
-    let canonical = name.parse::<Name>().ok();
-    let has_name = |entry: &Descriptor| {
-        ref_name(entry).is_some_and(|kept| {
-            kept == name || canonical.is_some() && kept.parse::<Name>().ok() == canonical
-        })
+/// Adds entries; a name goes from the entry that had it to the new one, to the last of several.
+/// The image that loses its last name stays, without one: its blobs can then still be found and
+/// removed.
+fn put_entries(index: &mut Index, entries: Vec<(Option<String>, Descriptor)>) {
+    let names = entries.iter().enumerate();
+    let owners: HashMap<String, usize> =
+        names.filter_map(|(at, (name, _))| Some((name_key(name.as_ref()?), at))).collect();
+    let is_taken = |entry: &Descriptor| {
+        ref_name(entry).is_some_and(|name| owners.contains_key(&name_key(name)))
     };
-    let (old, mut kept): (Vec<_>, Vec<_>) = index.manifests.drain(..).partition(has_name);
+    let (mut nameless, mut kept): (Vec<_>, Vec<_>) = index.manifests.drain(..).partition(is_taken);
+    let mut named = HashSet::new();
+    for (at, (name, mut entry)) in entries.into_iter().enumerate() {
+        match name.filter(|name| owners.get(&name_key(name)) == Some(&at)) {
+            Some(name) => {
+                entry.annotations.insert(REF_NAME.to_owned(), name);
+                named.insert(entry.digest);
+                kept.push(entry);
+            }
+            None => nameless.push(entry),
+        }
+    }
     // A name makes a nameless entry of the same image superfluous.
-    kept.retain(|entry| entry.digest != descriptor.digest || ref_name(entry).is_some());
-    kept.push(descriptor);
-    for mut entry in old {
-        if !kept.iter().any(|other| other.digest == entry.digest) {
+    kept.retain(|entry| ref_name(entry).is_some() || !named.contains(&entry.digest));
+    let mut there: HashSet<Digest> = kept.iter().map(|entry| entry.digest).collect();
+    for mut entry in nameless {
+        if there.insert(entry.digest) {
             entry.annotations.remove(REF_NAME);
             kept.push(entry);
         }
     }
     index.manifests = kept;
+}
+
+/// The same for all spellings of a name.
+fn name_key(name: &str) -> String {
+    match name.parse::<Name>() {
+        Ok(name) => match name.digest() {
+            Some(digest) => format!("{}@{digest}", name.canonical()),
+            None => name.canonical(),
+        },
+        Err(_) => name.to_owned(),
+    }
 }
 
 /// Finds the image that a source names.

@@ -16,9 +16,10 @@ use crate::oci::image::ImageError;
 use crate::oci::layout::{LayoutError, Selection};
 use crate::oci::manifest::{Descriptor, Index, REF_NAME, layer_compression};
 use crate::oci::reference::Name;
-use crate::oci::store::{Store, StoreError, TempFile, input_error};
+use crate::oci::store::{Store, StoreError, input_error};
 use crate::oci::walk::closure;
 use crate::oci::{Image, Layer};
+use crate::unnamed::UnnamedFile;
 
 /// The unit of a tar, in bytes.
 const BLOCK: usize = 512;
@@ -36,9 +37,14 @@ pub fn save_to_file(
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         target => target.at("resolve", path)?,
     };
-    let file = TempFile::beside(&target)?;
-    let file = write(images, format, file, copied)?;
-    Ok(file.persist(&target)?)
+    let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Without a name until it is whole: nobody would remove what a killed process leaves here.
+    let file = UnnamedFile::new_in(dir).at("create", &target)?;
+    write(images, format, &mut Archive { file: file.file(), path: &target, copied })?;
+    file.file().sync_all().at("write", &target)?;
+    file.persist(&target).at("write", &target)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).at("sync", dir)?;
+    Ok(())
 }
 
 /// Writes images to a stream, by way of a temporary file of the store.
@@ -49,7 +55,8 @@ pub fn save_to_stream(
     stream: &mut dyn Write,
     copied: &dyn Fn(u64),
 ) -> Result<(), StoreError> {
-    let file = write(images, format, store.temp_file()?, copied)?;
+    let file = store.temp_file()?;
+    write(images, format, &mut Archive { file: file.file(), path: file.path(), copied })?;
     let mut source = file.file();
     source.seek(SeekFrom::Start(0)).at("seek", file.path())?;
     let output = Path::new("standard output");
@@ -60,17 +67,14 @@ pub fn save_to_stream(
 fn write(
     images: &[Selection],
     format: Format,
-    file: TempFile,
-    copied: &dyn Fn(u64),
-) -> Result<TempFile, StoreError> {
-    let mut archive = Archive { file, copied };
+    archive: &mut Archive<'_>,
+) -> Result<(), StoreError> {
     match format {
-        Format::Oci => write_oci(images, &mut archive)?,
-        Format::Docker => write_docker(images, &mut archive)?,
+        Format::Oci => write_oci(images, archive)?,
+        Format::Docker => write_docker(images, archive)?,
     }
     // Two zero blocks end a tar.
-    archive.file.write_all(&[0; 2 * BLOCK])?;
-    Ok(archive.file)
+    archive.write_all(&[0; 2 * BLOCK])
 }
 
 fn write_oci(images: &[Selection], archive: &mut Archive<'_>) -> Result<(), StoreError> {
@@ -172,13 +176,15 @@ fn image_error(image: &Selection, source: ImageError) -> LayoutError {
 
 /// A tar that is being written.
 struct Archive<'a> {
-    file: TempFile,
+    file: &'a File,
+    /// For messages.
+    path: &'a Path,
     copied: &'a dyn Fn(u64),
 }
 
 impl Archive<'_> {
     fn directory(&mut self, name: &str) -> Result<(), StoreError> {
-        Ok(self.file.write_all(header(name, tar::EntryType::Directory, 0).as_bytes())?)
+        self.write_all(header(name, tar::EntryType::Directory, 0).as_bytes())
     }
 
     fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
@@ -193,7 +199,7 @@ impl Archive<'_> {
         what: &str,
     ) -> Result<Digest, StoreError> {
         let start = self.position(SeekFrom::Current(0))?;
-        self.file.write_all(&[0; BLOCK])?;
+        self.write_all(&[0; BLOCK])?;
         let mut hasher = Hasher::new();
         let mut size = 0;
         let mut chunk = vec![0; 1 << 18];
@@ -205,21 +211,24 @@ impl Archive<'_> {
                 Err(error) => return Err(input_error(error, what)),
             };
             hasher.update(&chunk[..n]);
-            self.file.write_all(&chunk[..n])?;
+            self.write_all(&chunk[..n])?;
             size += n as u64;
             (self.copied)(n as u64);
         }
         let padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
-        self.file.write_all(&[0; BLOCK][..usize::try_from(padding).expect("less than a block")])?;
+        self.write_all(&[0; BLOCK][..usize::try_from(padding).expect("less than a block")])?;
         self.position(SeekFrom::Start(start))?;
-        self.file.write_all(header(name, tar::EntryType::Regular, size).as_bytes())?;
+        self.write_all(header(name, tar::EntryType::Regular, size).as_bytes())?;
         self.position(SeekFrom::End(0))?;
         Ok(hasher.finish())
     }
 
     fn position(&mut self, to: SeekFrom) -> Result<u64, PathError> {
-        let mut file: &File = self.file.file();
-        file.seek(to).at("seek", self.file.path())
+        self.file.seek(to).at("seek", self.path)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        Ok(self.file.write_all(bytes).at("write", self.path)?)
     }
 }
 

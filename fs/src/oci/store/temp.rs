@@ -59,12 +59,6 @@ impl TempFile {
         Ok(Self { path, file, kept: false })
     }
 
-    /// A file that is about to take the place of `target`.
-    pub(crate) fn beside(target: &Path) -> Result<Self, PathError> {
-        let parent = parent_of(target);
-        Self::new(parent)
-    }
-
     /// Its path, until it is given another.
     pub fn path(&self) -> &Path {
         &self.path
@@ -86,8 +80,8 @@ impl TempFile {
         self.file.sync_all().at("sync", &self.path)?;
         fs::rename(&self.path, target).at("rename to", target)?;
         self.kept = true;
-        let parent = parent_of(target);
         // A new name is on disk when its directory is.
+        let parent = target.parent().expect("a file of the store lies in a directory");
         File::open(parent).and_then(|dir| dir.sync_all()).at("sync", parent)
     }
 }
@@ -101,13 +95,6 @@ impl Drop for TempFile {
             let path = self.path.display();
             tracing::warn!("temporary file {path} stays until the store is opened again: {error}");
         }
-    }
-}
-
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
     }
 }
 

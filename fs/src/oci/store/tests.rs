@@ -284,3 +284,62 @@ fn without_a_tag_the_only_image_is_meant() {
         other => panic!("{other}"),
     }
 }
+
+#[test]
+fn an_index_that_nobody_could_read_again_is_not_written() {
+    let fixture = Fixture::new();
+    fixture.image("small:1", &["a"]);
+    let store = &fixture.store;
+    let mut entry = index_json(store)["manifests"][0].clone();
+    entry["annotations"] =
+        json!({ REF_NAME: "big:1", "note": "x".repeat(usize::try_from(MAX_JSON).unwrap() - 700) });
+    let mut index = index_json(store);
+    index["manifests"].as_array_mut().unwrap().push(entry);
+    fs::write(store.root().join("index.json"), index.to_string()).unwrap();
+    store.tag("small:1", "small:2").unwrap();
+    let error = store.tag("big:1", "big:2").unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert_eq!(store.images().unwrap().len(), 3);
+    store.remove("big:1", false).unwrap();
+    store.tag("small:1", "small:3").unwrap();
+}
+
+#[test]
+fn of_entries_added_at_once_the_last_has_the_name() {
+    let entry = |content: &str| Descriptor::of(MANIFEST, content.as_bytes());
+    let mut index = Index::default();
+    let name = |name: &str| Some(name.to_owned());
+    put_entries(&mut index, vec![(name("a"), entry("1")), (name("odd NAME"), entry("2"))]);
+    let at = |digest| format!("x@{}", Digest::of(digest));
+    put_entries(
+        &mut index,
+        vec![
+            (name("docker.io/library/a:latest"), entry("3")),
+            (None, entry("4")),
+            (name("a:latest"), entry("4")),
+            (name(&at(b"5")), entry("5")),
+            (name(&at(b"6")), entry("6")),
+            (None, entry("2")),
+            (None, entry("7")),
+            (None, entry("7")),
+        ],
+    );
+    let mut found: Vec<_> = index
+        .manifests
+        .iter()
+        .map(|entry| (ref_name(entry).unwrap_or("-"), entry.digest))
+        .collect();
+    found.sort();
+    let (x5, x6) = (at(b"5"), at(b"6"));
+    let mut expected = vec![
+        ("odd NAME", Digest::of(b"2")),
+        ("a:latest", Digest::of(b"4")),
+        (&x5[..], Digest::of(b"5")),
+        (&x6[..], Digest::of(b"6")),
+        ("-", Digest::of(b"1")),
+        ("-", Digest::of(b"3")),
+        ("-", Digest::of(b"7")),
+    ];
+    expected.sort();
+    assert_eq!(found, expected);
+}

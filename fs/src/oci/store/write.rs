@@ -7,12 +7,12 @@ use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::PathBuf;
 
-use super::{Store, StoreError, TempDir, TempFile, set_name, tag_name};
+use super::{Store, StoreError, TempDir, TempFile, put_entries, tag_name};
 use crate::digest::{Digest, Found, Hasher, Mismatch};
 use crate::error::AtPath;
 use crate::layer::writer::NewLayer;
 use crate::oci::Layer;
-use crate::oci::manifest::{Descriptor, REF_NAME};
+use crate::oci::manifest::Descriptor;
 
 /// How much is copied at once, in bytes.
 const CHUNK: usize = 1 << 18;
@@ -110,16 +110,7 @@ impl Writer {
         entries: Vec<(Option<String>, Descriptor)>,
     ) -> Result<(), StoreError> {
         self.store.change_index(|_, index| {
-            for (name, mut descriptor) in entries {
-                match name {
-                    Some(name) => {
-                        descriptor.annotations.insert(REF_NAME.to_owned(), name.clone());
-                        set_name(index, &name, descriptor);
-                    }
-                    None if index.manifests.iter().any(|d| d.digest == descriptor.digest) => {}
-                    None => index.manifests.push(descriptor),
-                }
-            }
+            put_entries(index, entries);
             Ok(())
         })
     }

@@ -23,6 +23,12 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// Where the bytes lie, for messages.
     fn location(&self) -> String;
 
+    /// Whether a read is a round trip over a network, so that few large reads are better than
+    /// many small ones and what was read is worth keeping.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// Fills `buf` from `offset`; `UnexpectedEof` when the blob is shorter.
     fn read_exact_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
         while !buf.is_empty() {

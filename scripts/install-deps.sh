@@ -12,8 +12,16 @@ build=(
 demo=(
     mmdebstrap:mmdebstrap
 )
-# Tools that kfs is compared with, or that read what it writes.
+# Programs of the tests' root file systems, tools that kfs is compared with, or that read what it
+# writes.
 test=(
+    fusermount3:fuse3
+    getfattr:attr
+    git:git
+    hostname:hostname
+    ldd:libc-bin
+    setcap:libcap2-bin
+    unshare:util-linux
     buildah:buildah
     skopeo:skopeo
     umoci:umoci

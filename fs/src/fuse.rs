@@ -1,6 +1,6 @@
 //! The kernel's side: FUSE requests become calls of [`ImageFs`], and threads answer them.
 //!
-//! This module alone names the FUSE library. It translates and decides nothing: what a request
+//! This module and its parts alone name the FUSE library. It translates and decides nothing: what a request
 //! means is in `filesystem`, which is testable without a kernel.
 //!
 //! A merged tree never changes, and everything here serves one aim, that the kernel never asks
@@ -9,19 +9,19 @@
 //! directories are read together with the attributes of what is in them. The mount is read-only
 //! for the kernel too, else each read would make it drop the attributes for the access time.
 
+mod device;
 mod requests;
+mod session;
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{BackgroundSession, Config, MountOption, SessionACL};
-use nix::mount::{MntFlags, MsFlags};
+use nix::mount::MntFlags;
 
-use self::requests::Adapter;
+pub use self::device::mount_device;
+pub use self::session::{Greeting, Ready, Session};
 use crate::filesystem::ImageFs;
 
 /// The type of a kfs mount in `/proc/mounts`.
@@ -69,26 +69,6 @@ pub enum FuseError {
     },
 }
 
-/// The threads that answer the kernel for one image.
-///
-/// They end when the file system is unmounted everywhere. Dropping this does not end them.
-#[derive(Debug)]
-pub struct Session(BackgroundSession);
-
-impl Session {
-    /// Blocks until the file system is unmounted and its last user is gone.
-    pub fn join(self) -> io::Result<()> {
-        self.0.join()
-    }
-}
-
-/// Answers the requests that come from `device`, an open `/dev/fuse` that is mounted already.
-pub fn serve(fs: Arc<ImageFs>, device: OwnedFd) -> Result<Session, FuseError> {
-    let session = fuser::Session::from_fd(Adapter(fs), device, SessionACL::All, config())
-        .map_err(FuseError::Session)?;
-    session.spawn().map(Session).map_err(FuseError::Session)
-}
-
 /// An image mounted and served by this process. Dropping it detaches the mount; the threads end
 /// when its last user is gone.
 #[derive(Debug)]
@@ -100,16 +80,16 @@ pub struct Mounted {
 }
 
 /// Mounts `fs` read-only at `mountpoint`, which must be a directory, and serves it with threads
-/// of this process. `name` is what `df` and `mount` show as the source.
-///
-/// Root mounts for everybody, with set-user-id programs and device nodes as the image has them;
-/// other users mount through fusermount3, for themselves alone and without either.
+/// of this process: when it is killed, the mount dies. `name` is what `df` and `mount` show as
+/// the source. Who may use the mount: see [`mount_device`].
 pub fn mount(fs: Arc<ImageFs>, mountpoint: &Path, name: &OsStr) -> Result<Mounted, FuseError> {
-    let session = if nix::unistd::geteuid().is_root() {
-        mount_as_root(fs, mountpoint, name)?
-    } else {
-        mount_as_user(fs, mountpoint, name)?
-    };
+    let device = mount_device(mountpoint, name)?;
+    let start = || Ready::first(fs, device)?.0.start();
+    let session = start().inspect_err(|_| {
+        if let Err(error) = unmount(mountpoint, true) {
+            tracing::warn!("{error}");
+        }
+    })?;
     raise_read_ahead(mountpoint);
     Ok(Mounted { session: Some(session), mountpoint: mountpoint.to_owned(), attached: true })
 }
@@ -147,7 +127,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // When the threads have ended somebody unmounted it, and another mount may lie there now.
-        let serving = self.session.as_ref().is_some_and(|session| !session.0.guard.is_finished());
+        let serving = self.session.as_ref().is_some_and(|session| !session.is_finished());
         if self.attached
             && serving
             && let Err(error) = self.detach()
@@ -184,80 +164,11 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), FuseError> {
     }
 }
 
-fn config() -> Config {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let mut config = Config::default();
-    // More than one, so that a read that waits for the disk does not hold up a lookup; each
-    // costs stack and buffer.
-    config.n_threads = Some(cores.clamp(2, 4));
-    config.clone_fd = true;
-    config
-}
-
-fn mount_as_root(fs: Arc<ImageFs>, mountpoint: &Path, name: &OsStr) -> Result<Session, FuseError> {
-    let device = open_device()?;
-    let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
-        device.as_raw_fd()
-    );
-    let result = nix::mount::mount(
-        Some(name),
-        mountpoint,
-        Some(FS_TYPE),
-        MsFlags::MS_RDONLY,
-        Some(options.as_str()),
-    );
-    match result {
-        Ok(()) => {}
-        Err(nix::Error::EPERM) => return Err(FuseError::Denied(mountpoint.to_owned())),
-        Err(nix::Error::ENODEV) => {
-            return Err(FuseError::NoDevice(nix::Error::ENODEV.into()));
-        }
-        Err(error) => {
-            let mountpoint = mountpoint.to_owned();
-            return Err(FuseError::Mount { mountpoint, source: error.into() });
-        }
-    }
-    serve(fs, device.into()).inspect_err(|_| {
-        if let Err(error) = unmount(mountpoint, true) {
-            tracing::warn!("{error}");
-        }
-    })
-}
-
-fn mount_as_user(fs: Arc<ImageFs>, mountpoint: &Path, name: &OsStr) -> Result<Session, FuseError> {
-    drop(open_device()?);
-    let mut config = config();
-    // fusermount3 splits its options at commas.
-    let name = name.to_string_lossy().replace('\\', r"\\").replace(',', r"\,");
-    config.mount_options = vec![
-        MountOption::FSName(name),
-        MountOption::Subtype("kfs".to_owned()),
-        MountOption::DefaultPermissions,
-        MountOption::RO,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-    ];
-    let session = fuser::Session::new(Adapter(fs), mountpoint, &config).map_err(|source| {
-        match source.kind() {
-            io::ErrorKind::NotFound => FuseError::NoFusermount,
-            io::ErrorKind::PermissionDenied => FuseError::Denied(mountpoint.to_owned()),
-            _ => FuseError::Mount { mountpoint: mountpoint.to_owned(), source },
-        }
-    })?;
-    session.spawn().map(Session).map_err(FuseError::Session)
-}
-
-fn open_device() -> Result<File, FuseError> {
-    File::options().read(true).write(true).open(DEVICE).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => FuseError::DeviceDenied(error),
-        _ => FuseError::NoDevice(error),
-    })
-}
-
-/// The kernel takes this from nobody but root, by way of sysfs; without it the mount is slower
+/// Lets the kernel read ahead of whoever reads files in sequence, farther than it does by itself.
+///
+/// It takes this from nobody but root, by way of sysfs; without it the mount is slower
 /// to read and no less right.
-fn raise_read_ahead(mountpoint: &Path) {
+pub fn raise_read_ahead(mountpoint: &Path) {
     let raise = || -> io::Result<()> {
         let device = nix::sys::stat::stat(mountpoint)?.st_dev;
         let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));

@@ -1,4 +1,5 @@
-//! All unsafe code of the workspace: mapped files, and inflate with access to its state.
+//! All unsafe code of the workspace: mapped files, descriptors that come from or go to where Rust
+//! does not see them, and inflate with access to its state.
 //!
 //! Inflate goes through zlib's C-shaped interface because the safe ones (`zlib_rs::Inflate`,
 //! `flate2`) expose neither block boundaries nor the window, which gzip checkpoints need.
@@ -9,8 +10,11 @@ use std::fs::File;
 use std::io;
 use std::mem::size_of;
 use std::ops::Deref;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use libz_rs_sys as z;
+use nix::libc;
 
 /// A file mapped read-only.
 #[derive(Debug)]
@@ -32,6 +36,35 @@ impl Deref for Map {
     fn deref(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// Makes the descriptor `place`, whoever owns it, refer to what `file` refers to; what it referred
+/// to before is closed.
+pub(crate) fn take_the_place_of(place: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: dup3 only changes what an open descriptor refers to. Its owner still owns it, and
+    // the owner is the FUSE library, which does nothing with it but read, write and close.
+    let result = unsafe { libc::dup3(file.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+/// Receives the one descriptor that a message of one byte brings (`SCM_RIGHTS`).
+pub(crate) fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut byte = [0];
+    let mut bytes = [io::IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(std::os::fd::RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = part
+            && let [descriptor] = descriptors[..]
+        {
+            // SAFETY: the kernel made the descriptor for this message, nobody else has it.
+            return Ok(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "no descriptor came"))
 }
 
 /// Size of deflate's history window in bytes (RFC 1951, section 2).

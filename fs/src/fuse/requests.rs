@@ -29,7 +29,8 @@ const MAX_REQUEST: u32 = 1 << 20;
 const BLOCK: u32 = 4096;
 
 /// Translates for the FUSE library.
-pub(super) struct Adapter(pub(super) Arc<ImageFs>);
+#[derive(Debug)]
+pub(super) struct Adapter(Arc<ImageFs>);
 
 /// The errno of `error`, which is logged here and nowhere else.
 fn errno(request: &str, ino: INodeNo, error: &ReadError) -> Errno {
@@ -116,6 +117,10 @@ fn send_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
 }
 
 impl Adapter {
+    pub(super) fn new(fs: Arc<ImageFs>) -> Self {
+        Self(fs)
+    }
+
     /// `.` and `..` are asked for by whoever opens by file handle (overlayfs, NFS).
     fn look_up(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, ReadError> {
         match name {
@@ -186,7 +191,8 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_EXPORT_SUPPORT
             | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
-            | InitFlags::FUSE_MAX_PAGES;
+            | InitFlags::FUSE_MAX_PAGES
+            | InitFlags::FUSE_HAS_RESEND;
         let offered = wanted & config.capabilities();
         config.add_capabilities(offered).map_err(|flags| {
             io::Error::other(format!("the kernel takes back the capabilities {flags:?}"))

@@ -290,7 +290,7 @@ impl ImageFs {
     pub fn same_place(&self, ino: Ino, other: &Self, other_ino: Ino) -> Result<bool, ReadError> {
         let (inode, other_inode) = (self.inode(ino)?, other.inode(other_ino)?);
         let place = |fs: &Self, extent: Extent| {
-            let layer = fs.layers.get(extent.layer).map(|(index, _)| index.summary().digest);
+            let layer = fs.layers.get(extent.layer).map(|(index, _)| index.id());
             (layer, extent.file_offset, extent.content_offset, extent.len)
         };
         let extents = self.tree.extents_from(&inode, 0)?.map(|extent| place(self, extent));
@@ -399,7 +399,7 @@ fn indexes_of(layers: &[(LayerIndex, Layer)]) -> Vec<&LayerIndex> {
 }
 
 fn digests(layers: &[(LayerIndex, Layer)]) -> Vec<Digest> {
-    layers.iter().map(|(index, _)| index.summary().digest).collect()
+    layers.iter().map(|(index, _)| index.id().digest()).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod gzip;
 pub mod index;
 pub mod scan;
 pub mod tar;
+pub mod toc;
 pub mod writer;
 pub mod zstd;
 

@@ -18,6 +18,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Deref;
 use std::path::Path;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -124,6 +125,13 @@ impl Section {
     /// Appends a record, returns its number.
     pub(crate) fn record<T: IntoBytes + Immutable>(&mut self, record: &T) -> io::Result<u64> {
         Ok(self.push(record.as_bytes())? / size_of::<T>() as u64)
+    }
+
+    /// What was written so far. Nothing may be written as long as the map is there, which its
+    /// borrow sees to.
+    pub(crate) fn map(&mut self) -> io::Result<impl Deref<Target = [u8]> + '_> {
+        self.file.flush()?;
+        Map::new(self.file.get_ref())
     }
 
     fn into_reader(self) -> io::Result<File> {

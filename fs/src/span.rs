@@ -6,11 +6,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::blob::BlobSource;
 use crate::digest::Digest;
-use crate::layer::index::{Coding, Damaged, LayerIndex, Span};
+use crate::layer::index::{Coding, Damaged, LayerIndex, Span, SpanDigest};
 use crate::layer::{gzip, zstd};
 use crate::sys::WINDOW;
 
@@ -31,15 +32,19 @@ pub enum SpanError {
         source: Arc<io::Error>,
     },
     /// The bytes are not those that were indexed.
-    #[error("layer {layer}, span {span}: content has hash {found}, expected {expected}")]
+    #[error(
+        "layer {layer}, span {span} at byte {offset} of it: content has hash {found}, expected {expected}"
+    )]
     Mismatch {
         /// Digest of the layer's blob.
         layer: Digest,
         /// Number of the span.
         span: usize,
-        /// blake3, as the index says.
+        /// Where its stored bytes start in the blob.
+        offset: u64,
+        /// What the index says.
         expected: String,
-        /// blake3, as found.
+        /// What the bytes have.
         found: String,
     },
     /// The index is damaged.
@@ -70,21 +75,69 @@ pub fn decode(
     number: usize,
 ) -> Result<Vec<u8>, SpanError> {
     let layer = index.summary().digest;
-    let span = index.span(number)?;
-    let content_len = fitting(span.content_len, layer, number)?;
-    let decoded = decode_unverified(index, blob, number, &span, content_len)?;
-    let content = decoded.map_err(|source| SpanError::Read {
+    let range = stored_range(index, number)?;
+    let mut stored = vec![0; fitting(range.end - range.start, layer, number)?];
+    let blob: &dyn BlobSource = match (index.span(number)?.coding, index.unpacked()) {
+        (Coding::Unpacked, Some(unpacked)) => unpacked,
+        _ => blob,
+    };
+    blob.read_exact_at(range.start, &mut stored).map_err(|source| SpanError::Read {
         layer,
         span: number,
         source: Arc::new(source),
     })?;
-    let found = blake3::hash(&content);
-    let expected = blake3::Hash::from_bytes(span.hash);
-    if found == expected {
-        return Ok(content);
+    decode_stored(index, number, &stored)
+}
+
+/// Where the bytes lie that [`decode_stored`] needs: in the blob, or in the file of unpacked
+/// spans if that is the span's coding.
+pub fn stored_range(index: &LayerIndex, number: usize) -> Result<Range<u64>, SpanError> {
+    let span = index.span(number)?;
+    let start = span.blob_offset.saturating_sub(u64::from(span.bits > 0));
+    let len = span.blob_len.saturating_add(span.blob_offset - start);
+    fitting(len, index.summary().digest, number)?;
+    Ok(start..start.saturating_add(len))
+}
+
+/// Decodes and verifies one span from the bytes of its [`stored_range`].
+pub fn decode_stored(
+    index: &LayerIndex,
+    number: usize,
+    stored: &[u8],
+) -> Result<Vec<u8>, SpanError> {
+    let layer = index.summary().digest;
+    let span = index.span(number)?;
+    let decoded_len = span.inner_offset.saturating_add(span.content_len);
+    let decoded_len = fitting(decoded_len, layer, number)?;
+    let check = |found: SpanDigest| match found == span.digest {
+        true => Ok(()),
+        false => Err(SpanError::Mismatch {
+            layer,
+            span: number,
+            offset: span.blob_offset,
+            expected: span.digest.to_string(),
+            found: found.to_string(),
+        }),
+    };
+    if let SpanDigest::StoredSha256(_) = span.digest {
+        check(SpanDigest::StoredSha256(Digest::of(stored)))?;
     }
-    let (expected, found) = (expected.to_string(), found.to_string());
-    Err(SpanError::Mismatch { layer, span: number, expected, found })
+    let unpacked = unpack(&span, index.window(number)?, stored, decoded_len);
+    let mut content = unpacked.map_err(|source| SpanError::Read {
+        layer,
+        span: number,
+        source: Arc::new(source),
+    })?;
+    let inner_offset = usize::try_from(span.inner_offset).expect("it was found to fit");
+    content.drain(..inner_offset.min(content.len()));
+    match span.digest {
+        SpanDigest::Blake3(_) => {
+            check(SpanDigest::Blake3(*blake3::hash(&content).as_bytes()))?;
+        }
+        SpanDigest::Sha256(_) => check(SpanDigest::Sha256(Digest::of(&content)))?,
+        SpanDigest::StoredSha256(_) => {}
+    }
+    Ok(content)
 }
 
 fn fitting(size: u64, layer: Digest, span: usize) -> Result<usize, SpanError> {
@@ -94,37 +147,27 @@ fn fitting(size: u64, layer: Digest, span: usize) -> Result<usize, SpanError> {
     Ok(usize::try_from(size).expect("at most 128 MiB"))
 }
 
-fn decode_unverified(
-    index: &LayerIndex,
-    blob: &dyn BlobSource,
-    number: usize,
-    span: &Span,
-    content_len: usize,
-) -> Result<io::Result<Vec<u8>>, SpanError> {
-    let before = u64::from(span.bits > 0);
-    let layer = index.summary().digest;
-    let mut stored = vec![0; fitting(span.blob_len.saturating_add(before), layer, number)?];
-    let window = index.window(number)?;
-    let blob: &dyn BlobSource = match (span.coding, index.unpacked()) {
-        (Coding::Unpacked, Some(unpacked)) => unpacked,
-        _ => blob,
-    };
-    if let Err(error) = blob.read_exact_at(span.blob_offset.saturating_sub(before), &mut stored) {
-        return Ok(Err(error));
-    }
-    Ok(match span.coding {
-        Coding::Stored | Coding::Unpacked => Ok(stored),
-        Coding::Zstd => zstd::decode(&stored, content_len),
+/// The first `len` bytes of what a span's stored bytes decode to.
+fn unpack(span: &Span, window: &[u8], stored: &[u8], len: usize) -> io::Result<Vec<u8>> {
+    match span.coding {
+        Coding::Stored | Coding::Unpacked => {
+            let content = stored.get(..len).ok_or(io::ErrorKind::UnexpectedEof)?;
+            Ok(content.to_vec())
+        }
+        Coding::Zstd => zstd::decode(stored, len),
+        Coding::Gzip => gzip::decode_members(stored, len),
         Coding::Deflate => {
-            let unpacked = ::zstd::bulk::decompress(window, WINDOW);
             let (first, rest) = match stored.split_first() {
                 Some((first, rest)) if span.bits > 0 => (*first, rest),
-                _ => (0, &stored[..]),
+                _ => (0, stored),
             };
-            let window = if window.is_empty() { Ok(Vec::new()) } else { unpacked };
-            window.and_then(|window| gzip::decode(&window, span.bits, first, rest, content_len))
+            let window = match window {
+                [] => Vec::new(),
+                packed => ::zstd::bulk::decompress(packed, WINDOW)?,
+            };
+            gzip::decode(&window, span.bits, first, rest, len)
         }
-    })
+    }
 }
 
 /// A span by the place of its layer in the image and its number there.

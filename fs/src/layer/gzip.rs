@@ -135,11 +135,25 @@ pub(crate) fn decode(
     window: &[u8],
     bits: u8,
     first: u8,
+    input: &[u8],
+    len: usize,
+) -> io::Result<Vec<u8>> {
+    // A raw stream leaves the trailer of its member to us.
+    inflate(Inflate::resumed(window, bits, first)?, TRAILER, input, len)
+}
+
+/// Inflates the first `len` bytes of the members that `input` starts with.
+pub(crate) fn decode_members(input: &[u8], len: usize) -> io::Result<Vec<u8>> {
+    inflate(Inflate::gzip(), 0, input, len)
+}
+
+/// Inflates `len` bytes; of the first member, `trailer` bytes are left when the stream ends.
+fn inflate(
+    mut inflate: Inflate,
+    mut trailer: usize,
     mut input: &[u8],
     len: usize,
 ) -> io::Result<Vec<u8>> {
-    let mut inflate = Inflate::resumed(window, bits, first)?;
-    let mut raw = true;
     let mut output = vec![0; len];
     let mut filled = 0;
     while filled < len {
@@ -147,11 +161,9 @@ pub(crate) fn decode(
         input = &input[step.consumed..];
         filled += step.produced;
         if step.state == State::End {
-            // A raw stream leaves the trailer of its member to us.
-            let trailer = if raw { TRAILER } else { 0 };
             input = skip_zeros(input.get(trailer..).unwrap_or_default());
             inflate = Inflate::gzip();
-            raw = false;
+            trailer = 0;
         } else if step.consumed == 0 && step.produced == 0 && filled < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

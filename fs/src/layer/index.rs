@@ -1,17 +1,20 @@
 //! The index of a layer: what every format becomes.
 //!
-//! A mapped file (see `mapped`) of four tables:
+//! A mapped file (see `mapped`) of these tables:
 //!
 //! - **entries**, in the order of the tar stream, each with its range of extents and xattrs
 //! - **extents**: where a run of a file's bytes lies in the layer's *content*, which is the
 //!   uncompressed stream (for formats with a TOC: the chunks, one after another)
 //! - **spans**: the content cut into pieces that are decoded and verified as a whole
+//! - **chunks**: the numbers of those spans that have a sha256 digest of their content, sorted by
+//!   it, so that a span can be found by what it holds
 //! - **strings**: paths, link targets, xattrs, and deflate windows (zstd-compressed)
 //!
 //! The entries are kept as they come, so that making an index needs memory for one entry only.
 
 mod build;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -25,13 +28,14 @@ use crate::mapped::{Format, MappedFile};
 
 pub use build::IndexBuilder;
 
-const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 1, sections: 6 };
+const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 2, sections: 7 };
 const SUMMARY: usize = 0;
 const ENTRIES: usize = 1;
 const EXTENTS: usize = 2;
 const XATTRS: usize = 3;
 const SPANS: usize = 4;
-const STRINGS: usize = 5;
+const CHUNKS: usize = 5;
+const STRINGS: usize = 6;
 
 /// Content of a stored (uncompressed) span, in bytes. Small, as a read hashes whole spans.
 pub(super) const STORED_SPAN: u64 = 256 << 10;
@@ -54,14 +58,59 @@ pub enum Coding {
     Stored,
     /// Deflate data from a checkpoint on.
     Deflate,
-    /// One or several whole zstd frames.
+    /// zstd frames from the start of one on; what comes after the content is not looked at.
     Zstd,
     /// As it is, in the file of unpacked spans beside the index: the blob has no place to start
     /// decoding from that is near enough.
     Unpacked,
+    /// gzip members from the start of one on; what comes after the content is not looked at.
+    Gzip,
 }
 
-const CODINGS: [Coding; 4] = [Coding::Stored, Coding::Deflate, Coding::Zstd, Coding::Unpacked];
+const CODINGS: [Coding; 5] =
+    [Coding::Stored, Coding::Deflate, Coding::Zstd, Coding::Unpacked, Coding::Gzip];
+
+/// What a span is held against when it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpanDigest {
+    /// blake3 of its content: of an index made here, from a stream whose sha256 was checked.
+    /// blake3 takes a quarter of the time.
+    Blake3([u8; 32]),
+    /// sha256 of its content: from a table of contents inside the layer.
+    Sha256(Digest),
+    /// sha256 of its stored bytes, the byte that [`Span::bits`] are of included: from a SOCI
+    /// index.
+    StoredSha256(Digest),
+}
+
+impl SpanDigest {
+    fn to_record(self) -> (u32, [u8; 32]) {
+        match self {
+            Self::Blake3(hash) => (0, hash),
+            Self::Sha256(digest) => (1, *digest.as_bytes()),
+            Self::StoredSha256(digest) => (2, *digest.as_bytes()),
+        }
+    }
+
+    fn from_record(kind: u32, bytes: [u8; 32]) -> Option<Self> {
+        match kind {
+            0 => Some(Self::Blake3(bytes)),
+            1 => Some(Self::Sha256(Digest::from_bytes(bytes))),
+            2 => Some(Self::StoredSha256(Digest::from_bytes(bytes))),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for SpanDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blake3(hash) => write!(f, "blake3:{}", blake3::Hash::from_bytes(*hash)),
+            Self::Sha256(digest) => digest.fmt(f),
+            Self::StoredSha256(digest) => write!(f, "{digest} (as stored)"),
+        }
+    }
+}
 
 /// A piece of a layer's content that is decoded and verified as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +119,8 @@ pub struct Span {
     pub content_offset: u64,
     /// Its length in the content.
     pub content_len: u64,
-    /// Where its stored bytes start in the blob, or in the file of unpacked spans.
+    /// Where its stored bytes start in the blob, or in the file of unpacked spans. Several spans
+    /// may lie in the same stored bytes.
     pub blob_offset: u64,
     /// How many they are.
     pub blob_len: u64,
@@ -78,9 +128,49 @@ pub struct Span {
     pub coding: Coding,
     /// For deflate: how many high bits of the byte before `blob_offset` belong to it.
     pub bits: u8,
-    /// Its blake3 hash, in the content's form. Not sha256: the index is made locally from a
-    /// stream whose sha256 was checked, and blake3 takes a quarter of the time.
-    pub hash: [u8; 32],
+    /// Where its content starts inside what the stored bytes decode to.
+    pub inner_offset: u64,
+    /// What it is held against.
+    pub digest: SpanDigest,
+}
+
+/// What an index is known by.
+///
+/// A table of contents is trusted because of the manifest, without a look at the rest of the
+/// blob: two manifests may name the same blob and different tables, and one of them lies. So
+/// that neither sees what the other says, an index made from a table is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IndexId {
+    /// Digest of the layer's blob.
+    pub layer: Digest,
+    /// Digest of the table of contents that the index was made from, as the manifest has it;
+    /// `None` when it was made from the whole blob.
+    pub toc: Option<Digest>,
+}
+
+impl IndexId {
+    /// One digest for both: the layer's own where there is no table.
+    pub fn digest(&self) -> Digest {
+        match self.toc {
+            None => self.layer,
+            Some(toc) => Digest::of(&[*self.layer.as_bytes(), *toc.as_bytes()].concat()),
+        }
+    }
+}
+
+impl From<Digest> for IndexId {
+    fn from(layer: Digest) -> Self {
+        Self { layer, toc: None }
+    }
+}
+
+impl fmt::Display for IndexId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.toc {
+            None => f.write_str(&self.layer.hex()),
+            Some(toc) => write!(f, "{}.{}", self.layer.hex(), toc.hex()),
+        }
+    }
 }
 
 /// What an index says of its layer as a whole.
@@ -88,12 +178,21 @@ pub struct Span {
 pub struct Summary {
     /// Digest of the blob.
     pub digest: Digest,
-    /// Digest of the tar stream.
+    /// Digest of the tar stream; where there is a table of contents, nobody has checked it.
     pub diff_id: DiffId,
+    /// Digest of the table of contents that the index was made from.
+    pub toc: Option<Digest>,
     /// Size of the blob.
     pub blob_len: u64,
     /// Length of the content.
     pub content_len: u64,
+}
+
+impl Summary {
+    /// What the index is known by.
+    pub fn id(&self) -> IndexId {
+        IndexId { layer: self.digest, toc: self.toc }
+    }
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -101,6 +200,8 @@ pub struct Summary {
 struct SummaryRecord {
     digest: [u8; 32],
     diff_id: [u8; 32],
+    /// Zeros where there is none.
+    toc: [u8; 32],
     blob_len: U64,
     content_len: U64,
     unpacked_len: U64,
@@ -156,9 +257,11 @@ struct SpanRecord {
     blob_offset: U64,
     blob_len: U64,
     window: StringRef,
+    inner_offset: U64,
     coding: U32,
     bits: U32,
-    hash: [u8; 32],
+    digest_kind: U32,
+    digest: [u8; 32],
 }
 
 /// An index whose tables point outside themselves.
@@ -238,41 +341,56 @@ const KINDS: [ViewKind; 7] = [
 ];
 
 impl LayerIndex {
-    /// Where the index of the layer with this digest lies below the store's `indexes` directory.
-    pub fn path(indexes: &Path, digest: Digest) -> PathBuf {
-        indexes.join(format!("{}.layer", digest.hex()))
+    /// Where an index lies below the store's `indexes` directory. The names of all files of a
+    /// layer's indexes start with the hex digits of its digest and a dot.
+    pub fn path(indexes: &Path, id: impl Into<IndexId>) -> PathBuf {
+        indexes.join(format!("{}.layer", id.into()))
     }
 
-    /// All files that the index of the layer with this digest may consist of.
-    pub(crate) fn paths(indexes: &Path, digest: Digest) -> [PathBuf; 2] {
-        [Self::path(indexes, digest), unpacked_path(indexes, digest)]
+    /// What the index is known by that lies in a file of this name; `None` if it is no such name.
+    pub(crate) fn id_of(name: &str) -> Option<IndexId> {
+        let mut digests = name.strip_suffix(".layer")?.split('.');
+        let digest = |hex: &str| format!("sha256:{hex}").parse().ok();
+        let layer = digest(digests.next()?)?;
+        let toc = match digests.next() {
+            Some(hex) => Some(digest(hex)?),
+            None => None,
+        };
+        digests.next().is_none().then_some(IndexId { layer, toc })
     }
 
-    /// Opens the index of the layer with this digest; `None` when it has to be made: there is
-    /// none, it is of another version, or it was cut short.
-    pub fn open(indexes: &Path, digest: Digest) -> io::Result<Option<Self>> {
-        let path = Self::path(indexes, digest);
+    /// Opens an index; `None` when it has to be made: there is none, it is of another version, or
+    /// it was cut short.
+    pub fn open(indexes: &Path, id: impl Into<IndexId>) -> io::Result<Option<Self>> {
+        let id = id.into();
+        let path = Self::path(indexes, id);
         let Some(file) = MappedFile::open(&path, FORMAT)? else { return Ok(None) };
         let Some(record) = file.records::<SummaryRecord>(SUMMARY).first() else { return Ok(None) };
         let summary = Summary {
             digest: Digest::from_bytes(record.digest),
             diff_id: DiffId::new(Digest::from_bytes(record.diff_id)),
+            toc: (record.toc != [0; 32]).then(|| Digest::from_bytes(record.toc)),
             blob_len: record.blob_len.get(),
             content_len: record.content_len.get(),
         };
         let unpacked = match record.unpacked_len.get() {
             0 => None,
-            len => match FileBlob::open(&unpacked_path(indexes, digest)) {
+            len => match FileBlob::open(&unpacked_path(indexes, id)) {
                 Ok(unpacked) if unpacked.size() == len => Some(unpacked),
                 _ => return Ok(None),
             },
         };
-        Ok((summary.digest == digest).then_some(Self { file, path, summary, unpacked }))
+        Ok((summary.id() == id).then_some(Self { file, path, summary, unpacked }))
     }
 
     /// The file that holds the unpacked spans, if there are any.
     pub fn unpacked(&self) -> Option<&FileBlob> {
         self.unpacked.as_ref()
+    }
+
+    /// What the index is known by.
+    pub fn id(&self) -> IndexId {
+        self.summary.id()
     }
 
     /// What the index says of the layer as a whole.
@@ -354,6 +472,7 @@ impl LayerIndex {
     pub fn span(&self, number: usize) -> Result<Span, Damaged> {
         let record = self.span_record(number)?;
         let coding = CODINGS.get(record.coding.get() as usize);
+        let digest = SpanDigest::from_record(record.digest_kind.get(), record.digest);
         Ok(Span {
             content_offset: record.content_offset.get(),
             content_len: record.content_len.get(),
@@ -361,8 +480,21 @@ impl LayerIndex {
             blob_len: record.blob_len.get(),
             coding: *coding.ok_or_else(|| self.damaged("unknown coding of a span"))?,
             bits: u8::try_from(record.bits.get()).map_err(|_| self.damaged("bad bit count"))?,
-            hash: record.hash,
+            inner_offset: record.inner_offset.get(),
+            digest: digest.ok_or_else(|| self.damaged("unknown digest of a span"))?,
         })
+    }
+
+    /// The numbers of the spans whose content has this sha256 digest, of those that have one.
+    pub fn spans_of_chunk(&self, chunk: Digest) -> impl Iterator<Item = usize> + '_ {
+        let spans = self.file.records::<SpanRecord>(SPANS);
+        let chunks = self.file.records::<U32>(CHUNKS);
+        // A number beyond the spans, in a damaged index, counts as the smallest digest.
+        let digest = move |number: &U32| spans.get(number.get() as usize).map(|span| span.digest);
+        let wanted = Some(*chunk.as_bytes());
+        let first = chunks.partition_point(|number| digest(number) < wanted);
+        let found = chunks[first..].iter().take_while(move |number| digest(number) == wanted);
+        found.map(|number| number.get() as usize)
     }
 
     /// The zstd-compressed deflate window before a span; empty if it needs none.
@@ -387,8 +519,8 @@ impl LayerIndex {
 }
 
 /// Where the unpacked spans of a layer lie.
-fn unpacked_path(indexes: &Path, digest: Digest) -> PathBuf {
-    indexes.join(format!("{}.content", digest.hex()))
+fn unpacked_path(indexes: &Path, id: IndexId) -> PathBuf {
+    indexes.join(format!("{id}.content"))
 }
 
 /// `count` items from `first` on, if they are there.

@@ -16,7 +16,9 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use piece::{Piece, Sink, SpanStart};
 
-use super::index::{Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Span, Summary};
+use super::index::{
+    Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Span, SpanDigest, Summary,
+};
 use super::tar::{TarError, TarReader};
 use super::{Entry, gzip, zstd};
 use crate::blob::BlobReader;
@@ -135,7 +137,8 @@ pub fn scan(
     if diff_id != layer.diff_id {
         return Err(LayerError::DiffId { layer: digest, expected: layer.diff_id, found: diff_id });
     }
-    let summary = Summary { digest, diff_id, blob_len: layer.descriptor.size, content_len };
+    let blob_len = layer.descriptor.size;
+    let summary = Summary { digest, diff_id, toc: None, blob_len, content_len };
     builder.finish(&summary).map_err(|source| index_error(indexes, digest, source))
 }
 
@@ -408,7 +411,8 @@ impl Content {
             blob_len: blob_end.saturating_sub(open.start.blob_offset),
             coding: open.start.coding,
             bits: open.start.bits,
-            hash: *open.hasher.finalize().as_bytes(),
+            inner_offset: 0,
+            digest: SpanDigest::Blake3(*open.hasher.finalize().as_bytes()),
         };
         let added = self.builder.span(&span, &open.start.window);
         self.index_failure = self.index_failure.take().or(added.err());

@@ -191,7 +191,8 @@ impl LayerWriter {
         let content_len = frames.content_len();
         let (blob, diff_id) =
             frames.finish().map_err(|source| WriteError::Blob { dir: blob_dir, source })?;
-        let summary = Summary { digest: blob.digest, diff_id, blob_len: blob.len, content_len };
+        let summary =
+            Summary { digest: blob.digest, diff_id, toc: None, blob_len: blob.len, content_len };
         let added = blob.spans.iter().try_for_each(|span| index.span(span, &[]));
         let index = added.and_then(|()| index.finish(&summary));
         Ok(NewLayer {

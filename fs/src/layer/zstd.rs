@@ -81,8 +81,18 @@ impl Scanner {
     }
 }
 
-/// Decodes whole frames to exactly `len` bytes.
-pub(crate) fn decode(input: &[u8], len: usize) -> io::Result<Vec<u8>> {
-    let output = zstd::bulk::decompress(input, len)?;
-    if output.len() == len { Ok(output) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+/// The first `len` bytes of the frames that `input` starts with.
+pub(crate) fn decode(mut input: &[u8], len: usize) -> io::Result<Vec<u8>> {
+    let mut decoder = Decoder::new()?;
+    let mut output = vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        let status = decoder.run_on_buffers(input, &mut output[filled..])?;
+        input = &input[status.bytes_read..];
+        filled += status.bytes_written;
+        if status.bytes_read == 0 && status.bytes_written == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(output)
 }

@@ -4,12 +4,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     CODINGS, Coding, EntryRecord, Extent, ExtentRecord, FORMAT, KINDS, LayerIndex, Span,
-    SpanRecord, StringRef, Summary, SummaryRecord, ViewKind, XattrRecord, unpacked_path,
+    SpanDigest, SpanRecord, StringRef, Summary, SummaryRecord, ViewKind, XattrRecord,
+    unpacked_path,
 };
 use crate::layer::{Device, Entry, Kind};
 use crate::mapped::{self, Content, Section};
@@ -23,6 +24,8 @@ pub struct IndexBuilder {
     extents: Section,
     xattrs: Section,
     spans: Section,
+    /// Numbers of the spans with a sha256 digest of their content.
+    chunks: Vec<U32>,
     strings: Section,
     unpacked: Option<Unpacked>,
 }
@@ -44,6 +47,7 @@ impl IndexBuilder {
             extents: section()?,
             xattrs: section()?,
             spans: section()?,
+            chunks: Vec::new(),
             strings: section()?,
             unpacked: None,
         })
@@ -100,6 +104,7 @@ impl IndexBuilder {
         // Level 1: windows compress to a third, and the pass must not wait for them.
         let packed = if window.is_empty() { Vec::new() } else { zstd::bulk::compress(window, 1)? };
         let coding = CODINGS.iter().position(|coding| *coding == span.coding);
+        let (digest_kind, digest) = span.digest.to_record();
         let record = SpanRecord {
             content_offset: span.content_offset.into(),
             content_len: span.content_len.into(),
@@ -107,10 +112,15 @@ impl IndexBuilder {
             blob_len: span.blob_len.into(),
             window: self.string(&packed)?,
             coding: count(coding.expect("every coding is listed"))?,
+            inner_offset: span.inner_offset.into(),
             bits: u32::from(span.bits).into(),
-            hash: span.hash,
+            digest_kind: digest_kind.into(),
+            digest,
         };
-        self.spans.record(&record)?;
+        let number = self.spans.record(&record)?;
+        if let SpanDigest::Sha256(_) = span.digest {
+            self.chunks.push(count(usize::try_from(number).unwrap_or(usize::MAX))?);
+        }
         Ok(())
     }
 
@@ -127,7 +137,8 @@ impl IndexBuilder {
             blob_len: content.len() as u64,
             coding: Coding::Unpacked,
             bits: 0,
-            hash: *blake3::hash(content).as_bytes(),
+            inner_offset: 0,
+            digest: SpanDigest::Blake3(*blake3::hash(content).as_bytes()),
         };
         // Zeros stay holes.
         if content.iter().any(|byte| *byte != 0) {
@@ -143,27 +154,42 @@ impl IndexBuilder {
         if let Some(Unpacked { file, len }) = self.unpacked.take() {
             file.file().set_len(len)?;
             file.file().sync_data()?;
-            file.persist(&unpacked_path(&self.dir, summary.digest))?;
+            file.persist(&unpacked_path(&self.dir, summary.id()))?;
         }
         let record = SummaryRecord {
             digest: *summary.digest.as_bytes(),
             diff_id: *summary.diff_id.digest().as_bytes(),
+            toc: summary.toc.map_or([0; 32], |toc| *toc.as_bytes()),
             blob_len: summary.blob_len.into(),
             content_len: summary.content_len.into(),
             unpacked_len: unpacked_len.into(),
         };
+        self.sort_chunks()?;
         let contents = vec![
             Content::Bytes(record.as_bytes().to_vec()),
             Content::Section(self.entries),
             Content::Section(self.extents),
             Content::Section(self.xattrs),
             Content::Section(self.spans),
+            Content::Bytes(self.chunks.as_bytes().to_vec()),
             Content::Section(self.strings),
         ];
-        let path = LayerIndex::path(&self.dir, summary.digest);
+        let path = LayerIndex::path(&self.dir, summary.id());
         mapped::write(&path, FORMAT, contents)?;
-        LayerIndex::open(&self.dir, summary.digest)?
+        LayerIndex::open(&self.dir, summary.id())?
             .ok_or_else(|| io::Error::other("a new layer index cannot be read back"))
+    }
+
+    /// Sorts the chunks by their digests, which only the section has, as there may be millions.
+    fn sort_chunks(&mut self) -> io::Result<()> {
+        if self.chunks.is_empty() {
+            return Ok(());
+        }
+        let map = self.spans.map()?;
+        let spans = <[SpanRecord]>::ref_from_bytes(&map).expect("whole records were written");
+        self.chunks
+            .sort_unstable_by_key(|number| (spans[number.get() as usize].digest, number.get()));
+        Ok(())
     }
 
     fn string(&mut self, bytes: &[u8]) -> io::Result<StringRef> {

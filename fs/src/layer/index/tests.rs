@@ -18,15 +18,23 @@ fn summary() -> Summary {
     Summary {
         digest: Digest::of(b"x"),
         diff_id: DiffId::new(Digest::of(b"y")),
+        toc: None,
         blob_len: 100,
         content_len: 30,
     }
 }
 
 fn span(content_offset: u64, content_len: u64) -> Span {
-    let coding = Coding::Deflate;
-    let hash = [7; 32];
-    Span { content_offset, content_len, blob_offset: 3, blob_len: 4, coding, bits: 5, hash }
+    Span {
+        content_offset,
+        content_len,
+        blob_offset: 3,
+        blob_len: 4,
+        coding: Coding::Deflate,
+        bits: 5,
+        inner_offset: 6,
+        digest: SpanDigest::Blake3([7; 32]),
+    }
 }
 
 #[test]
@@ -96,4 +104,41 @@ fn damage_is_an_error_and_not_a_panic() {
     assert!(errors > 10, "only {errors} damages were seen");
 }
 
-const FORMAT_HEADER: usize = 24 + 6 * 16 + 32;
+const FORMAT_HEADER: usize = 24 + 7 * 16 + 32;
+
+#[test]
+fn a_chunk_is_found_by_its_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut builder = IndexBuilder::new(dir.path()).unwrap();
+    let chunks = [5, 3, 9, 3, 7].map(|n: u8| Digest::of(&[n]));
+    for (at, chunk) in (0u64..).zip(chunks) {
+        let digest = SpanDigest::Sha256(chunk);
+        builder.span(&Span { digest, ..span(2 * at, 1) }, &[]).unwrap();
+        let digest = SpanDigest::StoredSha256(chunk);
+        builder.span(&Span { digest, ..span(2 * at + 1, 1) }, &[]).unwrap();
+    }
+    let index = builder.finish(&summary()).unwrap();
+    let found = |n: u8| index.spans_of_chunk(Digest::of(&[n])).collect::<Vec<_>>();
+    assert_eq!([5, 3, 9, 7].map(found), [vec![0], vec![2, 6], vec![4], vec![8]]);
+    assert_eq!([0, 1, 2, 4, 255].map(found), [const { Vec::<usize>::new() }; 5]);
+}
+
+#[test]
+fn tables_of_contents_do_not_share_an_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |toc: Option<Digest>| Summary { toc, ..summary() };
+    let tocs = [None, Some(Digest::of(b"1")), Some(Digest::of(b"2"))];
+    for (n, toc) in tocs.into_iter().enumerate() {
+        let mut builder = IndexBuilder::new(dir.path()).unwrap();
+        for at in 0..n as u64 {
+            builder.span(&span(at, 1), &[]).unwrap();
+        }
+        builder.finish(&of(toc)).unwrap();
+    }
+    for (n, toc) in tocs.into_iter().enumerate() {
+        let index = LayerIndex::open(dir.path(), of(toc).id()).unwrap().unwrap();
+        assert_eq!((index.span_count(), index.id()), (n, of(toc).id()));
+    }
+    let ids = tocs.map(|toc| of(toc).id().digest());
+    assert!(ids[0] == summary().digest && ids[1] != ids[0] && ids[2] != ids[1]);
+}

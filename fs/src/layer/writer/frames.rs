@@ -17,7 +17,7 @@ use tempfile::NamedTempFile;
 
 use super::Compression;
 use crate::digest::{DiffId, Digest, Hasher};
-use crate::layer::index::{Coding, STORED_SPAN, Span};
+use crate::layer::index::{Coding, STORED_SPAN, Span, SpanDigest};
 
 /// Content of a compressed frame in bytes: what a read has to decode (see `gzip`'s spans). zstd
 /// loses about 2 % of its ratio to frames of this size.
@@ -316,7 +316,8 @@ impl Collector {
             blob_len: (stored.len() - self.header) as u64,
             coding: self.coding,
             bits: 0,
-            hash: done.hash,
+            inner_offset: 0,
+            digest: SpanDigest::Blake3(done.hash),
         });
         self.len += stored.len() as u64;
         self.content_len += done.len as u64;

@@ -58,7 +58,7 @@ fn indexes(dir: &std::path::Path, layers: &[&[&str]]) -> Vec<LayerIndex> {
         }
         let digest = Digest::of(&[number]);
         let diff_id = DiffId::new(digest);
-        let summary = Summary { digest, diff_id, blob_len: 0, content_len: 0 };
+        let summary = Summary { digest, diff_id, toc: None, blob_len: 0, content_len: 0 };
         indexes.push(builder.finish(&summary).unwrap());
     }
     indexes

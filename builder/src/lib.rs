@@ -16,6 +16,7 @@
 
 pub mod build;
 mod cache;
+pub mod cluster;
 pub mod config;
 pub mod context;
 pub mod copy;

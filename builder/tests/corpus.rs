@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kfs_builder::cluster::collect::files::Files;
+use kfs_builder::cluster::collect::{self, ImageName, Scope};
 use kfs_builder::kubefile::{Dialect, Kubefile};
 use kfs_builder::plan::{Options, Plan};
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
@@ -99,4 +101,49 @@ fn conformance_dockerfiles_parse_or_say_what_is_missing() {
     }
     println!("{counts:#?}");
     assert!(refused.is_empty(), "{}", refused.join("\n\n"));
+}
+
+/// What one of the original programs found in each context.
+fn oracle(root: &Path, name: &str) -> BTreeMap<String, Vec<String>> {
+    let text = fs::read_to_string(root.join(name)).unwrap();
+    let row = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let images = row["images"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let images = images.iter().map(|image| image.as_str().unwrap().to_owned()).collect();
+        (row["context"].as_str().unwrap().to_owned(), images)
+    };
+    text.lines().map(row).collect()
+}
+
+/// Contexts whose images lie in charts too: those are not looked for here.
+fn has_charts(context: &Path) -> bool {
+    ["charts", "application/apps"].iter().any(|name| context.join(name).is_dir())
+}
+
+#[test]
+fn all_images_that_the_originals_find_are_found() {
+    let Some(root) = shared("corpus/kubefiles") else { return };
+    let mut missing = Vec::new();
+    let (mut expected, mut more) = (0, 0);
+    for name in ["oracle-images-sealer-v0.11.0.jsonl", "oracle-images-sreg-v0.1.6.jsonl"] {
+        for (context, images) in oracle(&root, name) {
+            let directory = root.join(&context);
+            if has_charts(&directory) {
+                continue;
+            }
+            let found = collect::collect(&Files::Directory(&directory), Scope::ALL).unwrap();
+            let is_found = |text: &str| match text.parse::<ImageName>() {
+                Ok(image) => found.images.contains_key(&image),
+                // Sealos does not read what it lists: such a line is told of here.
+                Err(_) => found.skipped.iter().any(|skipped| skipped.text == text),
+            };
+            expected += images.len();
+            more += found.images.len().saturating_sub(images.len());
+            let lacks = images.iter().filter(|image| !is_found(image));
+            missing.extend(lacks.map(|image| format!("{name}: {context}: {image}")));
+        }
+    }
+    println!("{expected} expected, {more} more found");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    assert!(expected > 100, "{expected}");
 }

@@ -1,0 +1,4 @@
+//! Cluster images: what makes an image of files one that installs a Kubernetes cluster, or
+//! applications on one, without the internet.
+
+pub mod collect;

@@ -1,0 +1,273 @@
+//! Which container images the manifests, charts and lists of a cluster image name.
+//!
+//! Sealer and Sealos look into some places, by lines of text, and keep quiet about what they could
+//! not read. This looks into all of their places, reads YAML as YAML and templates by their lines,
+//! and tells of each reference that it left out where it stands and why.
+//!
+//! | place | what is in it |
+//! |---|---|
+//! | `manifests/**` | YAML of every kind, `.tmpl` included; `imageList` |
+//! | `images/shim/**` | lists, one reference a line |
+//! | `images/skopeo/tar.txt` | archives that come with the image: `docker-archive:FILE@NAME` |
+//! | `application/apps/*/**` | as `manifests` |
+//! | `imageListWithAuth.yaml` | lists with credentials (see [`auth`]) |
+//!
+//! Nothing is fetched here, and nothing outside the files that are given is read.
+
+pub mod auth;
+pub mod files;
+mod lines;
+mod lists;
+pub mod reference;
+mod yaml;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use files::{Files, FilesError};
+pub use reference::ImageName;
+
+/// A YAML file larger than this is read by its lines alone, in bytes: a decoded document takes
+/// ten times its size in memory.
+const MAX_DOCUMENT: u64 = 16 << 20;
+
+/// The directory of a cluster image whose files say what is to be applied.
+const MANIFESTS: &str = "manifests";
+/// The list of images that Sealer reads (seed document 1, "manifests").
+const IMAGE_LIST: &str = "manifests/imageList";
+/// The lists of images that Sealos reads.
+const SHIM: &str = "images/shim";
+/// Where Sealos notes archives of images.
+const ARCHIVES: &str = "images/skopeo/tar.txt";
+/// What the APP instruction puts into an image.
+const APPS: &str = "application/apps";
+/// The list with credentials (Sealer v0.8).
+const LIST_WITH_AUTH: &str = "imageListWithAuth.yaml";
+/// References to be left out (Sealos).
+const IGNORE: &str = ".sealignore";
+
+/// What a place is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A list of references.
+    List,
+    /// A document for Kubernetes, or its template.
+    Manifest,
+    /// What a Helm chart renders to.
+    Chart,
+    /// An archive of images.
+    Archive,
+}
+
+/// Where a reference stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    /// The file, relative to what was searched.
+    pub file: String,
+    /// The line, from 1, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// What the file is.
+    pub kind: Kind,
+}
+
+/// A reference that was left out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Skipped {
+    /// As it stands there.
+    pub text: String,
+    /// Where.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Why.
+    pub reason: String,
+}
+
+/// All that was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collection {
+    /// The images, each with the places that name it.
+    pub images: BTreeMap<ImageName, BTreeSet<Place>>,
+    /// What looks like a reference and was not taken.
+    pub skipped: BTreeSet<Skipped>,
+    /// Archives of images that come with the files: name of the image, and what the list says.
+    pub archives: BTreeMap<ImageName, String>,
+}
+
+/// Which kinds of places are looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Lists of images.
+    pub lists: bool,
+    /// Manifests.
+    pub manifests: bool,
+    /// Charts.
+    pub charts: bool,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: Self = Self { lists: true, manifests: true, charts: true };
+    /// None of them.
+    pub const NONE: Self = Self { lists: false, manifests: false, charts: false };
+}
+
+/// Collects from the places of a cluster image, or of the context that becomes one.
+pub fn collect(files: &Files<'_>, scope: Scope) -> Result<Collection, FilesError> {
+    let mut collection = Collection::default();
+    if scope.lists {
+        lists(files, &mut collection)?;
+    }
+    if scope.manifests {
+        for directory in [MANIFESTS, APPS] {
+            manifests(files, directory, &mut collection)?;
+        }
+    }
+    if let Some(text) = files.text(IGNORE)? {
+        collection.ignore(&lists::names(&text), IGNORE);
+    }
+    Ok(collection)
+}
+
+/// Collects from every YAML file below a directory, empty for all files.
+pub fn manifests(
+    files: &Files<'_>,
+    directory: &str,
+    collection: &mut Collection,
+) -> Result<(), FilesError> {
+    for file in files.below(directory)? {
+        if is_manifest(&file) {
+            manifest(files, &file, collection)?;
+        }
+    }
+    Ok(())
+}
+
+/// Collects from one YAML file or template.
+pub fn manifest(
+    files: &Files<'_>,
+    file: &str,
+    collection: &mut Collection,
+) -> Result<(), FilesError> {
+    let mut found = Found { file, kind: Kind::Manifest, collection };
+    if files.size(file)? > MAX_DOCUMENT {
+        return files
+            .for_each_line(file, &mut |number, line| lines::line(number, line, &mut found));
+    }
+    if let Some(text) = files.text(file)? {
+        yaml::scan(&text, &mut found);
+    }
+    Ok(())
+}
+
+/// Collects from a list, one reference a line.
+pub fn list(files: &Files<'_>, file: &str, collection: &mut Collection) -> Result<(), FilesError> {
+    let mut found = Found { file, kind: Kind::List, collection };
+    files.for_each_line(file, &mut |number, line| lists::line(number, line, &mut found))
+}
+
+/// Collects from text that was made of a file, as by rendering a chart's template.
+pub fn rendered(file: &str, text: &str, collection: &mut Collection) {
+    yaml::scan(text, &mut Found { file, kind: Kind::Chart, collection });
+}
+
+fn lists(files: &Files<'_>, collection: &mut Collection) -> Result<(), FilesError> {
+    if files.is_file(IMAGE_LIST)? {
+        list(files, IMAGE_LIST, collection)?;
+    }
+    for file in files.below(SHIM)? {
+        list(files, &file, collection)?;
+    }
+    if files.is_file(ARCHIVES)? {
+        let mut found = Found { file: ARCHIVES, kind: Kind::Archive, collection };
+        files.for_each_line(ARCHIVES, &mut |number, line| {
+            lists::archive(number, line, &mut found);
+        })?;
+    }
+    if let Some(text) = files.text(LIST_WITH_AUTH)? {
+        let mut found = Found { file: LIST_WITH_AUTH, kind: Kind::List, collection };
+        match auth::parse(LIST_WITH_AUTH, &text) {
+            Ok(list) => list.images().for_each(|image| found.certain(image, None)),
+            Err(error) => found.skip(LIST_WITH_AUTH, None, &error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is one for Kubernetes, by its name, as both originals tell it.
+pub fn is_manifest(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    let ends = [".yaml", ".yml", ".yaml.tmpl", ".yml.tmpl", ".tmpl"];
+    ends.iter().any(|end| name.len() > end.len() && name.ends_with(end))
+}
+
+impl Collection {
+    /// Leaves out these references, which are compared as images, not as text.
+    pub fn ignore(&mut self, names: &[String], list: &str) {
+        let ignored: BTreeSet<ImageName> =
+            names.iter().filter_map(|name| name.parse().ok()).collect();
+        for (image, places) in std::mem::take(&mut self.images) {
+            if !ignored.contains(&image) {
+                self.images.insert(image, places);
+                continue;
+            }
+            let reason = format!("{list} says so");
+            let skipped =
+                |place| Skipped { text: image.to_string(), place, reason: reason.clone() };
+            self.skipped.extend(places.into_iter().map(skipped));
+        }
+    }
+}
+
+/// Takes what a scan of one file finds.
+struct Found<'a> {
+    file: &'a str,
+    kind: Kind,
+    collection: &'a mut Collection,
+}
+
+impl Found<'_> {
+    fn place(&self, line: Option<usize>) -> Place {
+        Place { file: self.file.to_owned(), line, kind: self.kind }
+    }
+
+    /// Takes a text that must be a reference.
+    fn certain(&mut self, text: &str, line: Option<usize>) {
+        match reference::read(text) {
+            Ok(Some(image)) => self.add(image, line),
+            Ok(None) => {}
+            Err(reason) => self.skip(text, line, &reason),
+        }
+    }
+
+    /// Takes a text that may be a reference, by the name that it has: only what could hardly be
+    /// anything else.
+    fn likely(&mut self, text: &str, line: Option<usize>) {
+        match reference::read(text) {
+            Ok(Some(image)) if reference::is_explicit(text) => self.add(image, line),
+            Ok(_) | Err(_) => {
+                self.skip(
+                    text,
+                    line,
+                    "it is the value of a field for images, but no full reference",
+                );
+            }
+        }
+    }
+
+    fn add(&mut self, image: ImageName, line: Option<usize>) {
+        let place = self.place(line);
+        self.collection.images.entry(image).or_default().insert(place);
+    }
+
+    fn skip(&mut self, text: &str, line: Option<usize>, reason: &str) {
+        let place = self.place(line);
+        let (text, reason) = (text.trim().to_owned(), reason.to_owned());
+        self.collection.skipped.insert(Skipped { text, place, reason });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! From a text in a manifest to the name of an image.
+
+use std::fmt;
+use std::str::FromStr;
+
+use kfs_fs::oci::reference::{Name, ReferenceError};
+use serde::{Serialize, Serializer};
+
+/// An image as a cluster will ask for it: by Docker's rules, in full, tag and digest kept.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageName(String);
+
+impl ImageName {
+    /// Registry, path, tag, digest: `docker.io/library/nginx:1.25@sha256:...`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&Name> for ImageName {
+    fn from(name: &Name) -> Self {
+        let digest = name.digest().map(|digest| format!("@{digest}"));
+        Self(name.canonical() + &digest.unwrap_or_default())
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        text.parse::<Name>().map(|name| Self::from(&name))
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for ImageName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Reads a text that stands where an image's name belongs; `None` if there is none. The error says
+/// why it is no name.
+pub(super) fn read(text: &str) -> Result<Option<ImageName>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.contains("{{") {
+        return Err("it is a template that only its installation fills in".to_owned());
+    }
+    if text.contains("$(") || text.contains("${") {
+        return Err("it has variables that only its installation fills in".to_owned());
+    }
+    match text.parse::<ImageName>() {
+        Ok(image) => Ok(Some(image)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether a text that can be read as a name says so much that it is hardly anything else: with a
+/// tag or digest.
+pub(super) fn is_explicit(text: &str) -> bool {
+    let last = text.trim().rsplit('/').next().unwrap_or_default();
+    last.contains(':') || last.contains('@')
+}

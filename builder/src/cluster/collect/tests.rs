@@ -1,0 +1,161 @@
+use super::*;
+
+/// Files of a directory that goes away with the value.
+fn context(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    dir
+}
+
+fn found(files: &[(&str, &str)]) -> Collection {
+    let dir = context(files);
+    collect(&Files::Directory(dir.path()), Scope::ALL).unwrap()
+}
+
+/// What is found in one manifest: the images, and what was left out.
+fn in_manifest(text: &str) -> (Vec<String>, Vec<String>) {
+    let collection = found(&[("manifests/a.yaml", text)]);
+    let images = collection.images.keys().map(ImageName::to_string).collect();
+    (images, collection.skipped.into_iter().map(|skipped| skipped.text).collect())
+}
+
+#[test]
+fn manifests_are_decoded() {
+    let cases: [(&str, &[&str]); 12] = [
+        ("image: nginx", &["docker.io/library/nginx:latest"]),
+        ("image: 'a.b/c:1' # why", &["a.b/c:1"]),
+        ("{\"image\": \"a.b/c:1\"}", &["a.b/c:1"]),
+        ("spec: {containers: [{image: a/b:1, name: image}]}", &["docker.io/a/b:1"]),
+        ("image: >-\n  a/b:1\n", &["docker.io/a/b:1"]),
+        ("image: &i a/b:1\nother: {image: *i}", &["docker.io/a/b:1"]),
+        ("a: 1\n---\nimage: a/b:1\n---\n", &["docker.io/a/b:1"]),
+        ("brokerImage: a/b:1\npullImage: never\nicon-image: /x.png", &["docker.io/a/b:1"]),
+        (
+            "env:\n- name: RELATED_IMAGE_X\n  value: a/b:1\n- name: X\n  value: c/d:1",
+            &["docker.io/a/b:1"],
+        ),
+        ("image: {registry: q.io, repository: a/b, tag: 1.2}", &["q.io/a/b:1.2"]),
+        ("data:\n  x.yaml: |\n    image: a/b:1\n    # image: c/d:1\n", &["docker.io/a/b:1"]),
+        ("imagePullPolicy: IfNotPresent\nimageRepository: k8s.gcr.io", &[]),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(in_manifest(text).0, expected, "{text}");
+    }
+}
+
+#[test]
+fn templates_are_read_by_their_lines() {
+    let text = "{{ if .a }}\n\
+        - image: a/b:1 # the first\n\
+        # image: c/d:1\n\
+        - {name: x, image: \"e/f:1\", command: [y]}\n\
+        vm-image: g/h:1\n\
+        \"image\": i/j:1,\n\
+        initimage: k/l:1\n\
+        image: {{ .image }}\n\
+        image: \"q/{{ .x }}\"\n\
+        {{ end }}\n";
+    let (images, skipped) = in_manifest(text);
+    let names = ["a/b", "e/f", "g/h", "i/j", "k/l"].map(|name| format!("docker.io/{name}:1"));
+    assert_eq!(images, names);
+    assert_eq!(skipped, ["q/{{ .x }}", "{{ .image }}"]);
+}
+
+#[test]
+fn what_is_left_out_says_where_and_why() {
+    let text = "a: 1\nimage: a/UPPER\n---\nimage: $(X)/y\n";
+    let collection = found(&[("manifests/a.yaml", text)]);
+    assert!(collection.images.is_empty());
+    let told: Vec<String> = collection
+        .skipped
+        .iter()
+        .map(|s| format!("{}:{} {} {}", s.place.file, s.place.line.unwrap(), s.text, s.reason))
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("manifests/a.yaml:4 $(X)/y it has variables"), "{told:?}");
+    assert!(told[1].starts_with("manifests/a.yaml:2 a/UPPER "), "{told:?}");
+}
+
+#[test]
+fn lists_are_read_in_all_their_places() {
+    let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let collection = found(&[
+        ("manifests/imageList", "nginx:1\n\n# x:1\n'quoted:1'\nno name\n"),
+        ("images/shim/appImages", &format!("r.io/a@{digest}\nr.io/b:1@{digest}\r\n")),
+        ("images/shim/sub/more", "host:5000/c:1"),
+        ("images/skopeo/tar.txt", "docker-archive:images/x.tar@d:1\nnonsense\n"),
+        (
+            "imageListWithAuth.yaml",
+            "- registry: r.io\n  username: u\n  password: p\n  images: [r.io/e:1]\n",
+        ),
+        ("manifests/readme.txt", "image: not/this:1"),
+        ("elsewhere/x.yaml", "image: not/this:1"),
+    ]);
+    let images: Vec<String> = collection.images.keys().map(ImageName::to_string).collect();
+    let expected = [
+        "docker.io/library/nginx:1".to_owned(),
+        "docker.io/library/quoted:1".to_owned(),
+        "host:5000/c:1".to_owned(),
+        format!("r.io/a@{digest}"),
+        format!("r.io/b:1@{digest}"),
+        "r.io/e:1".to_owned(),
+    ];
+    assert_eq!(images, expected);
+    let archives: Vec<String> = collection.archives.keys().map(ImageName::to_string).collect();
+    assert_eq!(archives, ["docker.io/library/d:1"]);
+    let skipped: Vec<&str> = collection.skipped.iter().map(|s| s.text.as_str()).collect();
+    assert_eq!(skipped, ["no name", "nonsense"]);
+}
+
+#[test]
+fn a_broken_list_with_credentials_does_not_tell_them() {
+    let collection = found(&[("imageListWithAuth.yaml", "- password: [secret\n  x: secret")]);
+    let told = format!("{:?}", collection.skipped);
+    assert!(told.contains("expected a list of items with registry"), "{told}");
+    assert!(!told.contains("secret"), "{told}");
+}
+
+#[test]
+fn what_is_to_be_ignored_is_compared_as_an_image() {
+    let collection = found(&[
+        ("manifests/a.yaml", "image: nginx\n---\nimage: b:1"),
+        (".sealignore", "docker.io/library/nginx:latest\n"),
+    ]);
+    assert_eq!(collection.images.len(), 1);
+    assert_eq!(collection.skipped.first().unwrap().reason, ".sealignore says so");
+}
+
+#[test]
+fn symlinks_do_not_lead_out_of_the_directory() {
+    let outside = context(&[("x.yaml", "image: out/side:1")]);
+    let dir = context(&[("manifests/a.yaml", "image: in/side:1")]);
+    let link = |target: &std::path::Path, name: &str| {
+        std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
+    };
+    link(outside.path(), "manifests/out");
+    link(&outside.path().join("x.yaml"), "manifests/out.yaml");
+    link(std::path::Path::new("a.yaml"), "manifests/b.yaml");
+    link(std::path::Path::new("."), "manifests/loop");
+    let collection = collect(&Files::Directory(dir.path()), Scope::ALL).unwrap();
+    let images: Vec<String> = collection.images.keys().map(ImageName::to_string).collect();
+    assert_eq!(images, ["docker.io/in/side:1"]);
+    let places = collection.images.values().next().unwrap();
+    assert!(places.iter().any(|place| place.file == "manifests/b.yaml"), "{places:?}");
+}
+
+#[test]
+fn bad_documents_are_searched_by_their_lines_in_bounded_time() {
+    let bomb: String = std::iter::once("a0: &a0 [x, x]\n".to_owned())
+        .chain((1..40).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}]\n", n - 1)))
+        .chain(["image: a/b:1\n".to_owned()])
+        .collect();
+    assert_eq!(in_manifest(&bomb).0, ["docker.io/a/b:1"]);
+    let deep = "[".repeat(100_000) + "\nimage: a/b:1\n";
+    assert_eq!(in_manifest(&deep).0, ["docker.io/a/b:1"]);
+    let long = format!("x: \"{}\nimage: a/b:1\n", "y".repeat(17 << 20));
+    assert_eq!(in_manifest(&long).0, ["docker.io/a/b:1"]);
+}

@@ -45,6 +45,7 @@ enum Command {
     Stat(commands::stat::Args),
     Cp(commands::cp::Args),
     Diff(commands::diff::Args),
+    Collect(commands::collect::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
     #[command(name = "__serve", hide = true)]
@@ -81,6 +82,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Stat(args) => commands::stat::run(&args, &context),
         Command::Cp(args) => commands::cp::run(&args, &context),
         Command::Diff(args) => commands::diff::run(&args, &context),
+        Command::Collect(args) => commands::collect::run(&args, &context),
         Command::Mount(args) => commands::mount::run(args, &context),
         Command::Umount(args) => commands::umount::run(args, &context),
         Command::Mounts(args) => commands::mounts::run(&args, &context),

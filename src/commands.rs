@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod cat;
+pub(crate) mod collect;
 pub(crate) mod completions;
 pub(crate) mod cp;
 pub(crate) mod diff;

@@ -18,6 +18,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use kfs_builder::build::{BuildError, StepError};
+use kfs_builder::cluster::collect::files::FilesError;
 use kfs_builder::context::ContextError;
 use kfs_builder::kubefile::KubefileError;
 use kfs_fs::error::PathError;
@@ -315,6 +316,16 @@ impl From<BuildError> for Failure {
                 };
                 Self { message, ..failure }
             }
+        }
+    }
+}
+
+impl From<FilesError> for Failure {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::Path(error) => error.into(),
+            FilesError::Image { source, .. } => source.into(),
+            FilesError::TooLarge { .. } => Self::from_error(&error),
         }
     }
 }

@@ -126,9 +126,24 @@ pub fn collect(files: &Files<'_>, scope: Scope) -> Result<Collection, FilesError
         }
     }
     if let Some(text) = files.text(IGNORE)? {
-        collection.ignore(&lists::names(&text), IGNORE);
+        collection.ignore(&names(&text), IGNORE);
     }
     Ok(collection)
+}
+
+/// Whether there is any of the places that [`collect`] looks into.
+pub fn has_places(files: &Files<'_>) -> Result<bool, FilesError> {
+    for directory in [MANIFESTS, SHIM, APPS] {
+        if files.is_directory(directory)? {
+            return Ok(true);
+        }
+    }
+    Ok(files.is_file(ARCHIVES)? || files.is_file(LIST_WITH_AUTH)?)
+}
+
+/// The references of a list, one a line, without comments and quotes.
+pub fn names(list: &str) -> Vec<String> {
+    lists::names(list)
 }
 
 /// Collects from every YAML file below a directory, empty for all files.

@@ -1,0 +1,145 @@
+//! `kfs collect`
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use kfs_builder::cluster::collect::files::Files;
+use kfs_builder::cluster::collect::{self, Collection, Place, Scope, Skipped};
+use serde::Serialize;
+
+use super::{Context, ListFormat, Out};
+use crate::look::Look;
+use crate::report::{Failure, talk};
+
+/// List the container images that manifests and lists name
+///
+/// From a build context or an image: what is below manifests/, images/shim/ and
+/// application/apps/. From any other directory: all YAML files. From a file: that file. References
+/// that were left out are told on standard error, with the reason.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  kfs collect .\n  kfs collect --format json my-cluster:v1")]
+pub(crate) struct Args {
+    /// A directory or file if there is one of this name, else an image
+    #[arg(value_name = "DIR|FILE|IMAGE")]
+    what: std::ffi::OsString,
+
+    /// Leave out the images of this list, one a line
+    #[arg(long, value_name = "FILE")]
+    ignored_image_list: Option<std::path::PathBuf>,
+
+    /// How to print the list
+    #[arg(long, value_enum, default_value_t)]
+    format: ListFormat,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    image: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archive: Option<&'a str>,
+    places: Vec<&'a Place>,
+}
+
+#[derive(Serialize)]
+struct All<'a> {
+    images: Vec<Listed<'a>>,
+    skipped: &'a BTreeSet<Skipped>,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let mut collection = collect_from(&args.what, context)?;
+    if let Some(list) = &args.ignored_image_list {
+        let text = std::fs::read_to_string(list).map_err(|error| {
+            Failure::new(format!("--ignored-image-list {}: {error}", list.display()))
+        })?;
+        let names: Vec<String> = collect::names(&text);
+        collection.ignore(&names, &list.display().to_string());
+    }
+    if args.format == ListFormat::Json {
+        let all = All { images: listed(&collection), skipped: &collection.skipped };
+        return super::print_json(&all);
+    }
+    let mut out = Out::new();
+    for image in listed(&collection) {
+        writeln!(out, "{}", image.image)?;
+    }
+    out.finish()?;
+    if !context.quiet && !collection.skipped.is_empty() {
+        talk(&left_out(&collection.skipped));
+    }
+    Ok(())
+}
+
+/// From a path if it exists, else from an image.
+fn collect_from(what: &OsStr, context: &Context) -> Result<Collection, Failure> {
+    let path = Path::new(what);
+    if path.is_dir() {
+        return Ok(from_directory(path)?);
+    }
+    if path.exists() {
+        return Ok(from_file(path)?);
+    }
+    let source = what.to_str().ok_or_else(|| {
+        Failure::new(format!(
+            "{}: there is no such file, and no image is called so",
+            path.display()
+        ))
+    })?;
+    let look = Look::open(&source.parse()?, context)?;
+    Ok(collect::collect(&Files::Image(&look.fs), Scope::ALL)?)
+}
+
+/// A directory that has none of a cluster image's places is one of manifests itself.
+fn from_directory(path: &Path) -> Result<Collection, collect::files::FilesError> {
+    let files = Files::Directory(path);
+    if collect::has_places(&files)? {
+        return collect::collect(&files, Scope::ALL);
+    }
+    let mut collection = Collection::default();
+    collect::manifests(&files, "", &mut collection)?;
+    Ok(collection)
+}
+
+/// A file that is no YAML by its name is a list.
+fn from_file(path: &Path) -> Result<Collection, collect::files::FilesError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let files = Files::Directory(directory.unwrap_or(Path::new(".")));
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut collection = Collection::default();
+    if collect::is_manifest(&name) || name.ends_with(".json") {
+        collect::manifest(&files, &name, &mut collection)?;
+    } else {
+        collect::list(&files, &name, &mut collection)?;
+    }
+    Ok(collection)
+}
+
+fn listed(collection: &Collection) -> Vec<Listed<'_>> {
+    let images = collection.images.iter().map(|(image, places)| Listed {
+        image: image.as_str(),
+        archive: collection.archives.get(image).map(String::as_str),
+        places: places.iter().collect(),
+    });
+    let archives =
+        collection.archives.iter().filter(|(image, _)| !collection.images.contains_key(image));
+    let archives = archives.map(|(image, archive)| Listed {
+        image: image.as_str(),
+        archive: Some(archive),
+        places: Vec::new(),
+    });
+    images.chain(archives).collect()
+}
+
+/// A line for each reference that was left out.
+fn left_out(skipped: &BTreeSet<Skipped>) -> String {
+    let mut text = "left out:".to_owned();
+    for Skipped { text: name, place, reason } in skipped {
+        let line = place.line.map(|line| format!(":{line}")).unwrap_or_default();
+        write!(text, "\n  {}{line}: {name:?}: {reason}", place.file)
+            .expect("writing to a string does not fail");
+    }
+    text
+}

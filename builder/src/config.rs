@@ -105,25 +105,29 @@ impl StageConfig {
             .unwrap_or_else(|| DEFAULT_SHELL.map(str::to_owned).to_vec())
     }
 
-    /// Changes the config as the instruction says, whose variables are expanded. FROM, ARG, COPY
-    /// and RUN change nothing.
+    /// Changes the config as the instruction says, whose variables are expanded. FROM, ARG, ADD,
+    /// COPY and RUN change nothing, nor does what the plan refuses.
     pub fn apply(&mut self, instruction: &Instruction) -> Result<(), ConfigError> {
         match instruction {
             Instruction::From(_)
             | Instruction::Arg(_)
+            | Instruction::Add(_)
             | Instruction::Copy(_)
-            | Instruction::Run(_) => {}
+            | Instruction::Run(_)
+            | Instruction::App(_)
+            | Instruction::AppCmds(_)
+            | Instruction::AppEnv(_)
+            | Instruction::Cmds(_)
+            | Instruction::Cni(_)
+            | Instruction::Csi(_)
+            | Instruction::Healthcheck(_)
+            | Instruction::KubeVersion(_)
+            | Instruction::Launch(_)
+            | Instruction::Onbuild(_) => {}
             Instruction::Cmd(cmd) => self.cmd(&cmd.command),
             Instruction::Entrypoint(entrypoint) => self.entrypoint(&entrypoint.command),
             Instruction::Env(env) => set_env(&mut self.image.config.env, &env.pairs)?,
-            Instruction::Label(label) => {
-                for Pair { key, value } in &label.pairs {
-                    if key.is_empty() {
-                        return Err(ConfigError::EmptyName("LABEL"));
-                    }
-                    self.image.config.labels.insert(key.clone(), value.clone());
-                }
-            }
+            Instruction::Label(label) => self.label(&label.pairs)?,
             Instruction::Maintainer(maintainer) => {
                 self.image.author = Some(maintainer.name.clone());
             }
@@ -156,6 +160,16 @@ impl StageConfig {
                 let words = Value::from(shell.arguments.clone());
                 self.image.config.extra.insert("Shell".to_owned(), words);
             }
+        }
+        Ok(())
+    }
+
+    fn label(&mut self, pairs: &[Pair]) -> Result<(), ConfigError> {
+        for Pair { key, value } in pairs {
+            if key.is_empty() {
+                return Err(ConfigError::EmptyName("LABEL"));
+            }
+            self.image.config.labels.insert(key.clone(), value.clone());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 mod error;
 pub mod expand;
 mod instruction;
+mod keyword;
 mod lexer;
 mod parser;
 mod words;
@@ -18,11 +19,14 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use error::write_source;
-pub use error::{KubefileError, Problem};
+pub use error::{KubefileError, Mark, Problem};
 pub use instruction::{
-    Arg, Cmd, Command, Copy, Entrypoint, Env, Expose, From, Heredoc, Instruction, Keyword, Label,
-    Maintainer, Pair, Run, Shell, Source, StopSignal, User, Volume, Workdir,
+    Add, App, AppCmds, AppEnv, AppSource, Arg, BindMount, CacheMount, Cmd, Cmds, Command, Copy,
+    Entrypoint, Env, Expose, FileMount, From, HealthCommand, Healthcheck, Heredoc, Instruction,
+    KubeVersion, Label, Launch, Maintainer, Mount, MountError, MountOptions, Network, Onbuild,
+    Pair, Run, Security, Sharing, Shell, Source, StopSignal, TmpfsMount, User, Volume, Workdir,
 };
+pub use keyword::Keyword;
 
 /// Build files larger than this are refused, in bytes. The largest of 4,000 real ones has 60 KB.
 pub const MAX_FILE: usize = 1 << 20;
@@ -36,6 +40,7 @@ pub const MAX_FILE: usize = 1 << 20;
 /// | COPY | [`CopyRule::Kubefile`] unless `# copy=docker` | [`CopyRule::Docker`] unless `# copy=kubefile` |
 /// | several CMD lines | all take effect, in order | the last wins |
 /// | CMD, ENTRYPOINT elements | shell lines | arguments |
+/// | APP, APPCMDS, APPENV, CNI, CSI, LAUNCH, CMDS, KUBEVERSION | known | unknown |
 /// | variables in CMD | `$X` of a declared ARG is expanded | never expanded |
 /// | `${ARCH}` in COPY | the target architecture | as any name |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +170,15 @@ impl Kubefile {
     /// Parses the bytes of a build file that the user named `name`.
     pub fn parse(name: &str, bytes: &[u8], dialect: Dialect) -> Result<Self, KubefileError> {
         parser::parse(name, bytes, dialect)
+    }
+
+    /// Parses an ONBUILD trigger as a base image keeps it. `name` is the image's, for messages.
+    pub fn parse_trigger(
+        name: &str,
+        text: &str,
+        dialect: Dialect,
+    ) -> Result<Statement, KubefileError> {
+        parser::parse_trigger(name, text, dialect)
     }
 }
 

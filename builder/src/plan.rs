@@ -6,6 +6,7 @@
 //! reported before the first RUN.
 
 mod scope;
+mod unsupported;
 
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
 use serde_json::Value;
@@ -14,10 +15,11 @@ use crate::config::{ConfigError, StageConfig};
 use crate::copy;
 use crate::kubefile::expand::{self, ExpandError};
 use crate::kubefile::{
-    Command, Copy, CopyRule, Dialect, From, Instruction, Kubefile, KubefileError, Location, Pair,
-    Problem, Source, Statement, Warning,
+    App, AppSource, Command, Copy, CopyRule, Dialect, From, Instruction, Kubefile, KubefileError,
+    Location, MountError, Pair, Problem, Run, Source, Statement, Warning,
 };
 use scope::Scope;
+use unsupported::unsupported;
 
 /// What the user says beside the file.
 #[derive(Clone, Debug)]
@@ -91,6 +93,9 @@ impl Plan {
         let mut stage = None;
         let mut statements = Vec::new();
         for statement in file.statements {
+            if let Some(what) = unsupported(&statement.instruction) {
+                return Err(KubefileError::new(&statement.location, Problem::Unsupported(what)));
+            }
             match (&statement.instruction, &stage) {
                 (Instruction::Arg(arg), None) => {
                     scope.declare_before_from(arg).map_err(|e| located(&statement, e))?;
@@ -200,6 +205,12 @@ impl std::convert::From<ExpandError> for StepError {
     }
 }
 
+impl std::convert::From<MountError> for StepError {
+    fn from(error: MountError) -> Self {
+        Self::Other(Problem::Syntax(error.to_string()))
+    }
+}
+
 impl std::convert::From<ConfigError> for StepError {
     fn from(error: ConfigError) -> Self {
         Self::Config(error)
@@ -261,14 +272,28 @@ fn expanded(
     };
     let mut result = instruction.clone();
     match &mut result {
-        // The shell that runs them expands these; the last two hold no variables.
-        Instruction::Run(_)
-        | Instruction::Entrypoint(_)
+        // The shell that runs them expands these, or they hold no variables.
+        Instruction::Entrypoint(_)
+        | Instruction::Healthcheck(_)
+        | Instruction::Launch(_)
         | Instruction::Maintainer(_)
+        | Instruction::Onbuild(_)
         | Instruction::Shell(_)
         | Instruction::From(_)
         | Instruction::Arg(_) => {}
+        Instruction::Run(run) => expand_mounts(run, scope, config)?,
         Instruction::Cmd(cmd) => cmd.command = scope.command(&cmd.command, config)?,
+        Instruction::Cmds(cmds) => cmds.commands = scope.lines(&cmds.commands, config)?,
+        Instruction::AppCmds(app) => app.commands = scope.lines(&app.commands, config)?,
+        Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
+            expand_sources(app, scope, config)?;
+        }
+        Instruction::AppEnv(app) => app.pairs = pairs(&app.pairs)?,
+        Instruction::KubeVersion(version) => version.range = word(&version.range)?,
+        Instruction::Add(add) => {
+            add.files = expanded_copy(&add.files, scope, config)?;
+            add.checksum = add.checksum.as_ref().map(word).transpose()?;
+        }
         Instruction::Copy(copy) => *copy = expanded_copy(copy, scope, config)?,
         Instruction::Env(env) => env.pairs = pairs(&env.pairs)?,
         Instruction::Label(label) => label.pairs = pairs(&label.pairs)?,
@@ -284,6 +309,30 @@ fn expanded(
         Instruction::Workdir(workdir) => workdir.path = word(&workdir.path)?,
     }
     Ok(result)
+}
+
+/// Sources of an application see what those of COPY see.
+fn expand_sources(app: &mut App, scope: &Scope, config: &StageConfig) -> Result<(), ExpandError> {
+    for source in &mut app.sources {
+        match source {
+            AppSource::Local(text) | AppSource::Remote(text) => {
+                *text = scope.copy_word(text, config)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn expand_mounts(run: &mut Run, scope: &Scope, config: &StageConfig) -> Result<(), StepError> {
+    for mount in &mut run.mounts {
+        for (_, value) in &mut mount.options {
+            if let Some(text) = value {
+                *text = scope.word(text, config)?;
+            }
+        }
+        mount.mount()?;
+    }
+    Ok(())
 }
 
 fn expanded_copy(copy: &Copy, scope: &Scope, config: &StageConfig) -> Result<Copy, StepError> {
@@ -322,7 +371,9 @@ fn expanded_copy(copy: &Copy, scope: &Scope, config: &StageConfig) -> Result<Cop
     }
     let chown = copy.chown.as_ref().map(word).transpose()?;
     let sources = copy.sources.iter().map(source).collect::<Result<_, _>>()?;
-    Ok(Copy { chown, chmod, sources, dest })
+    let from = copy.from.as_ref().map(word).transpose()?;
+    let exclude = copy.exclude.iter().map(word).collect::<Result<_, _>>()?;
+    Ok(Copy { from, chown, chmod, exclude, sources, dest, ..copy.clone() })
 }
 
 /// Sources that are fetched, not copied.

@@ -87,7 +87,7 @@ impl std::error::Error for Failed {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.location, self.error)?;
-        write_source(f, &self.location, |_| 0..0)?;
+        write_source(f, &self.location, None)?;
         if let StepError::Run { tail, .. } = &self.error {
             let title =
                 if tail.is_empty() { "it printed nothing" } else { "last lines of output:" };

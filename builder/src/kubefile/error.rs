@@ -1,9 +1,10 @@
 //! What can be wrong with a build file, and how it is shown.
 
 use std::fmt;
+use std::ops::Range;
 
+use super::Location;
 use super::expand::ExpandError;
-use super::{Keyword, Location};
 use crate::config::ConfigError;
 
 /// A mistake in a build file, with the lines it is on.
@@ -11,10 +12,10 @@ use crate::config::ConfigError;
 /// Prints as several lines:
 ///
 /// ```text
-/// Kubefile:3: unknown instruction COPPY
-///     3 | COPPY a b
-///       | ^^^^^
-///   did you mean COPY?
+/// Kubefile:3: RUN has no flag --mont
+///     3 | RUN --mont=type=cache,target=/c make
+///       |     ^^^^^^^^^^^^^^^^^^^^^^^^^^^
+///   did you mean --mount?
 /// ```
 #[derive(Debug)]
 pub struct KubefileError {
@@ -22,8 +23,19 @@ pub struct KubefileError {
     pub location: Location,
     /// What is wrong.
     pub problem: Problem,
+    /// The place in the lines; none for the whole statement.
+    pub mark: Option<Box<Mark>>,
     /// What to do.
-    pub suggestion: Option<String>,
+    pub suggestion: Option<Box<str>>,
+}
+
+/// A place in the lines of a [`Location`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Index into [`Location::lines`].
+    pub line: usize,
+    /// Bytes of that line.
+    pub range: Range<usize>,
 }
 
 /// What is wrong with a statement.
@@ -53,13 +65,13 @@ pub enum Problem {
 impl KubefileError {
     /// An error without a suggestion.
     pub fn new(location: &Location, problem: Problem) -> Self {
-        Self { location: location.clone(), problem, suggestion: None }
+        Self { location: location.clone(), problem, mark: None, suggestion: None }
     }
 
     /// Adds what to do.
     #[must_use]
     pub fn suggest(mut self, suggestion: impl Into<String>) -> Self {
-        self.suggestion = Some(suggestion.into());
+        self.suggestion = Some(suggestion.into().into_boxed_str());
         self
     }
 
@@ -68,17 +80,11 @@ impl KubefileError {
         matches!(self.problem, Problem::Unsupported(_))
     }
 
-    /// Range in bytes of the first source line that the marker stands under.
-    fn marked(&self, line: &str) -> std::ops::Range<usize> {
-        let start = line.len() - line.trim_start().len();
-        let text = line.trim_end();
-        let word = match &self.problem {
-            Problem::UnknownInstruction(_) => {
-                text[start..].find(char::is_whitespace).unwrap_or(text.len() - start)
-            }
-            _ => text.len().saturating_sub(start),
-        };
-        start..start + word
+    /// Says where in the lines.
+    #[must_use]
+    pub(super) fn mark(mut self, mark: Option<Mark>) -> Self {
+        self.mark = mark.map(Box::new);
+        self
     }
 }
 
@@ -88,15 +94,18 @@ impl std::error::Error for KubefileError {}
 const MAX_LINES: usize = 8;
 /// Messages, which may quote the file, are cut after this many characters.
 const MAX_MESSAGE: usize = 400;
-/// Source lines are cut after this many characters.
+/// Of a source line no more than this many characters are shown.
 const MAX_COLUMNS: usize = 160;
+/// Characters before a mark that are shown of a line that is cut.
+const MARGIN: usize = 40;
 
 impl fmt::Display for KubefileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message: String =
             self.problem.to_string().chars().take(MAX_MESSAGE).map(printable).collect();
         write!(f, "{}: {message}", self.location)?;
-        write_source(f, &self.location, |line| self.marked(line))?;
+        let whole = || whole_line(&self.location);
+        write_source(f, &self.location, self.mark.as_deref().cloned().or_else(whole).as_ref())?;
         match &self.suggestion {
             Some(suggestion) => write!(f, "\n  {suggestion}"),
             None => Ok(()),
@@ -104,25 +113,57 @@ impl fmt::Display for KubefileError {
     }
 }
 
-/// The lines of a location, numbered, with a marker under a part of the first.
+/// The text of the first line.
+fn whole_line(location: &Location) -> Option<Mark> {
+    let line = location.lines.first()?;
+    let start = line.len() - line.trim_start().len();
+    Some(Mark { line: 0, range: start..line.trim_end().len().max(start) })
+}
+
+/// The lines of a location, numbered, with a marker under a part of one.
 pub(crate) fn write_source(
     f: &mut fmt::Formatter<'_>,
     location: &Location,
-    marked: impl Fn(&str) -> std::ops::Range<usize>,
+    mark: Option<&Mark>,
 ) -> fmt::Result {
-    for (i, line) in location.lines.iter().take(MAX_LINES).enumerate() {
-        let shown: String = line.chars().take(MAX_COLUMNS).map(printable).collect();
-        let more = if line.chars().count() > MAX_COLUMNS { "..." } else { "" };
-        write!(f, "\n{:>5} | {shown}{more}", location.first + i)?;
-        let range = marked(line);
-        if i == 0 && !range.is_empty() {
-            let before = line[..range.start].chars().count();
-            let under = line[range].chars().count().min(MAX_COLUMNS.saturating_sub(before));
-            write!(f, "\n      | {}{}", " ".repeat(before), "^".repeat(under))?;
-        }
+    // What is marked is shown, even in a statement that is too long to be shown as a whole.
+    let start = mark.map_or(0, |mark| (mark.line + 2).saturating_sub(MAX_LINES));
+    if start > 0 {
+        write!(f, "\n      | ... ({start} lines before)")?;
     }
-    if location.lines.len() > MAX_LINES {
-        write!(f, "\n      | ... ({} more lines)", location.lines.len() - MAX_LINES)?;
+    for (i, line) in location.lines.iter().enumerate().skip(start).take(MAX_LINES) {
+        let here = mark.filter(|mark| mark.line == i && !mark.range.is_empty());
+        write_line(f, location.first + i, line, here)?;
+    }
+    let left = location.lines.len().saturating_sub(start + MAX_LINES);
+    if left > 0 {
+        write!(f, "\n      | ... ({left} more lines)")?;
+    }
+    Ok(())
+}
+
+/// A line; of a long one the part that is marked.
+fn write_line(
+    f: &mut fmt::Formatter<'_>,
+    number: usize,
+    line: &str,
+    mark: Option<&Mark>,
+) -> fmt::Result {
+    let columns = |text: &str| text.chars().count();
+    let marked =
+        mark.map(|mark| (columns(&line[..mark.range.start]), columns(&line[mark.range.clone()])));
+    let skip = match marked {
+        Some((before, _)) if before + MARGIN > MAX_COLUMNS => before - MARGIN,
+        _ => 0,
+    };
+    let shown: String = line.chars().skip(skip).take(MAX_COLUMNS).map(printable).collect();
+    let before = if skip > 0 { "..." } else { "" };
+    let after = if columns(line) > skip + MAX_COLUMNS { "..." } else { "" };
+    write!(f, "\n{number:>5} | {before}{shown}{after}")?;
+    if let Some((start, length)) = marked {
+        let indent = start - skip + before.len();
+        let under = length.min((MAX_COLUMNS + skip).saturating_sub(start)).max(1);
+        write!(f, "\n      | {}{}", " ".repeat(indent), "^".repeat(under))?;
     }
     Ok(())
 }
@@ -137,19 +178,22 @@ fn printable(c: char) -> char {
     }
 }
 
-/// The instruction that a misspelt word most likely stands for.
-pub(super) fn nearest(word: &str) -> Option<Keyword> {
-    let word = word.to_ascii_uppercase();
-    // Longer words are no misspelling of any keyword, and the table of distances is quadratic.
-    if word.chars().count() > 16 {
+/// The one of some words that a misspelt word most likely stands for; letter case does not count.
+pub(crate) fn did_you_mean<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let word = word.to_ascii_lowercase();
+    // Longer words are no misspelling of anything, and the table of distances is quadratic.
+    if word.chars().count() > 64 {
         return None;
     }
-    Keyword::ALL
-        .iter()
-        .map(|keyword| (distance(&word, keyword.as_str()), *keyword))
-        .filter(|(distance, keyword)| *distance <= keyword.as_str().len() / 2 && *distance <= 2)
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(&word, &candidate.to_ascii_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.chars().count() / 2).min(2))
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, keyword)| keyword)
+        .map(|(_, candidate)| candidate)
 }
 
 /// How many characters have to be added, removed, replaced or swapped to make `b` of `a`.

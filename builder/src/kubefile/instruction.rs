@@ -1,150 +1,41 @@
 //! The instructions. The doc comment of each type is its grammar, so this file is also the
 //! language reference. Grammar: `[x]` optional, `...` repeated, `|` or.
 
-use std::fmt;
+mod cluster;
+mod mount;
 
-/// Every word that may begin a line, also those that this version does not build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keyword {
-    /// `ADD`, not yet supported.
-    Add,
-    /// `APP`, not yet supported.
-    App,
-    /// `APPCMDS`, not yet supported.
-    Appcmds,
-    /// `APPENV`, not yet supported.
-    Appenv,
-    /// See [`Arg`].
-    Arg,
-    /// See [`Cmd`].
-    Cmd,
-    /// `CMDS`, not yet supported.
-    Cmds,
-    /// `CNI`, not yet supported.
-    Cni,
-    /// See [`Copy`](struct@Copy).
-    Copy,
-    /// `CSI`, not yet supported.
-    Csi,
-    /// See [`Entrypoint`].
-    Entrypoint,
-    /// See [`Env`].
-    Env,
-    /// See [`Expose`].
-    Expose,
-    /// See [`From`].
-    From,
-    /// `HEALTHCHECK`, not yet supported.
-    Healthcheck,
-    /// `KUBEVERSION`, not yet supported.
-    Kubeversion,
-    /// See [`Label`].
-    Label,
-    /// `LAUNCH`, not yet supported.
-    Launch,
-    /// See [`Maintainer`].
-    Maintainer,
-    /// `ONBUILD`, not yet supported.
-    Onbuild,
-    /// See [`Run`].
-    Run,
-    /// See [`Shell`].
-    Shell,
-    /// See [`StopSignal`].
-    Stopsignal,
-    /// See [`User`].
-    User,
-    /// See [`Volume`].
-    Volume,
-    /// See [`Workdir`].
-    Workdir,
-}
+use std::time::Duration;
 
-impl Keyword {
-    /// All of them.
-    pub const ALL: &[Self] = &[
-        Self::Add,
-        Self::App,
-        Self::Appcmds,
-        Self::Appenv,
-        Self::Arg,
-        Self::Cmd,
-        Self::Cmds,
-        Self::Cni,
-        Self::Copy,
-        Self::Csi,
-        Self::Entrypoint,
-        Self::Env,
-        Self::Expose,
-        Self::From,
-        Self::Healthcheck,
-        Self::Kubeversion,
-        Self::Label,
-        Self::Launch,
-        Self::Maintainer,
-        Self::Onbuild,
-        Self::Run,
-        Self::Shell,
-        Self::Stopsignal,
-        Self::User,
-        Self::Volume,
-        Self::Workdir,
-    ];
+pub use cluster::{App, AppCmds, AppEnv, AppSource, Cmds, KubeVersion, Launch};
+pub use mount::{
+    BindMount, CacheMount, FileMount, Mount, MountError, MountOptions, Sharing, TmpfsMount,
+};
 
-    /// The word in upper case.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::App => "APP",
-            Self::Appcmds => "APPCMDS",
-            Self::Appenv => "APPENV",
-            Self::Arg => "ARG",
-            Self::Cmd => "CMD",
-            Self::Cmds => "CMDS",
-            Self::Cni => "CNI",
-            Self::Copy => "COPY",
-            Self::Csi => "CSI",
-            Self::Entrypoint => "ENTRYPOINT",
-            Self::Env => "ENV",
-            Self::Expose => "EXPOSE",
-            Self::From => "FROM",
-            Self::Healthcheck => "HEALTHCHECK",
-            Self::Kubeversion => "KUBEVERSION",
-            Self::Label => "LABEL",
-            Self::Launch => "LAUNCH",
-            Self::Maintainer => "MAINTAINER",
-            Self::Onbuild => "ONBUILD",
-            Self::Run => "RUN",
-            Self::Shell => "SHELL",
-            Self::Stopsignal => "STOPSIGNAL",
-            Self::User => "USER",
-            Self::Volume => "VOLUME",
-            Self::Workdir => "WORKDIR",
-        }
-    }
+use super::Keyword;
 
-    /// The keyword with this name, in any letter case.
-    pub fn of(word: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|keyword| keyword.as_str().eq_ignore_ascii_case(word))
-    }
-}
-
-impl fmt::Display for Keyword {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// An instruction that this version builds.
+/// An instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Instruction {
+    /// Files of the context, or from elsewhere, into the image.
+    Add(Add),
+    /// An application of a cluster image.
+    App(App),
+    /// How an application is started.
+    AppCmds(AppCmds),
+    /// Environment of an application.
+    AppEnv(AppEnv),
     /// Declares a build argument.
     Arg(Arg),
     /// What a container or cluster starts with.
     Cmd(Cmd),
+    /// What a cluster image starts with.
+    Cmds(Cmds),
+    /// An application that is a network plugin.
+    Cni(App),
     /// Files of the context into the image.
     Copy(Copy),
+    /// An application that is a storage plugin.
+    Csi(App),
     /// What stands before CMD.
     Entrypoint(Entrypoint),
     /// Environment.
@@ -153,10 +44,18 @@ pub enum Instruction {
     Expose(Expose),
     /// The base image; begins a stage.
     From(From),
+    /// How it is found out whether a container works.
+    Healthcheck(Healthcheck),
+    /// The Kubernetes versions that an image is for.
+    KubeVersion(KubeVersion),
     /// Labels.
     Label(Label),
+    /// The applications that a cluster image starts with.
+    Launch(Launch),
     /// The author.
     Maintainer(Maintainer),
+    /// An instruction for images that begin with this one.
+    Onbuild(Onbuild),
     /// A command on the root file system.
     Run(Run),
     /// What runs shell forms.
@@ -175,15 +74,26 @@ impl Instruction {
     /// The word it begins with.
     pub const fn keyword(&self) -> Keyword {
         match self {
+            Self::Add(_) => Keyword::Add,
+            Self::App(_) => Keyword::App,
+            Self::AppCmds(_) => Keyword::Appcmds,
+            Self::AppEnv(_) => Keyword::Appenv,
             Self::Arg(_) => Keyword::Arg,
             Self::Cmd(_) => Keyword::Cmd,
+            Self::Cmds(_) => Keyword::Cmds,
+            Self::Cni(_) => Keyword::Cni,
             Self::Copy(_) => Keyword::Copy,
+            Self::Csi(_) => Keyword::Csi,
             Self::Entrypoint(_) => Keyword::Entrypoint,
             Self::Env(_) => Keyword::Env,
             Self::Expose(_) => Keyword::Expose,
             Self::From(_) => Keyword::From,
+            Self::Healthcheck(_) => Keyword::Healthcheck,
+            Self::KubeVersion(_) => Keyword::Kubeversion,
             Self::Label(_) => Keyword::Label,
+            Self::Launch(_) => Keyword::Launch,
             Self::Maintainer(_) => Keyword::Maintainer,
+            Self::Onbuild(_) => Keyword::Onbuild,
             Self::Run(_) => Keyword::Run,
             Self::Shell(_) => Keyword::Shell,
             Self::StopSignal(_) => Keyword::Stopsignal,
@@ -223,6 +133,22 @@ pub struct Heredoc {
     pub expand: bool,
 }
 
+/// `ADD [--keep-git-dir] [--checksum=DIGEST] [--unpack[=BOOL]] [FLAGS OF COPY] SOURCE... DEST`
+///
+/// A source may also be a URL or a git repository. A local archive is unpacked unless
+/// `--unpack=false`; one from a URL only with `--unpack`. There is no `--from`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Add {
+    /// What it has in common with COPY; `from` is none.
+    pub files: Copy,
+    /// A git repository keeps its `.git`.
+    pub keep_git_dir: bool,
+    /// `sha256:HEX` of what is fetched from a URL, or the commit of a git repository.
+    pub checksum: Option<String>,
+    /// Whether archives are unpacked; none for the default of their kind of source.
+    pub unpack: Option<bool>,
+}
+
 /// `ARG NAME[=DEFAULT]...`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arg {
@@ -241,15 +167,26 @@ pub struct Cmd {
     pub command: Command,
 }
 
-/// `COPY [--chown=USER[:GROUP]] [--chmod=OCTAL] SOURCE... DEST | COPY [FLAGS] ["SOURCE"..., "DEST"]`
+/// `COPY [FLAGS] SOURCE... DEST | COPY [FLAGS] ["SOURCE"..., "DEST"]`, where FLAGS are
+/// `[--from=STAGE|IMAGE] [--chown=USER[:GROUP]] [--chmod=MODE] [--link[=BOOL]]
+/// [--parents[=BOOL]] [--exclude=PATTERN]...`
 ///
 /// A source is a path or pattern in the context, or `<<NAME`: the heredoc below.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
+    /// Where sources are taken from instead of the context: a stage's name or number, a named
+    /// context, or an image.
+    pub from: Option<String>,
     /// Owner, names or numbers; root without.
     pub chown: Option<String>,
-    /// Permission bits in octal; those of the source without.
+    /// Permission bits; those of the source without.
     pub chmod: Option<String>,
+    /// The layer shall not depend on what is below it.
+    pub link: bool,
+    /// Sources keep their parent directories, from a `/./` in them on.
+    pub parents: bool,
+    /// Patterns of what is left out.
+    pub exclude: Vec<String>,
     /// At least one.
     pub sources: Vec<Source>,
     /// A path in the image, relative to WORKDIR.
@@ -259,7 +196,7 @@ pub struct Copy {
 /// What COPY copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A path or pattern in the context.
+    /// A path or pattern in the context, or a URL.
     Path(String),
     /// A file whose content stands in the build file.
     Inline(Heredoc),
@@ -297,6 +234,36 @@ pub struct From {
     pub name: Option<String>,
 }
 
+/// `HEALTHCHECK NONE | HEALTHCHECK [FLAGS] CMD TEXT | HEALTHCHECK [FLAGS] CMD ["ARGUMENT"...]`,
+/// where FLAGS are `[--interval=DURATION] [--timeout=DURATION] [--start-period=DURATION]
+/// [--start-interval=DURATION] [--retries=NUMBER]`
+///
+/// Durations are Go's: `1h30m`, `1.5s`, `200ms`. What is none is left to what runs the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Healthcheck {
+    /// There is none, also if the base has one.
+    None,
+    /// A command is run in the container.
+    Check(HealthCommand),
+}
+
+/// The command of a [`Healthcheck`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCommand {
+    /// What to run.
+    pub command: Command,
+    /// Time between two runs.
+    pub interval: Option<Duration>,
+    /// Time after which a run has failed.
+    pub timeout: Option<Duration>,
+    /// Time at the start in which failures do not count.
+    pub start_period: Option<Duration>,
+    /// Time between two runs in that time.
+    pub start_interval: Option<Duration>,
+    /// Failures in a row that make the container unhealthy.
+    pub retries: Option<u32>,
+}
+
 /// `LABEL KEY=VALUE... | LABEL KEY VALUE`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
@@ -311,13 +278,56 @@ pub struct Maintainer {
     pub name: String,
 }
 
-/// `RUN TEXT | RUN ["ARGUMENT"...] | RUN <<NAME`
+/// `ONBUILD INSTRUCTION`
+///
+/// Not FROM, MAINTAINER or ONBUILD, nor a word that only Kubefiles know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Onbuild {
+    /// As the image keeps it: continuations joined, heredoc bodies included.
+    pub text: String,
+    /// What it says.
+    pub instruction: Box<Instruction>,
+}
+
+/// `RUN [FLAGS] TEXT | RUN [FLAGS] ["ARGUMENT"...] | RUN [FLAGS] <<NAME`, where FLAGS are
+/// `[--mount=OPTION,...]... [--network=default|none|host] [--security=sandbox|insecure]`
 ///
 /// A heredoc alone is the script; one beside other words is the shell's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     /// What to run; the shell expands its variables.
     pub command: Command,
+    /// A heredoc that begins with `#!`: while the command runs, which then is the path of this
+    /// file alone, it is at `/dev/pipes/NAME` with mode 0755.
+    pub script: Option<Heredoc>,
+    /// What is mounted while it runs.
+    pub mounts: Vec<MountOptions>,
+    /// What network it sees.
+    pub network: Network,
+    /// What it may do.
+    pub security: Security,
+}
+
+/// `RUN --network=`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// What the builder gives.
+    #[default]
+    Default,
+    /// No network but its own loopback.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// `RUN --security=`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Security {
+    /// Shut in.
+    #[default]
+    Sandbox,
+    /// With all privileges.
+    Insecure,
 }
 
 /// `SHELL ["ARGUMENT"...]`

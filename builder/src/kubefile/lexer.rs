@@ -4,10 +4,11 @@
 //! inside a continuation, blank lines inside a continuation are skipped, the next line's leading
 //! blanks are kept, a doubled escape at the end of a line does not continue it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::words::{self, HeredocStart};
-use super::{CopyRule, Heredoc, Keyword, KubefileError, Location, Problem};
+use super::words::{self, HeredocStart, Json};
+use super::{CopyRule, Heredoc, Keyword, KubefileError, Location, Mark, Problem};
 
 /// What the lexer makes of a file.
 #[derive(Debug)]
@@ -27,6 +28,44 @@ pub(super) struct Logical {
     pub(super) text: String,
     /// In the order of their `<<NAME`.
     pub(super) heredocs: Vec<Body>,
+    /// A blank line, from 1 in the file, inside a continuation: an error in time to come, says the
+    /// Dockerfile reference.
+    pub(super) blank: Option<usize>,
+    /// What of `text` comes from which line.
+    pieces: Vec<Piece>,
+}
+
+/// A part of a logical line that stands on one line of the file.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    /// Where it begins in the logical line.
+    at: usize,
+    /// Index into the lines of the location.
+    line: usize,
+    /// Where it begins in that line.
+    column: usize,
+}
+
+impl Logical {
+    /// Where a part of `text` stands in the file; none if it is no part of it.
+    pub(super) fn mark(&self, part: &str) -> Option<Mark> {
+        let start = (part.as_ptr() as usize).checked_sub(self.text.as_ptr() as usize)?;
+        if start + part.len() > self.text.len() {
+            return None;
+        }
+        self.mark_range(start..start + part.len())
+    }
+
+    /// Where bytes of `text` stand in the file: up to the end of the line that they begin on.
+    fn mark_range(&self, range: Range<usize>) -> Option<Mark> {
+        let after = self.pieces.partition_point(|piece| piece.at <= range.start);
+        let piece = self.pieces.get(after.checked_sub(1)?)?;
+        let line = self.location.lines.get(piece.line)?;
+        let start = piece.column + (range.start - piece.at);
+        let end = (start + range.len()).min(line.len());
+        line.get(start..end)?;
+        Some(Mark { line: piece.line, range: start..end })
+    }
 }
 
 /// A heredoc and its lines as they stand in the file.
@@ -103,20 +142,31 @@ impl<'a> Lexer<'a> {
             return Ok(None);
         }
         let mut text = String::new();
-        while let Some(line) = self.take() {
-            if let Some(head) = continued(line, self.escape) {
-                text.push_str(head);
-                self.skip_comments();
-            } else {
+        let mut pieces = Vec::new();
+        let mut blank = None;
+        loop {
+            let at = self.next;
+            let Some(line) = self.take() else { break };
+            pieces.push(Piece { at: text.len(), line: at - first, column: 0 });
+            let Some(head) = continued(line, self.escape) else {
                 text.push_str(line);
                 break;
-            }
+            };
+            text.push_str(head);
+            blank = self.skip_comments().or(blank);
+        }
+        let trimmed = text.len() - text.trim_start().len();
+        for piece in &mut pieces {
+            piece.column += trimmed.saturating_sub(piece.at);
+            piece.at = piece.at.saturating_sub(trimmed);
         }
         let text = text.trim().to_owned();
         let last = self.last();
         let heredocs = self.heredocs(&text, first, last)?;
         let location = self.location(first, self.last());
-        Ok(Some(Logical { location, text, heredocs }))
+        // A blank line at the end of the file continues nothing.
+        let blank = blank.filter(|line| *line < location.last);
+        Ok(Some(Logical { location, text, heredocs, blank, pieces }))
     }
 
     /// The bodies of the heredocs that `text` announces.
@@ -126,13 +176,9 @@ impl<'a> Lexer<'a> {
         first: usize,
         last: usize,
     ) -> Result<Vec<Body>, KubefileError> {
-        let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-        if !matches!(Keyword::of(word), Some(Keyword::Run | Keyword::Copy | Keyword::Add)) {
-            return Ok(Vec::new());
-        }
         let mut bodies = Vec::new();
-        for word in words::split(rest, self.escape) {
-            let Some(start) = words::heredoc_start(&word, self.escape) else { continue };
+        for word in heredoc_words(text, self.escape) {
+            let Some(start) = words::heredoc_start(word, self.escape) else { continue };
             let name = start.name.clone();
             bodies.push(self.body(start).ok_or_else(|| {
                 let text = format!("the heredoc <<{name} has no end");
@@ -166,14 +212,20 @@ impl<'a> Lexer<'a> {
         Some(without_end(line))
     }
 
-    fn skip_comments(&mut self) {
+    /// Skips comments and blank lines; the first blank one, from 1.
+    fn skip_comments(&mut self) -> Option<usize> {
+        let mut blank = None;
         while let Some(line) = self.lines.get(self.next) {
             let line = line.trim_start();
             if !line.is_empty() && !line.starts_with('#') {
                 break;
             }
             self.next += 1;
+            if line.is_empty() {
+                blank = blank.or(Some(self.next));
+            }
         }
+        blank
     }
 
     /// The last consumed line that is neither blank nor a comment's trail, from 0.
@@ -194,6 +246,21 @@ impl<'a> Lexer<'a> {
             lines: self.lines[first..=last].iter().map(|l| without_end(l).to_owned()).collect(),
         }
     }
+}
+
+/// The words of a line that may announce heredocs: those of RUN, COPY and ADD, also behind
+/// ONBUILD, unless they are a JSON array.
+fn heredoc_words(text: &str, escape: char) -> Vec<&str> {
+    let (mut word, mut rest) = words::first(text);
+    if Keyword::of(word) == Some(Keyword::Onbuild) {
+        (word, rest) = words::first(rest);
+    }
+    let may = matches!(Keyword::of(word), Some(Keyword::Run | Keyword::Copy | Keyword::Add));
+    if !may || !rest.contains("<<") || matches!(words::json(words::flags(rest).1), Json::Strings(_))
+    {
+        return Vec::new();
+    }
+    words::split(rest, escape)
 }
 
 /// A line without its LF or CRLF.

@@ -1,14 +1,18 @@
 //! Logical lines to typed statements.
 
+mod cluster;
+mod command;
+mod files;
+
 use std::sync::Arc;
 
-use super::error::nearest;
-use super::lexer::{self, Body, Lexed, Logical};
-use super::words::{self, Flag};
+use super::error::did_you_mean;
+use super::lexer::{self, Lexed, Logical};
+use super::words::{self, Flag, Json};
 use super::{
-    Arg, Cmd, Command, Copy, Dialect, Entrypoint, Env, Expose, From, Instruction, Keyword,
-    Kubefile, KubefileError, Label, Location, MAX_FILE, Maintainer, Pair, Problem, Run, Shell,
-    Source, Statement, StopSignal, User, Volume, Warning, Workdir,
+    Arg, Cmd, Command, Dialect, Entrypoint, Env, Expose, From, Heredoc, Instruction, Keyword,
+    Kubefile, KubefileError, Label, Location, MAX_FILE, Maintainer, Onbuild, Pair, Problem, Shell,
+    Statement, StopSignal, User, Volume, Warning, Workdir,
 };
 
 /// Parses a whole file.
@@ -19,11 +23,32 @@ pub(super) fn parse(name: &str, bytes: &[u8], dialect: Dialect) -> Result<Kubefi
     let mut warnings = Vec::new();
     let mut statements = Vec::new();
     for line in lines {
-        let mut parser = Parser { line: &line, escape, warnings: &mut warnings };
+        let mut parser = Parser { line: &line, escape, dialect, warnings: &mut warnings };
         statements.push(parser.statement()?);
     }
     check_from(&name, &statements)?;
+    cluster::check_exclusive(&statements)?;
     Ok(Kubefile { name, dialect, escape, copy_rule, statements, warnings })
+}
+
+/// Parses an ONBUILD trigger as a base image keeps it.
+pub(super) fn parse_trigger(
+    name: &str,
+    text: &str,
+    dialect: Dialect,
+) -> Result<Statement, KubefileError> {
+    let name: Arc<str> = name.into();
+    let text = decode(&name, text.as_bytes())?;
+    let Lexed { escape, lines, .. } = lexer::lex(&name, text)?;
+    let [line] = &lines[..] else {
+        let location = Location { file: name, first: 1, last: 1, lines: Arc::new([]) };
+        let message = format!("an ONBUILD trigger is one instruction, not {}", lines.len());
+        return Err(KubefileError::new(&location, Problem::File(message)));
+    };
+    let mut parser = Parser { line, escape, dialect, warnings: &mut Vec::new() };
+    let statement = parser.statement()?;
+    parser.check_trigger(&statement.instruction)?;
+    Ok(statement)
 }
 
 /// The bytes as text, if they can be a build file.
@@ -65,6 +90,7 @@ fn check_from(name: &Arc<str>, statements: &[Statement]) -> Result<(), KubefileE
 struct Parser<'a> {
     line: &'a Logical,
     escape: char,
+    dialect: Dialect,
     warnings: &'a mut Vec<Warning>,
 }
 
@@ -73,73 +99,82 @@ type Parsed<T> = Result<T, KubefileError>;
 impl<'a> Parser<'a> {
     fn statement(&mut self) -> Parsed<Statement> {
         let line = self.line;
-        let (word, rest) = line.text.split_once(char::is_whitespace).unwrap_or((&line.text, ""));
-        let rest = rest.trim_start();
-        let Some(keyword) = Keyword::of(word) else {
-            let error = self.error(Problem::UnknownInstruction(shorten(word)));
-            return Err(match nearest(word) {
-                Some(keyword) => error.suggest(format!("did you mean {keyword}?")),
-                None => error,
-            });
-        };
+        let (word, rest) = words::first(&line.text);
+        let keyword = self.keyword(word)?;
         let instruction = self.instruction(keyword, rest)?;
+        if let Some(blank) = line.blank {
+            self.warn(format!(
+                "line {blank} is blank inside this instruction, which Docker will refuse one day"
+            ));
+        }
         let text = format!("{keyword} {rest}").trim_end().to_owned();
         Ok(Statement { location: line.location.clone(), text, instruction })
     }
 
+    fn keyword(&self, word: &str) -> Parsed<Keyword> {
+        let Some(keyword) = Keyword::of(word) else {
+            let error = self.at(word, Problem::UnknownInstruction(shorten(word)));
+            let known = Keyword::ALL.iter().filter(|keyword| self.knows(**keyword));
+            return Err(match did_you_mean(word, known.map(|keyword| keyword.as_str())) {
+                Some(keyword) => error.suggest(format!("did you mean {keyword}?")),
+                None => error,
+            });
+        };
+        if !self.knows(keyword) {
+            let error = self.at(word, Problem::UnknownInstruction(keyword.to_string()));
+            return Err(error.suggest(format!(
+                "{keyword} is a word of Kubefiles: give the file a name with Kubefile in it"
+            )));
+        }
+        Ok(keyword)
+    }
+
+    fn knows(&self, keyword: Keyword) -> bool {
+        self.dialect == Dialect::Kubefile || !keyword.is_of_kubefiles()
+    }
+
     fn instruction(&mut self, keyword: Keyword, rest: &'a str) -> Parsed<Instruction> {
-        match keyword {
-            Keyword::Add
-            | Keyword::App
-            | Keyword::Appcmds
-            | Keyword::Appenv
-            | Keyword::Cmds
-            | Keyword::Cni
-            | Keyword::Csi
-            | Keyword::Healthcheck
-            | Keyword::Kubeversion
-            | Keyword::Launch
-            | Keyword::Onbuild => {
-                let error = self.unsupported(keyword.as_str());
-                Err(if keyword == Keyword::Add { error.suggest("use COPY") } else { error })
-            }
-            Keyword::Arg => self.arg(rest).map(Instruction::Arg),
-            Keyword::Cmd => {
-                let command = self.command(keyword, rest)?;
-                Ok(Instruction::Cmd(Cmd { command }))
-            }
-            Keyword::Copy => self.copy(rest).map(Instruction::Copy),
+        let (flags, rest) = words::flags(rest);
+        self.known_flags(keyword, &flags)?;
+        Ok(match keyword {
+            Keyword::Add => Instruction::Add(self.add(flags, rest)?),
+            Keyword::App => Instruction::App(self.app(keyword, rest)?),
+            Keyword::Appcmds => Instruction::AppCmds(self.app_cmds(rest)?),
+            Keyword::Appenv => Instruction::AppEnv(self.app_env(rest)?),
+            Keyword::Arg => Instruction::Arg(self.arg(rest)?),
+            Keyword::Cmd => Instruction::Cmd(Cmd { command: self.command(keyword, rest)? }),
+            Keyword::Cmds => Instruction::Cmds(self.cmds(rest)?),
+            Keyword::Cni => Instruction::Cni(self.app(keyword, rest)?),
+            Keyword::Copy => Instruction::Copy(self.copy(flags, rest)?),
+            Keyword::Csi => Instruction::Csi(self.app(keyword, rest)?),
             Keyword::Entrypoint => {
-                let command = self.command(keyword, rest)?;
-                Ok(Instruction::Entrypoint(Entrypoint { command }))
+                Instruction::Entrypoint(Entrypoint { command: self.command(keyword, rest)? })
             }
-            Keyword::Env => Ok(Instruction::Env(Env { pairs: self.pairs(keyword, rest)? })),
+            Keyword::Env => Instruction::Env(Env { pairs: self.pairs(keyword, rest)? }),
             Keyword::Expose => {
                 let ports = words::split(self.text(keyword, rest)?, self.escape);
-                Ok(Instruction::Expose(Expose { ports }))
+                Instruction::Expose(Expose { ports: owned(ports) })
             }
-            Keyword::From => self.from(rest).map(Instruction::From),
-            Keyword::Label => Ok(Instruction::Label(Label { pairs: self.pairs(keyword, rest)? })),
+            Keyword::From => Instruction::From(self.from(flags, rest)?),
+            Keyword::Healthcheck => Instruction::Healthcheck(self.healthcheck(flags, rest)?),
+            Keyword::Kubeversion => Instruction::KubeVersion(self.kube_version(rest)?),
+            Keyword::Label => Instruction::Label(Label { pairs: self.pairs(keyword, rest)? }),
+            Keyword::Launch => Instruction::Launch(self.launch(rest)?),
             Keyword::Maintainer => {
-                let name = self.text(keyword, rest)?.to_owned();
-                Ok(Instruction::Maintainer(Maintainer { name }))
+                Instruction::Maintainer(Maintainer { name: self.text(keyword, rest)?.to_owned() })
             }
-            Keyword::Run => self.run(rest).map(Instruction::Run),
-            Keyword::Shell => self.shell(rest).map(Instruction::Shell),
+            Keyword::Onbuild => Instruction::Onbuild(self.onbuild(rest)?),
+            Keyword::Run => Instruction::Run(self.run(flags, rest)?),
+            Keyword::Shell => Instruction::Shell(self.shell(rest)?),
             Keyword::Stopsignal => {
-                let signal = self.text(keyword, rest)?.to_owned();
-                Ok(Instruction::StopSignal(StopSignal { signal }))
+                Instruction::StopSignal(StopSignal { signal: self.text(keyword, rest)?.to_owned() })
             }
-            Keyword::User => {
-                let user = self.text(keyword, rest)?.to_owned();
-                Ok(Instruction::User(User { user }))
-            }
-            Keyword::Volume => self.volume(rest).map(Instruction::Volume),
+            Keyword::User => Instruction::User(User { user: self.text(keyword, rest)?.to_owned() }),
+            Keyword::Volume => Instruction::Volume(self.volume(rest)?),
             Keyword::Workdir => {
-                let path = self.text(keyword, rest)?.to_owned();
-                Ok(Instruction::Workdir(Workdir { path }))
+                Instruction::Workdir(Workdir { path: self.text(keyword, rest)?.to_owned() })
             }
-        }
+        })
     }
 
     fn error(&self, problem: Problem) -> KubefileError {
@@ -150,8 +185,13 @@ impl<'a> Parser<'a> {
         self.error(Problem::Syntax(message.into()))
     }
 
-    fn unsupported(&self, what: impl Into<String>) -> KubefileError {
-        self.error(Problem::Unsupported(what.into()))
+    /// An error about a part of the line.
+    fn at(&self, part: &str, problem: Problem) -> KubefileError {
+        self.error(problem).mark(self.line.mark(part))
+    }
+
+    fn syntax_at(&self, part: &str, message: impl Into<String>) -> KubefileError {
+        self.at(part, Problem::Syntax(message.into()))
     }
 
     fn warn(&mut self, message: impl Into<String>) {
@@ -167,12 +207,66 @@ impl<'a> Parser<'a> {
         Ok(rest)
     }
 
+    /// Refuses flags that an instruction does not have.
+    fn known_flags(&self, keyword: Keyword, flags: &[Flag<'_>]) -> Parsed<()> {
+        let Some(flag) = flags.iter().find(|flag| !keyword.flags().contains(&flag.name.as_str()))
+        else {
+            return Ok(());
+        };
+        if (keyword, flag.name.as_str()) == (Keyword::Run, "device") {
+            let problem = Problem::Unsupported("RUN --device".to_owned());
+            return Err(self.at(flag.source, problem));
+        }
+        let message = format!("{keyword} has no flag --{}", shorten(&flag.name));
+        let error = self.syntax_at(flag.source, message);
+        let all = keyword.flags();
+        Err(match did_you_mean(&flag.name, all.iter().copied()) {
+            Some(name) => error.suggest(format!("did you mean --{name}?")),
+            None if all.is_empty() => error.suggest(format!("{keyword} has no flags at all")),
+            None => error.suggest(format!("flags of {keyword}: --{}", all.join(", --"))),
+        })
+    }
+
+    fn flag_value(&self, keyword: Keyword, flag: Flag<'_>) -> Parsed<String> {
+        let Flag { name, value, source } = flag;
+        value.filter(|value| !value.is_empty()).ok_or_else(|| {
+            self.syntax_at(source, format!("{keyword} --{name} needs a value"))
+                .suggest(format!("write --{name}=VALUE"))
+        })
+    }
+
+    /// A flag that is true without a value.
+    fn switch(&self, keyword: Keyword, flag: &Flag<'_>) -> Parsed<bool> {
+        match flag.value.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            None | Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(_) => {
+                let message = format!("{keyword} --{} is either true or false", flag.name);
+                Err(self.syntax_at(flag.source, message))
+            }
+        }
+    }
+
+    /// A JSON array of strings, if the text is an array at all.
+    fn json(&self, keyword: Keyword, rest: &str) -> Parsed<Option<Vec<String>>> {
+        match words::json(rest) {
+            Json::Strings(strings) => Ok(Some(strings)),
+            Json::No => Ok(None),
+            Json::NotStrings => {
+                let message = format!("the JSON array of {keyword} may hold only strings");
+                Err(self.syntax_at(rest, message).suggest("put its elements between double quotes"))
+            }
+        }
+    }
+
     fn arg(&self, rest: &str) -> Parsed<Arg> {
         let words = words::split(self.text(Keyword::Arg, rest)?, self.escape);
         let args = words.iter().map(|word| match word.split_once('=') {
-            Some(("", _)) => Err(self.syntax(format!("ARG {word} has no name"))),
+            Some(("", _)) => {
+                Err(self.syntax_at(word, format!("ARG {} has no name", shorten(word))))
+            }
             Some((name, value)) => Ok((name.to_owned(), Some(value.to_owned()))),
-            None => Ok((word.clone(), None)),
+            None => Ok(((*word).to_owned(), None)),
         });
         Ok(Arg { args: args.collect::<Parsed<_>>()? })
     }
@@ -180,7 +274,7 @@ impl<'a> Parser<'a> {
     /// A JSON array, or text for the shell.
     fn command(&mut self, keyword: Keyword, rest: &str) -> Parsed<Command> {
         let rest = self.text(keyword, rest)?;
-        if let Some(elements) = words::json_list(rest) {
+        if let Some(elements) = self.json(keyword, rest)? {
             return Ok(Command::Exec(elements));
         }
         if rest.starts_with('[') && rest.ends_with(']') && !rest.starts_with("[ ") {
@@ -196,138 +290,89 @@ impl<'a> Parser<'a> {
     fn pairs(&self, keyword: Keyword, rest: &str) -> Parsed<Vec<Pair>> {
         let rest = self.text(keyword, rest)?;
         let words = words::split(rest, self.escape);
-        let pair = |key: &str, value: &str| {
-            if key.is_empty() {
-                return Err(self.syntax(format!("{keyword} ={value} has no name")));
-            }
-            Ok(Pair { key: key.to_owned(), value: value.to_owned() })
-        };
         if words.first().is_some_and(|word| !word.contains('=')) {
-            let (key, value) = rest.split_once(char::is_whitespace).ok_or_else(|| {
-                let error = self.syntax(format!("{keyword} {rest} has no value"));
-                error.suggest(format!("write {keyword} {rest}=VALUE"))
-            })?;
-            return Ok(vec![pair(key, value.trim_start())?]);
+            let (key, value) = words::first(rest);
+            if value.is_empty() {
+                let error = self.syntax(format!("{keyword} {} has no value", shorten(rest)));
+                return Err(error.suggest(format!("write {keyword} {}=VALUE", shorten(rest))));
+            }
+            return Ok(vec![Pair { key: key.to_owned(), value: value.to_owned() }]);
         }
-        let split = |word: &String| match word.split_once('=') {
-            Some((key, value)) => pair(key, value),
-            None => Err(self
-                .syntax(format!("{keyword} needs NAME=VALUE, but {word} has no ="))
-                .suggest("put values with blanks between quotes: NAME=\"a b\"")),
-        };
-        words.iter().map(split).collect()
+        words.into_iter().map(|word| self.pair(keyword, word)).collect()
     }
 
-    fn from(&self, rest: &str) -> Parsed<From> {
-        let (flags, rest) = words::flags(rest, self.escape);
-        let mut platform = None;
-        for flag in flags {
-            match flag.name.as_str() {
-                "platform" => platform = Some(self.flag_value(Keyword::From, flag)?),
-                _ => return Err(self.unknown_flag(Keyword::From, &flag, "--platform")),
+    fn pair(&self, keyword: Keyword, word: &str) -> Parsed<Pair> {
+        match word.split_once('=') {
+            Some(("", _)) => {
+                Err(self.syntax_at(word, format!("{keyword} {} has no name", shorten(word))))
+            }
+            Some((key, value)) => Ok(Pair { key: key.to_owned(), value: value.to_owned() }),
+            None => {
+                let short = shorten(word);
+                let message = format!("{keyword} needs NAME=VALUE, but {short} has no =");
+                Err(self
+                    .syntax_at(word, message)
+                    .suggest("put values with blanks between quotes: NAME=\"a b\""))
             }
         }
+    }
+
+    fn from(&self, flags: Vec<Flag<'_>>, rest: &str) -> Parsed<From> {
+        let mut platform = None;
+        for flag in flags {
+            platform = Some(self.flag_value(Keyword::From, flag)?);
+        }
         let words: Vec<&str> = rest.split_whitespace().collect();
+        let form = "the form is FROM IMAGE [AS NAME]";
         let (image, name) = match words[..] {
             [image] => (image, None),
             [image, as_, name] if as_.eq_ignore_ascii_case("as") => (image, Some(name)),
-            [] => return Err(self.syntax("FROM needs an image").suggest("FROM IMAGE [AS NAME]")),
-            _ => {
-                return Err(self.syntax("FROM has too many words").suggest("FROM IMAGE [AS NAME]"));
+            [] => return Err(self.syntax("FROM needs an image").suggest(form)),
+            [_, word, ..] => {
+                return Err(self.syntax_at(word, "FROM has too many words").suggest(form));
             }
         };
-        let name = name.map(str::to_ascii_lowercase);
-        if let Some(name) = &name {
+        if let Some(name) = name {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(plain) {
-                return Err(self.syntax(format!("{name} cannot be the name of a stage")).suggest(
+                let message = format!("{} cannot be the name of a stage", shorten(name));
+                return Err(self.syntax_at(name, message).suggest(
                     "names begin with a letter and hold letters, digits, '-', '_' and '.'",
                 ));
             }
         }
+        let name = name.map(str::to_ascii_lowercase);
         Ok(From { platform, image: image.to_owned(), name })
     }
 
-    fn copy(&self, rest: &str) -> Parsed<Copy> {
-        let (flags, rest) = words::flags(rest, self.escape);
-        let (mut chown, mut chmod) = (None, None);
-        for flag in flags {
-            match flag.name.as_str() {
-                "chown" => chown = Some(self.flag_value(Keyword::Copy, flag)?),
-                "chmod" => chmod = Some(self.flag_value(Keyword::Copy, flag)?),
-                "from" | "link" | "parents" | "exclude" => {
-                    return Err(self.unsupported(format!("COPY --{}", flag.name)));
-                }
-                _ => return Err(self.unknown_flag(Keyword::Copy, &flag, "--chown, --chmod")),
-            }
+    fn onbuild(&mut self, rest: &'a str) -> Parsed<Onbuild> {
+        let (word, trigger) = words::first(self.text(Keyword::Onbuild, rest)?);
+        let keyword = self.keyword(word)?;
+        // Before it is parsed, so that ONBUILD ONBUILD ... does not nest.
+        self.check_trigger_keyword(keyword)?;
+        let instruction = Box::new(self.instruction(keyword, trigger)?);
+        let mut text = rest.to_owned();
+        for body in &self.line.heredocs {
+            text.push('\n');
+            text.push_str(body.raw.trim_end_matches(['\r', '\n']));
         }
-        let mut words = match words::json_list(rest) {
-            Some(words) => words,
-            None => rest.split_whitespace().map(str::to_owned).collect(),
-        };
-        let dest = words.pop().unwrap_or_default();
-        if words.is_empty() || dest.is_empty() || words.iter().any(String::is_empty) {
-            return Err(self
-                .syntax("COPY needs at least one source and a destination")
-                .suggest("COPY SOURCE... DEST"));
-        }
-        if words::heredoc_start(&dest, self.escape).is_some() {
-            return Err(self.syntax("the destination of COPY cannot be a heredoc"));
-        }
-        let mut bodies = self.line.heredocs.iter();
-        let source = |word: String| match words::heredoc_start(&word, self.escape) {
-            Some(_) => match bodies.next() {
-                Some(body) => Source::Inline(body.heredoc.clone()),
-                None => Source::Path(word),
-            },
-            None => Source::Path(word),
-        };
-        Ok(Copy { chown, chmod, sources: words.into_iter().map(source).collect(), dest })
+        Ok(Onbuild { text, instruction })
     }
 
-    fn run(&mut self, rest: &str) -> Parsed<Run> {
-        let (flags, rest) = words::flags(rest, self.escape);
-        if let Some(flag) = flags.first() {
-            return Err(match flag.name.as_str() {
-                "mount" | "network" | "security" | "device" => {
-                    self.unsupported(format!("RUN --{}", flag.name))
-                }
-                _ => self.unknown_flag(Keyword::Run, flag, "none"),
-            });
-        }
-        match &self.line.heredocs[..] {
-            [] => match self.command(Keyword::Run, rest)? {
-                Command::Exec(arguments) if arguments.is_empty() => {
-                    Err(self.syntax("RUN needs a command, and [] is none"))
-                }
-                command => Ok(Run { command }),
-            },
-            [body] if words::heredoc_start(rest, self.escape).is_some() => self.script(body),
-            bodies => {
-                // The shell reads its own heredocs.
-                let mut text = format!("{rest}\n");
-                bodies.iter().for_each(|body| text.push_str(&body.raw));
-                Ok(Run { command: Command::Shell(text) })
-            }
-        }
+    fn check_trigger(&self, instruction: &Instruction) -> Parsed<()> {
+        self.check_trigger_keyword(instruction.keyword())
     }
 
-    /// A RUN that is nothing but a heredoc.
-    fn script(&self, body: &Body) -> Parsed<Run> {
-        let content = &body.heredoc.content;
-        if content.starts_with("#!") {
-            return Err(self
-                .unsupported("a RUN heredoc that begins with #!")
-                .suggest("name the interpreter: RUN INTERPRETER <<NAME"));
+    fn check_trigger_keyword(&self, keyword: Keyword) -> Parsed<()> {
+        let never = matches!(keyword, Keyword::From | Keyword::Maintainer | Keyword::Onbuild);
+        if never || keyword.is_of_kubefiles() {
+            return Err(self.syntax(format!("{keyword} cannot stand behind ONBUILD")));
         }
-        if content.trim().is_empty() {
-            return Err(self.syntax(format!("the heredoc {} is empty", body.heredoc.name)));
-        }
-        Ok(Run { command: Command::Shell(content.clone()) })
+        Ok(())
     }
 
     fn shell(&self, rest: &str) -> Parsed<Shell> {
-        match words::json_list(rest) {
+        match self.json(Keyword::Shell, rest)? {
             Some(arguments) if !arguments.is_empty() => Ok(Shell { arguments }),
             _ => Err(self
                 .syntax("SHELL needs a JSON array")
@@ -337,28 +382,19 @@ impl<'a> Parser<'a> {
 
     fn volume(&self, rest: &str) -> Parsed<Volume> {
         let rest = self.text(Keyword::Volume, rest)?;
-        let paths = match words::json_list(rest) {
+        let paths = match self.json(Keyword::Volume, rest)? {
             Some(paths) => paths,
-            None => rest.split_whitespace().map(str::to_owned).collect(),
+            None => owned(rest.split_whitespace()),
         };
         if paths.is_empty() || paths.iter().any(|path| path.trim().is_empty()) {
             return Err(self.syntax("VOLUME needs paths that are not empty"));
         }
         Ok(Volume { paths })
     }
+}
 
-    fn flag_value(&self, keyword: Keyword, flag: Flag) -> Parsed<String> {
-        let Flag { name, value } = flag;
-        value.filter(|value| !value.is_empty()).ok_or_else(|| {
-            self.syntax(format!("{keyword} --{name} needs a value"))
-                .suggest(format!("write --{name}=VALUE"))
-        })
-    }
-
-    fn unknown_flag(&self, keyword: Keyword, flag: &Flag, known: &str) -> KubefileError {
-        self.syntax(format!("{keyword} has no flag --{}", shorten(&flag.name)))
-            .suggest(format!("flags of {keyword}: {known}"))
-    }
+fn owned<'t>(words: impl IntoIterator<Item = &'t str>) -> Vec<String> {
+    words.into_iter().map(str::to_owned).collect()
 }
 
 /// A word for a message.

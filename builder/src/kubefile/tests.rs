@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -29,7 +31,7 @@ fn exec(words: &[&str]) -> Command {
 
 fn run_text(text: &str) -> String {
     match instruction(text) {
-        Instruction::Run(Run { command: Command::Shell(text) }) => text,
+        Instruction::Run(Run { command: Command::Shell(text), .. }) => text,
         other => panic!("{other:?}"),
     }
 }
@@ -97,7 +99,13 @@ fn run_heredocs() {
     assert_eq!(all[0].text, "RUN <<EOF");
     assert_eq!(all[1].location.first, 5);
     assert_eq!(error("RUN <<EOF\na").location.first, 2);
-    assert!(error("RUN <<EOF\n#!/bin/x\nEOF").is_unsupported());
+    assert_eq!(run_text("RUN <<EOF > /x\na\nEOF"), "<<EOF > /x\na\nEOF");
+    let Instruction::Run(run) = instruction("RUN <<-'EOF'\n\t#!/bin/x\n\ta\nEOF") else { panic!() };
+    assert_eq!(run.command, exec(&["/dev/pipes/EOF"]));
+    assert_eq!(run.script.unwrap().content, "#!/bin/x\na\n");
+    error("RUN <<a/b\n#!/bin/x\na/b");
+    let copy = &statements("FROM x\nCOPY [\"<<a\", \"b\"]\nUSER a")[0].instruction;
+    assert!(matches!(copy, Instruction::Copy(copy) if copy.sources == [path("<<a")]));
     assert_eq!(run_text("RUN echo $((1<<2))"), "echo $((1<<2))");
 }
 
@@ -185,28 +193,167 @@ fn from_forms() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_named() {
-    for (line, what) in [
-        ("ADD a b", "ADD"),
-        ("onbuild RUN x", "ONBUILD"),
-        ("HEALTHCHECK NONE", "HEALTHCHECK"),
-        ("APP a local://b", "APP"),
-        ("CNI a local://b", "CNI"),
-        ("CSI a local://b", "CSI"),
-        ("APPCMDS a [\"b\"]", "APPCMDS"),
-        ("APPENV a b=c", "APPENV"),
-        ("LAUNCH [\"a\"]", "LAUNCH"),
-        ("CMDS [\"a\"]", "CMDS"),
-        ("KUBEVERSION 1.22", "KUBEVERSION"),
-        ("COPY --from=x a b", "COPY --from"),
-        ("COPY --link a b", "COPY --link"),
-        ("RUN --mount=type=cache x", "RUN --mount"),
-    ] {
-        let error = error(line);
-        assert!(error.is_unsupported(), "{line}");
-        let first = error.to_string().lines().next().unwrap().to_owned();
-        assert_eq!(first, format!("Kubefile:2: {what} is not supported by this version of kfs"));
+fn flags_of_copy_and_add() {
+    let line = "COPY --from=b --chown=1 --chmod=u=rwX --link --parents=false --exclude=*.o \
+                --exclude=x a b";
+    let Instruction::Copy(copy) = instruction(line) else { panic!() };
+    let expected = Copy {
+        from: Some("b".into()),
+        chown: Some("1".into()),
+        chmod: Some("u=rwX".into()),
+        link: true,
+        parents: false,
+        exclude: vec!["*.o".into(), "x".into()],
+        sources: vec![path("a")],
+        dest: "b".into(),
+    };
+    assert_eq!(copy, expected);
+    let line =
+        "ADD --keep-git-dir=true --checksum=sha256:1 --unpack=false --link http://x/y <<z /d\n1\nz";
+    let Instruction::Add(add) = instruction(line) else { panic!() };
+    assert!(add.keep_git_dir && add.files.link && add.unpack == Some(false), "{add:?}");
+    assert_eq!((add.checksum.as_deref(), add.files.sources.len()), (Some("sha256:1"), 2));
+    for line in ["ADD --from=x a b", "ADD --parents a b", "COPY --link=maybe a b", "ADD a"] {
+        error(line);
     }
+}
+
+#[test]
+fn flags_of_run() {
+    let line = "RUN --mount=type=cache,target=/c --mount=type=secret,id=s,required \
+                --network=none --security=insecure make";
+    let Instruction::Run(run) = instruction(line) else { panic!() };
+    assert_eq!((run.network, run.security), (Network::None, Security::Insecure));
+    assert_eq!((run.command, run.mounts.len()), (shell("make"), 2));
+    assert!(matches!(run.mounts[0].mount(), Ok(Mount::Cache(cache)) if cache.target == "/c"));
+    instruction("RUN --mount=type=cache,target=$T,uid=$U make");
+    assert!(error("RUN --device=x make").is_unsupported());
+    for line in ["RUN --mount=type=cache x", "RUN --network=no x", "RUN --mount x", "RUN --x y"] {
+        error(line);
+    }
+}
+
+#[test]
+fn health_checks() {
+    let check = |line: &str| match instruction(line) {
+        Instruction::Healthcheck(check) => check,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(check("HEALTHCHECK none"), Healthcheck::None);
+    let line = "HEALTHCHECK --interval=1m --timeout=3s --start-period=0s --start-interval=5s \
+                --retries=3 cmd curl x";
+    let expected = HealthCommand {
+        command: shell("curl x"),
+        interval: Some(Duration::from_secs(60)),
+        timeout: Some(Duration::from_secs(3)),
+        start_period: None,
+        start_interval: Some(Duration::from_secs(5)),
+        retries: Some(3),
+    };
+    assert_eq!(check(line), Healthcheck::Check(expected));
+    for line in [
+        "HEALTHCHECK",
+        "HEALTHCHECK CMD",
+        "HEALTHCHECK CMD []",
+        "HEALTHCHECK curl",
+        "HEALTHCHECK NONE x",
+        "HEALTHCHECK --interval=1m NONE",
+        "HEALTHCHECK --interval=1 CMD x",
+        "HEALTHCHECK --interval=1us CMD x",
+        "HEALTHCHECK --retries=x CMD x",
+    ] {
+        error(line);
+    }
+}
+
+#[test]
+fn triggers() {
+    let Instruction::Onbuild(trigger) = instruction("onbuild copy a \\\n <<x b/\n1\nx") else {
+        panic!()
+    };
+    assert_eq!(trigger.text, "copy a  <<x b/\n1\nx");
+    assert!(matches!(&*trigger.instruction, Instruction::Copy(copy) if copy.sources.len() == 2));
+    let again = Kubefile::parse_trigger("base", &trigger.text, Dialect::Dockerfile).unwrap();
+    assert_eq!(again.instruction, *trigger.instruction);
+    for line in [
+        "ONBUILD",
+        "ONBUILD FROM x",
+        "ONBUILD ONBUILD RUN x",
+        "ONBUILD MAINTAINER x",
+        "ONBUILD X",
+        "ONBUILD LAUNCH a",
+    ] {
+        error(line);
+    }
+    for text in ["", "RUN a\nRUN b", "FROM x", "ONBUILD RUN x"] {
+        Kubefile::parse_trigger("base", text, Dialect::Dockerfile).expect_err(text);
+    }
+}
+
+#[test]
+fn words_of_kubefiles() {
+    let app = |name: &str, sources| App { name: name.to_owned(), sources };
+    let local = |path: &str| AppSource::Local(path.to_owned());
+    let url = "https://x/y.yaml".to_owned();
+    let sources = vec![local("a/"), AppSource::Remote(url)];
+    assert_eq!(
+        instruction("APP a local://a/ https://x/y.yaml"),
+        Instruction::App(app("a", sources))
+    );
+    assert_eq!(instruction("cni f local://f.sh"), Instruction::Cni(app("f", vec![local("f.sh")])));
+    assert_eq!(instruction("CSI f local://f.sh"), Instruction::Csi(app("f", vec![local("f.sh")])));
+    let commands = vec!["b c".to_owned(), "d".to_owned()];
+    let cmds = AppCmds { app: "a".into(), commands: commands.clone() };
+    assert_eq!(instruction("appcmds a [\"b c\", \"d\"]"), Instruction::AppCmds(cmds));
+    let Instruction::AppEnv(env) = instruction("APPENV a b=c d=\"e f\"") else { panic!() };
+    assert_eq!((env.app.as_str(), env.pairs.len()), ("a", 2));
+    assert_eq!(instruction("CMDS [\"b c\",\"d\"]"), Instruction::Cmds(Cmds { commands }));
+    let plain = Cmds { commands: vec!["b, c".into()] };
+    assert_eq!(instruction("CMDS b, c"), Instruction::Cmds(plain));
+    for line in ["LAUNCH [\"a\",\"b\"]", "LAUNCH a  b"] {
+        let apps = vec!["a".into(), "b".into()];
+        assert_eq!(instruction(line), Instruction::Launch(Launch { apps }));
+    }
+    let range = "1.22 - 1.24".to_owned();
+    assert_eq!(
+        instruction("KUBEVERSION 1.22 - 1.24"),
+        Instruction::KubeVersion(KubeVersion { range })
+    );
+    for line in [
+        "APP",
+        "APP a",
+        "APP a b",
+        "APP a helm://b",
+        "APP a local://",
+        "APP ../a local://b",
+        "APPCMDS a",
+        "APPCMDS a b",
+        "APPCMDS a []",
+        "APPENV a",
+        "APPENV a b",
+        "LAUNCH",
+        "LAUNCH []",
+        "LAUNCH [\"a b\"]",
+        "KUBEVERSION",
+        "CMDS",
+    ] {
+        error(line);
+    }
+    let docker = Kubefile::parse("f", b"FROM x\nAPP a local://b", Dialect::Dockerfile).unwrap_err();
+    assert!(docker.to_string().contains("a word of Kubefiles"), "{docker}");
+}
+
+#[test]
+fn launch_excludes_other_starts() {
+    for (text, line) in [
+        ("LAUNCH a\nLAUNCH b", 3),
+        ("LAUNCH a\nCMDS b", 3),
+        ("CMDS b\nUSER x\nLAUNCH a", 4),
+        ("CMD b\nLAUNCH a", 3),
+    ] {
+        assert_eq!(error(text).location.first, line, "{text}");
+    }
+    parse("FROM x\nCMDS a\nCMDS b\nCMD c\nFROM y\nLAUNCH a").unwrap();
 }
 
 #[test]
@@ -217,8 +364,18 @@ fn errors_show_the_line_and_what_to_do() {
     );
     assert_eq!(
         error("ENV a=b c").to_string(),
-        "Kubefile:2: ENV needs NAME=VALUE, but c has no =\n    2 | ENV a=b c\n      | ^^^^^^^^^\n  \
+        "Kubefile:2: ENV needs NAME=VALUE, but c has no =\n    2 | ENV a=b c\n      |         ^\n  \
          put values with blanks between quotes: NAME=\"a b\""
+    );
+    assert_eq!(
+        error("RUN --network=none \\\n # c\n    --mount=type=cahce,target=/x make").to_string(),
+        "Kubefile:2: there is no mount type cahce\n    2 | RUN --network=none \\\n    3 |  # c\n    \
+         4 |     --mount=type=cahce,target=/x make\n      |                  ^^^^^\n  did you mean cache?"
+    );
+    assert_eq!(
+        error("COPY --chwon=a b c").to_string(),
+        "Kubefile:2: COPY has no flag --chwon\n    2 | COPY --chwon=a b c\n      |      ^^^^^^^^^\n  \
+         did you mean --chown?"
     );
     let wide = error(&format!("ENV a=b \t\x1b{}", "y".repeat(500))).to_string();
     assert!(wide.lines().all(|line| line.chars().count() < 600) && !wide.contains('\x1b'));
@@ -231,10 +388,12 @@ fn words_that_are_nearly_right() {
     for (word, keyword) in
         [("FORM", "FROM"), ("CPY", "COPY"), ("RUNN", "RUN"), ("entrypont", "ENTRYPOINT")]
     {
-        assert_eq!(error::nearest(word).map(Keyword::as_str), Some(keyword), "{word}");
+        let known = Keyword::ALL.iter().map(|keyword| keyword.as_str());
+        assert_eq!(error::did_you_mean(word, known), Some(keyword), "{word}");
     }
     for word in ["x", "kubectl", "日本", &"RUN".repeat(1000)] {
-        assert_eq!(error::nearest(word), None, "{word}");
+        let known = Keyword::ALL.iter().map(|keyword| keyword.as_str());
+        assert_eq!(error::did_you_mean(word, known), None, "{word}");
     }
 }
 

@@ -122,11 +122,24 @@ impl Scope {
         if self.dialect == Dialect::Dockerfile {
             return Ok(command.clone());
         }
-        let lookup = |name: &str| match config.env(name) {
+        map_command(command, |text| expand::known(text, &self.args_only(config)))
+    }
+
+    /// The same for shell lines of a cluster image.
+    pub(super) fn lines(
+        &self,
+        lines: &[String],
+        config: &StageConfig,
+    ) -> Result<Vec<String>, ExpandError> {
+        lines.iter().map(|line| expand::known(line, &self.args_only(config))).collect()
+    }
+
+    /// ARGs that no ENV hides.
+    fn args_only(&self, config: &StageConfig) -> impl Fn(&str) -> Option<String> {
+        move |name: &str| match config.env(name) {
             Some(_) => None,
             None => get_opt(&self.stage, name),
-        };
-        map_command(command, |text| expand::known(text, &lookup))
+        }
     }
 
     /// The ARGs that a RUN sees.

@@ -210,6 +210,37 @@ fn mistakes_are_found_before_anything_runs() {
 }
 
 #[test]
+fn what_is_not_built_yet_is_named() {
+    for (line, what) in [
+        ("ADD a b", "ADD"),
+        ("onbuild RUN x", "ONBUILD"),
+        ("HEALTHCHECK NONE", "HEALTHCHECK"),
+        ("APP a local://b", "APP"),
+        ("CNI a local://b", "CNI"),
+        ("CSI a local://b", "CSI"),
+        ("APPCMDS a [\"b\"]", "APPCMDS"),
+        ("APPENV a b=c", "APPENV"),
+        ("LAUNCH [\"a\"]", "LAUNCH"),
+        ("CMDS [\"a\"]", "CMDS"),
+        ("KUBEVERSION 1.22", "KUBEVERSION"),
+        ("COPY --from=x a b", "COPY --from"),
+        ("COPY --link a b", "COPY --link"),
+        ("COPY --parents a b", "COPY --parents"),
+        ("COPY --exclude=x a b", "COPY --exclude"),
+        ("RUN --mount=type=cache,target=/x x", "RUN --mount"),
+        ("RUN --network=none x", "RUN --network"),
+        ("RUN --security=insecure x", "RUN --security=insecure"),
+        ("RUN <<EOF\n#!/bin/x\nEOF", "a RUN heredoc that begins with #!"),
+    ] {
+        let text = format!("FROM x\n{line}");
+        let error = plan_with(Dialect::Kubefile, &text, &[]).expect_err(line);
+        assert!(error.is_unsupported(), "{line}");
+        let first = error.to_string().lines().next().unwrap().to_owned();
+        assert_eq!(first, format!("f:2: {what} is not supported by this version of kfs"));
+    }
+}
+
+#[test]
 fn onbuild_triggers_are_refused() {
     let mut base = ImageConfig::default();
     base.config.extra.insert("OnBuild".to_owned(), serde_json::json!(["RUN x"]));

@@ -1,0 +1,60 @@
+//! What the language has and this version does not build. Nothing of it is left out in silence: a
+//! file that asks for it is refused before anything runs.
+
+use crate::kubefile::{Copy, Instruction, Network, Run, Security};
+
+/// What of an instruction is not built, if anything is.
+pub(super) fn unsupported(instruction: &Instruction) -> Option<String> {
+    match instruction {
+        Instruction::Add(_)
+        | Instruction::App(_)
+        | Instruction::AppCmds(_)
+        | Instruction::AppEnv(_)
+        | Instruction::Cmds(_)
+        | Instruction::Cni(_)
+        | Instruction::Csi(_)
+        | Instruction::Healthcheck(_)
+        | Instruction::KubeVersion(_)
+        | Instruction::Launch(_)
+        | Instruction::Onbuild(_) => Some(instruction.keyword().to_string()),
+        Instruction::Copy(copy) => in_copy(copy).map(str::to_owned),
+        Instruction::Run(run) => in_run(run).map(str::to_owned),
+        Instruction::Arg(_)
+        | Instruction::Cmd(_)
+        | Instruction::Entrypoint(_)
+        | Instruction::Env(_)
+        | Instruction::Expose(_)
+        | Instruction::From(_)
+        | Instruction::Label(_)
+        | Instruction::Maintainer(_)
+        | Instruction::Shell(_)
+        | Instruction::StopSignal(_)
+        | Instruction::User(_)
+        | Instruction::Volume(_)
+        | Instruction::Workdir(_) => None,
+    }
+}
+
+fn in_copy(copy: &Copy) -> Option<&'static str> {
+    let Copy { from, link, parents, exclude, .. } = copy;
+    [
+        (from.is_some(), "COPY --from"),
+        (*link, "COPY --link"),
+        (*parents, "COPY --parents"),
+        (!exclude.is_empty(), "COPY --exclude"),
+    ]
+    .into_iter()
+    .find_map(|(asked, what)| asked.then_some(what))
+}
+
+fn in_run(run: &Run) -> Option<&'static str> {
+    let Run { command: _, script, mounts, network, security } = run;
+    [
+        (!mounts.is_empty(), "RUN --mount"),
+        (*network != Network::Default, "RUN --network"),
+        (*security != Security::Sandbox, "RUN --security=insecure"),
+        (script.is_some(), "a RUN heredoc that begins with #!"),
+    ]
+    .into_iter()
+    .find_map(|(asked, what)| asked.then_some(what))
+}

@@ -254,7 +254,8 @@ impl From<OpenError> for Failure {
                 LayerError::Corrupt { .. }
                 | LayerError::DiffId { .. }
                 | LayerError::Decode { .. }
-                | LayerError::Tar { .. },
+                | LayerError::Tar { .. }
+                | LayerError::Toc { .. },
             )
             | OpenError::Tree(TreeError::Entry { .. } | TreeError::Index(_)) => {
                 failure.code(CORRUPT)

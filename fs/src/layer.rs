@@ -2,9 +2,12 @@
 //!
 //! Whatever the format, a layer becomes one [`index::LayerIndex`]: its entries in tar order, and
 //! the spans in which its content is stored, each with the digest that every later read is held
-//! against. The index is made in one streaming pass ([`scan`]) that also verifies the blob's
-//! digest and the diffID; nothing of a layer is served before that.
+//! against. Where the manifest names a table of contents inside the layer (`estargz`,
+//! `zstd_chunked`), the index is made from that alone. Else it is made in one streaming pass
+//! ([`scan`]) that also verifies the blob's digest and the diffID; nothing of a layer is served
+//! before that.
 
+mod estargz;
 pub mod gzip;
 pub mod index;
 pub mod scan;
@@ -12,6 +15,7 @@ pub mod tar;
 pub mod toc;
 pub mod writer;
 pub mod zstd;
+mod zstd_chunked;
 
 /// One member of a layer's tar stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

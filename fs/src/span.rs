@@ -16,7 +16,7 @@ use crate::layer::{gzip, zstd};
 use crate::sys::WINDOW;
 
 /// A span may not be larger, decoded or stored, in bytes: an index that says otherwise is damaged.
-const MAX_SPAN: u64 = 128 << 20;
+pub(crate) const MAX_SPAN: u64 = 128 << 20;
 
 /// Why a span cannot be served.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -8,18 +8,21 @@
 //! sets the pace. Memory is that of the pieces in flight, whatever the layer's size. The index
 //! gets its name only when the blob's digest and the diffID were found right.
 
+mod choice;
 pub(super) mod piece;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
+pub use choice::open_or_scan;
 use piece::{Piece, Sink, SpanStart};
 
 use super::index::{
     Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Span, SpanDigest, Summary,
 };
 use super::tar::{TarError, TarReader};
+use super::toc::error::TocError;
 use super::{Entry, gzip, zstd};
 use crate::blob::BlobReader;
 use crate::digest::{DiffId, Digest, Hasher, Mismatch, VerifyReader};
@@ -71,6 +74,14 @@ pub enum LayerError {
         /// The place and the problem.
         source: TarError,
     },
+    /// The table of contents inside the blob cannot be used.
+    #[error("layer {layer}: {source}")]
+    Toc {
+        /// Digest of the blob.
+        layer: Digest,
+        /// The problem.
+        source: TocError,
+    },
     /// The blob cannot be read.
     #[error("read layer {layer} ({location}): {source}")]
     Read {
@@ -91,22 +102,6 @@ pub enum LayerError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-/// Opens the index of a layer, or makes it in the store's `indexes` directory. `progress` is
-/// called with the number of bytes of the blob just read.
-pub fn open_or_scan(
-    layer: &Layer,
-    indexes: &Path,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<LayerIndex, LayerError> {
-    let digest = layer.descriptor.digest;
-    let failed = |source| LayerError::Index { layer: digest, dir: indexes.to_owned(), source };
-    match LayerIndex::open(indexes, digest).map_err(failed)? {
-        // An index with another diffID may be damaged as well as the config may be wrong.
-        Some(index) if index.summary().diff_id == layer.diff_id => Ok(index),
-        _ => scan(layer, indexes, progress),
-    }
 }
 
 /// Reads, verifies and indexes a layer.

@@ -386,7 +386,8 @@ fn kind(header: &Header, flag: TypeFlag, link: Vec<u8>) -> Result<Kind, Problem>
     })
 }
 
-fn check_target(target: &[u8]) -> Result<(), Problem> {
+/// A symlink may have any target that Linux takes.
+pub(super) fn check_target(target: &[u8]) -> Result<(), Problem> {
     match target.len() {
         0 => Err(Problem::NoTarget),
         len if len >= MAX_PATH => Err(Problem::LongName),

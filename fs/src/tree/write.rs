@@ -264,7 +264,7 @@ impl<'a> Writer<'a> {
     }
 
     fn into_contents(self) -> Vec<Content> {
-        let digests = self.layers.iter().flat_map(|layer| *layer.summary().digest.as_bytes());
+        let digests = self.layers.iter().flat_map(|layer| *layer.id().digest().as_bytes());
         let summary = SummaryRecord { bytes: self.bytes.into() };
         vec![
             Content::Bytes(digests.collect()),

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the key of a step is made of; `parts` in an order that the kind of the step fixes.
 pub(crate) fn key(parent: Digest, parts: &[&str]) -> Digest {
-    let mut text = format!("kfs-build-1\n{parent}\n").into_bytes();
+    let mut text = format!("kfs-build-2\n{parent}\n").into_bytes();
     for part in parts {
         // Lengths keep parts apart.
         text.extend(format!("{} ", part.len()).bytes());
@@ -34,6 +34,9 @@ struct Record {
     layer: Descriptor,
     diff_id: DiffId,
     created: String,
+    created_by: String,
+    /// The key of the step, where this one is another name of it.
+    key: Digest,
 }
 
 /// What a step made before.
@@ -42,6 +45,10 @@ pub(crate) struct Hit {
     pub(crate) layer: Layer,
     /// When, in the form of RFC 3339.
     pub(crate) created: String,
+    /// What the history says of it.
+    pub(crate) created_by: String,
+    /// The key of the step.
+    pub(crate) key: Digest,
 }
 
 /// The cache of a store.
@@ -67,14 +74,15 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             json => json.at("read", &path)?,
         };
-        let Ok(Record { layer: descriptor, diff_id, created }) = serde_json::from_slice(&json)
-        else {
+        let Ok(record) = serde_json::from_slice::<Record>(&json) else {
             // Of another version, or cut short: the step is done again and the record replaced.
             return Ok(None);
         };
+        let Record { layer: descriptor, diff_id, created, created_by, key } = record;
         match self.store.blob(descriptor.digest) {
             Ok(blob) if blob.size() == descriptor.size => {
-                Ok(Some(Hit { layer: Layer { descriptor, diff_id, blob }, created }))
+                let layer = Layer { descriptor, diff_id, blob };
+                Ok(Some(Hit { layer, created, created_by, key }))
             }
             Ok(_) => Ok(None),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -87,17 +95,18 @@ impl Cache {
         !self.ignore && self.path(key).exists()
     }
 
-    /// Remembers the layer of a step, and when it was made.
-    pub(crate) fn record(
-        &self,
-        key: Digest,
-        layer: &Layer,
-        created: &str,
-    ) -> Result<(), StoreError> {
-        let (diff_id, created) = (layer.diff_id, created.to_owned());
-        let record = Record { layer: layer.descriptor.clone(), diff_id, created };
+    /// Remembers the layer of a step under its key, and under `alias` too if there is one.
+    pub(crate) fn record(&self, hit: &Hit, alias: Option<Digest>) -> Result<(), StoreError> {
+        let record = Record {
+            layer: hit.layer.descriptor.clone(),
+            diff_id: hit.layer.diff_id,
+            created: hit.created.clone(),
+            created_by: hit.created_by.clone(),
+            key: hit.key,
+        };
         let json = serde_json::to_vec(&record).expect("strings and numbers");
-        self.write(key, &json)
+        self.write(hit.key, &json)?;
+        alias.map_or(Ok(()), |alias| self.write(alias, &json))
     }
 
     /// Remembers that there are keys made from this one.

@@ -1,5 +1,6 @@
 //! The build context: the directory whose files COPY may take, without those that its ignore file
-//! hides. To COPY they are as good as not there.
+//! hides. To COPY they are as good as not there. The tree of an image or of another stage can stand
+//! in its place; its paths are then absolute paths of that tree.
 //!
 //! Symlinks are resolved with the context as their root, as if in a chroot; so is `..`: nothing
 //! outside the context can be named.
@@ -9,12 +10,18 @@ mod ignore;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use kfs_fs::error::{AtPath, PathError};
+use kfs_fs::filesystem::ReadError;
+use kfs_fs::layer::{Device, Kind, Timestamp};
+use nix::unistd::{AccessFlags, access};
 
-use crate::copy::BadPattern;
+use crate::copy::{BadPattern, Content, Owner};
+use crate::diff::Xattrs;
+use crate::view::{Seen, View, at_path};
 use ignore::Ignore;
 
 /// As many symlinks as Linux follows in one lookup.
@@ -70,6 +77,8 @@ pub(crate) enum Lookup {
 #[derive(Clone, Debug)]
 pub struct Context {
     root: PathBuf,
+    /// None for a directory of this machine.
+    image: Option<View>,
     ignore: Ignore,
 }
 
@@ -78,7 +87,31 @@ impl Context {
     pub fn open(directory: &Path) -> Result<Self, PathError> {
         let root = directory.canonicalize().at("open the build context", directory)?;
         fs::read_dir(&root).at("read the build context", directory)?;
-        Ok(Self { root, ignore: Ignore::default() })
+        Ok(Self { root, image: None, ignore: Ignore::default() })
+    }
+
+    /// All of an image or stage.
+    pub(crate) fn of_image(view: View) -> Self {
+        Self { root: PathBuf::from("/"), image: Some(view), ignore: Ignore::default() }
+    }
+
+    /// The directory `root` of this context without what the patterns hide, in which the rules of
+    /// an ignore file hold.
+    pub(crate) fn excluding(&self, root: &Path, patterns: &[String]) -> Result<Self, ContextError> {
+        let ignore = Ignore::parse(PathBuf::from("--exclude"), patterns.join("\n").as_bytes())?;
+        Ok(Self { root: root.to_owned(), image: self.image.clone(), ignore })
+    }
+
+    /// Whether an ignore rule hides what is at a path below the root, and all below that.
+    pub(crate) fn hides(&self, path: &Path) -> Result<bool, PathError> {
+        let relative = path.strip_prefix(&self.root).unwrap_or(path);
+        let is_directory = self.stat(path)?.is_some_and(|seen| seen.is_directory());
+        Ok(self.hidden_by(relative, is_directory)?.is_some())
+    }
+
+    /// Whether what is copied keeps its owner: it does from an image, not from this machine.
+    pub(crate) fn keeps_owners(&self) -> bool {
+        self.image.is_some()
     }
 
     /// Hides what the ignore file says. That is the first that exists of `FILE.dockerignore` beside
@@ -104,19 +137,23 @@ impl Context {
             }
             let next = at.join(&name);
             let path = self.root.join(&next);
-            let Some(meta) = lstat(&path)? else { return Ok(Lookup::Missing(at)) };
-            if let Some(line) = self.hidden_by(&next, meta.is_dir())? {
+            let Some(seen) = self.stat(&path)? else { return Ok(Lookup::Missing(at)) };
+            if let Some(line) = self.hidden_by(&next, seen.is_directory())? {
                 return Ok(Lookup::Ignored(line));
             }
-            if !meta.is_symlink() || (rest.is_empty() && !follow) {
-                at = next;
-                continue;
-            }
+            let target = match seen.kind {
+                Some(Kind::Symlink(target)) if !rest.is_empty() || follow => {
+                    PathBuf::from(OsString::from_vec(target))
+                }
+                _ => {
+                    at = next;
+                    continue;
+                }
+            };
             links += 1;
             if links > MAX_LINKS {
                 return Err(LookupError::Loop);
             }
-            let target = fs::read_link(&path).at("read the symlink", &path)?;
             if target.is_absolute() {
                 at.clear();
             }
@@ -125,17 +162,66 @@ impl Context {
         Ok(Lookup::Exists(self.root.join(at)))
     }
 
+    /// What is at a path below the root, hidden or not; symlinks are not followed.
+    pub(crate) fn stat(&self, path: &Path) -> Result<Option<Seen>, PathError> {
+        match &self.image {
+            None => lstat(path)?.map(|meta| seen(path, &meta)).transpose(),
+            Some(view) => in_image(path, |path| view.stat(path)),
+        }
+    }
+
+    /// The extended attributes of what is at a path that Docker and buildah copy: what a file may
+    /// do, and what users add. All others (ACLs, SELinux labels) belong to the machine.
+    pub(crate) fn xattrs(&self, path: &Path) -> Result<Xattrs, PathError> {
+        let kept = |name: &[u8]| {
+            matches!(name, b"security.capability" | b"security.ima") || name.starts_with(b"user.")
+        };
+        let mut xattrs = match &self.image {
+            None => xattrs(path, kept)?,
+            Some(view) => in_image(path, |path| view.xattrs(path))?,
+        };
+        xattrs.retain(|(name, _)| kept(name));
+        xattrs.sort();
+        Ok(xattrs)
+    }
+
+    /// The content of the regular file at a path.
+    pub(crate) fn content(&self, path: &Path) -> Result<Content, PathError> {
+        match &self.image {
+            None => {
+                access(path, AccessFlags::R_OK).at("read", path)?;
+                Ok(Content::File(path.to_owned()))
+            }
+            Some(view) => {
+                let file = in_image(path, |path| view.image_file(path))?;
+                let missing = || io::Error::from(io::ErrorKind::NotFound);
+                file.map(Content::Image).ok_or_else(missing).at("read", path)
+            }
+        }
+    }
+
+    /// All names in a directory below the root, sorted by their bytes.
+    fn names(&self, directory: &Path) -> Result<Vec<OsString>, PathError> {
+        match &self.image {
+            None => list(directory),
+            Some(view) => {
+                let names = in_image(directory, |path| view.list(path))?;
+                Ok(names.into_iter().map(OsString::from_vec).collect())
+            }
+        }
+    }
+
     /// The names in a directory of the context that are not hidden, sorted by their bytes.
     pub(crate) fn list(&self, directory: &Path) -> Result<Vec<OsString>, PathError> {
-        let mut names = list(directory)?;
+        let mut names = self.names(directory)?;
         if self.ignore.is_empty() {
             return Ok(names);
         }
         let relative = directory.strip_prefix(&self.root).unwrap_or(directory);
         let mut failed = None;
         names.retain(|name| {
-            let hidden = lstat(&directory.join(name)).and_then(|meta| {
-                self.hidden_by(&relative.join(name), meta.is_some_and(|meta| meta.is_dir()))
+            let hidden = self.stat(&directory.join(name)).and_then(|seen| {
+                self.hidden_by(&relative.join(name), seen.is_some_and(|seen| seen.is_directory()))
             });
             hidden.map_or_else(
                 |error| {
@@ -162,12 +248,13 @@ impl Context {
     fn shows_below(&self, directory: &Path) -> Result<bool, PathError> {
         let mut open = vec![directory.to_owned()];
         while let Some(directory) = open.pop() {
-            for name in list(&self.root.join(&directory))? {
+            for name in self.names(&self.root.join(&directory))? {
                 let path = directory.join(name);
                 if self.ignore.line(&path).is_none() {
                     return Ok(true);
                 }
-                let is_directory = lstat(&self.root.join(&path))?.is_some_and(|meta| meta.is_dir());
+                let is_directory =
+                    self.stat(&self.root.join(&path))?.is_some_and(|seen| seen.is_directory());
                 if is_directory && self.ignore.may_show_below(&path) {
                     open.push(path);
                 }
@@ -175,6 +262,15 @@ impl Context {
         }
         Ok(false)
     }
+}
+
+/// Asks an image about an absolute path.
+fn in_image<T>(
+    path: &Path,
+    ask: impl FnOnce(&[u8]) -> Result<T, ReadError>,
+) -> Result<T, PathError> {
+    let bytes = path.as_os_str().as_bytes();
+    ask(bytes).map_err(|error| at_path(bytes, error))
 }
 
 /// The components of a path without root and `.`.
@@ -187,7 +283,7 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
 }
 
 /// What is at a path; none if nothing is, or if a parent is no directory.
-pub(crate) fn lstat(path: &Path) -> Result<Option<Metadata>, PathError> {
+fn lstat(path: &Path) -> Result<Option<Metadata>, PathError> {
     match fs::symlink_metadata(path) {
         Ok(meta) => Ok(Some(meta)),
         Err(error)
@@ -197,6 +293,68 @@ pub(crate) fn lstat(path: &Path) -> Result<Option<Metadata>, PathError> {
         }
         Err(error) => Err(error).at("stat", path),
     }
+}
+
+/// What a layer says of a file of this machine.
+fn seen(path: &Path, meta: &Metadata) -> Result<Seen, PathError> {
+    let several = meta.nlink() > 1 && !meta.is_dir();
+    Ok(Seen {
+        kind: kind(path, meta)?,
+        mode: meta.mode() & 0o7777,
+        owner: Owner { uid: meta.uid(), gid: meta.gid() },
+        mtime: Timestamp {
+            seconds: meta.mtime(),
+            nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
+        },
+        size: meta.len(),
+        inode: several.then_some((meta.dev(), meta.ino())),
+    })
+}
+
+/// What a path of this machine is in a layer; none for a socket.
+fn kind(path: &Path, meta: &Metadata) -> Result<Option<Kind>, PathError> {
+    let file_type = meta.file_type();
+    Ok(Some(if file_type.is_file() {
+        Kind::File
+    } else if file_type.is_dir() {
+        Kind::Directory
+    } else if file_type.is_symlink() {
+        let target = fs::read_link(path).at("read the symlink", path)?;
+        Kind::Symlink(target.into_os_string().into_vec())
+    } else if file_type.is_fifo() {
+        Kind::Fifo
+    } else if file_type.is_char_device() {
+        Kind::CharDevice(device(path, meta)?)
+    } else if file_type.is_block_device() {
+        Kind::BlockDevice(device(path, meta)?)
+    } else {
+        return Ok(None);
+    }))
+}
+
+fn device(path: &Path, meta: &Metadata) -> Result<Device, PathError> {
+    let number =
+        |part: u64| u32::try_from(part).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+    Ok(Device {
+        major: number(nix::sys::stat::major(meta.rdev())).at("read the device number of", path)?,
+        minor: number(nix::sys::stat::minor(meta.rdev())).at("read the device number of", path)?,
+    })
+}
+
+/// All extended attributes of a file of this machine that pass the filter.
+fn xattrs(path: &Path, kept: impl Fn(&[u8]) -> bool) -> Result<Xattrs, PathError> {
+    let names = match xattr::list(path) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Vec::new()),
+        Err(error) => return Err(error).at("list the attributes of", path),
+    };
+    let mut xattrs = Vec::new();
+    for name in names.filter(|name| kept(name.as_bytes())) {
+        if let Some(value) = xattr::get(path, &name).at("read an attribute of", path)? {
+            xattrs.push((name.into_vec(), value));
+        }
+    }
+    Ok(xattrs)
 }
 
 /// The names in a directory, sorted by their bytes.

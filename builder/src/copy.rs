@@ -13,23 +13,32 @@
 //! patterns --sources--> matches in the context --landing--> (source, path in the image) --> items
 //! ```
 //!
+//! With `--parents` a source lands below the destination under the whole path that was named, or
+//! under what of it stands after a `/./`, by either rule.
+//!
 //! The context is read, the image is only asked through a callback, nothing is written.
 
 mod landing;
+mod mode;
 mod owner;
 mod pattern;
 mod sources;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use kfs_fs::error::PathError;
+use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::layer::{Entry, Timestamp};
 
-use crate::context::Context;
+use crate::context::{Context, ContextError};
 use crate::kubefile::{CopyRule, Source};
+use crate::view::ImageFile;
 pub use landing::Difference;
+pub use mode::{BadMode, Mode};
 pub use owner::{Owner, OwnerError, ReadFile};
 pub use pattern::BadPattern;
 pub(crate) use pattern::Class;
@@ -54,7 +63,6 @@ pub enum Place {
 pub type Look<'a> = dyn FnMut(&[u8]) -> Result<Place, PathError> + 'a;
 
 /// A COPY with its variables expanded.
-#[derive(Debug)]
 pub struct Request<'a> {
     /// Paths, patterns and heredocs.
     pub sources: &'a [Source],
@@ -66,12 +74,33 @@ pub struct Request<'a> {
     pub rule: CopyRule,
     /// Where the sources are.
     pub context: &'a Context,
-    /// Whom the items and the directories made for them belong to.
-    pub owner: Owner,
-    /// Permission bits for files and directories of the context instead of their own.
-    pub mode: Option<u32>,
+    /// Sources that were fetched from elsewhere, by what is written.
+    pub fetched: &'a BTreeMap<String, Fetched>,
+    /// Makes the tree in an archive of the context that is to be unpacked; none for other files.
+    pub unpack: Option<&'a Unpack<'a>>,
+    /// `--parents`: sources keep their directories.
+    pub parents: bool,
+    /// `--exclude`: patterns of what is left out, relative to each source.
+    pub exclude: &'a [String],
+    /// Whom the items and the directories made for them belong to; none for root, or for the
+    /// owner that the context says where that [`keeps`](Context::keeps_owners) them.
+    pub owner: Option<Owner>,
+    /// What becomes of the permission bits of files and directories of the context.
+    pub mode: Option<Mode>,
     /// Modification time of what has none in the context.
     pub made_at: Timestamp,
+}
+
+/// Makes the tree in an archive, by its path on this machine; none if the file is none.
+pub type Unpack<'a> = dyn Fn(&Path) -> Result<Option<Context>, PathError> + 'a;
+
+/// A source that was brought to this machine.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// What was fetched is all that is in it.
+    pub context: Context,
+    /// The name of the one file; none if the whole tree was asked for.
+    pub file: Option<String>,
 }
 
 /// One member of the new layer.
@@ -91,8 +120,22 @@ pub enum Content {
     /// A file of the context, by its path on this machine. It may have changed since its size was
     /// taken: whoever reads it has to check.
     File(PathBuf),
+    /// A file of an image or of another stage.
+    Image(ImageFile),
     /// The lines of a heredoc.
     Inline(Vec<u8>),
+}
+
+impl Content {
+    /// Opens it for reading; what has no content is empty.
+    pub fn open(&self) -> Result<Box<dyn Read + '_>, PathError> {
+        Ok(match self {
+            Self::None => Box::new(std::io::empty()),
+            Self::File(path) => Box::new(File::open(path).at("open", path)?),
+            Self::Image(file) => Box::new(file.reader()),
+            Self::Inline(bytes) => Box::new(&bytes[..]),
+        })
+    }
 }
 
 /// What a COPY does.
@@ -169,6 +212,9 @@ pub enum CopyError {
     /// A socket: no layer can hold one.
     #[error("{0:?} in the context is a socket, which no image can hold")]
     Socket(PathBuf),
+    /// A pattern of `--exclude` is malformed.
+    #[error("--exclude: {0}")]
+    Exclude(#[source] ContextError),
     /// Several sources, and a destination that is no directory.
     #[error(
         "several sources need a destination that is a directory: write {0:?} with a / at its end"
@@ -198,8 +244,13 @@ pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, C
     let matches = sources::matches(request)?;
     let mut image = landing::Image::new(look);
     let taken = landing::land(request, request.rule, &matches, &mut image)?;
-    let other = landing::land(request, request.rule.other(), &matches, &mut image);
-    let difference = landing::difference(request.rule, &taken, &other);
+    let difference = if request.parents {
+        // There is one rule for these.
+        None
+    } else {
+        let other = landing::land(request, request.rule.other(), &matches, &mut image);
+        landing::difference(request.rule, &taken, &other)
+    };
     let kind = match &taken[..] {
         [landing] if landing.is_directory() => SourceKind::Directory,
         [_] => SourceKind::File,
@@ -211,20 +262,6 @@ pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, C
     }
     let (items, skipped) = items.finish();
     Ok(Resolved { items, kind, difference, skipped })
-}
-
-/// Why `--chmod` is refused.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("--chmod={0}: write permission bits in octal, like 644 or 0755")]
-pub struct BadMode(String);
-
-/// The permission bits that `--chmod` names.
-pub fn parse_mode(text: &str) -> Result<u32, BadMode> {
-    let digits = text.bytes().all(|b| matches!(b, b'0'..=b'7'));
-    match u32::from_str_radix(text, 8) {
-        Ok(mode) if digits && mode <= 0o7777 => Ok(mode),
-        _ => Err(BadMode(text.to_owned())),
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Signals that end a build in good order: what a step had begun is given up, its processes are
 //! gone, nothing of it is left.
 
-use std::cell::{Cell, OnceCell};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,11 +21,13 @@ pub(crate) const ENDING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::
 pub struct Interrupted(pub Signal);
 
 /// Asks whether a signal wants the build to end. As long as it is not told to
-/// [`hold`](Self::hold) them, signals do what they always do, and no question is answered with yes.
+/// [`hold`](Self::hold) them, signals do what they always do. All threads of a build ask the same
+/// value.
 #[derive(Debug, Default)]
 pub struct Interrupts {
-    held: OnceCell<Held>,
-    arrived: Cell<Option<Signal>>,
+    held: OnceLock<Held>,
+    /// The number of the signal that has come, 0 for none.
+    arrived: AtomicI32,
 }
 
 #[derive(Debug)]
@@ -32,6 +35,9 @@ struct Held {
     signals: SignalFd,
     /// The mask of the thread before.
     before: SigSet,
+    /// Readable (at its end) once a signal has come: one thread takes the signal, all wake up.
+    told: io::PipeReader,
+    tell: Mutex<Option<io::PipeWriter>>,
 }
 
 impl Interrupts {
@@ -43,23 +49,43 @@ impl Interrupts {
         let mut set = SigSet::empty();
         ENDING.into_iter().filter(|signal| !ignored.contains(signal)).for_each(|s| set.add(s));
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let (told, tell) = io::pipe()?;
         let before = SigSet::thread_get_mask()?;
         set.thread_block()?;
-        self.held.get_or_init(|| Held { signals, before });
+        self.held.get_or_init(|| Held { signals, before, told, tell: Mutex::new(Some(tell)) });
         Ok(())
+    }
+
+    /// Has every [`check`](Self::check) and wait of the build fail from now on, as if it had been
+    /// asked to terminate: another part of it has failed.
+    pub(crate) fn cancel(&self) {
+        self.arrive(Signal::SIGTERM as i32);
+    }
+
+    fn arrive(&self, signal: i32) {
+        // The first one counts.
+        self.arrived.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).ok();
+        if let Some(held) = self.held.get() {
+            held.tell.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 
     /// Fails if a signal has come.
     pub fn check(&self) -> Result<(), Interrupted> {
-        if self.arrived.get().is_none()
-            && let Some(held) = self.held.get()
+        let held = self.held.get();
+        if self.arrived.load(Ordering::SeqCst) == 0
+            && let Some(held) = held
             && let Ok(Some(info)) = held.signals.read_signal()
         {
-            let number = i32::try_from(info.ssi_signo).unwrap_or_default();
-            self.arrived.set(Signal::try_from(number).ok());
+            self.arrive(i32::try_from(info.ssi_signo).unwrap_or_default());
+        }
+        let Ok(signal) = Signal::try_from(self.arrived.load(Ordering::SeqCst)) else {
+            return Ok(());
+        };
+        if let Some(held) = held {
             held.let_through();
         }
-        self.arrived.get().map_or(Ok(()), |signal| Err(Interrupted(signal)))
+        Err(Interrupted(signal))
     }
 
     /// Waits until `fd` can be read or a signal has come; fails for the latter with
@@ -67,12 +93,16 @@ impl Interrupts {
     pub(crate) fn wait(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         loop {
             self.check().map_err(io::Error::other)?;
-            let signals = self.held.get().map(|held| held.signals.as_fd());
-            let mut fds: Vec<_> = [Some(fd), signals]
-                .into_iter()
-                .flatten()
-                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-                .collect();
+            let held = self.held.get();
+            let mut fds: Vec<_> = [
+                Some(fd),
+                held.map(|held| held.signals.as_fd()),
+                held.map(|held| held.told.as_fd()),
+            ]
+            .into_iter()
+            .flatten()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) if fds[0].any() == Some(true) => return Ok(()),
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -135,5 +165,21 @@ mod tests {
         interrupts.wait(reader.as_fd()).unwrap();
         interrupts.hold().unwrap();
         interrupts.wait(reader.as_fd()).unwrap();
+    }
+
+    #[test]
+    fn what_one_thread_is_told_all_are() {
+        let interrupts = Interrupts::default();
+        interrupts.hold().unwrap();
+        let (reader, _writer) = io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            let wait = || interrupts.wait(reader.as_fd()).unwrap_err();
+            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(wait)).collect();
+            interrupts.cancel();
+            for thread in waiting {
+                let error = thread.join().unwrap().downcast::<Interrupted>().unwrap();
+                assert_eq!(error, Interrupted(Signal::SIGTERM));
+            }
+        });
     }
 }

@@ -1,23 +1,26 @@
-//! What a build file asks for, in order, before anything is done: the base, the steps with their
-//! variables expanded, and what may be left undone. Pure.
+//! What a build file asks for, in order, before anything is done: the stages, their bases, their
+//! steps with variables expanded, and which stage needs which. Pure.
 //!
 //! All steps are expanded before the first one runs: their values depend on the file, the build
 //! arguments and the base's config, never on what a RUN does. So a mistake in the last line is
 //! reported before the first RUN.
 
+mod expanded;
 mod scope;
 mod unsupported;
+
+use std::sync::Arc;
 
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
 use serde_json::Value;
 
-use crate::config::{ConfigError, StageConfig};
-use crate::copy;
+use crate::config::StageConfig;
 use crate::kubefile::expand::{self, ExpandError};
 use crate::kubefile::{
-    App, AppSource, Command, Copy, CopyRule, Dialect, From, Instruction, Kubefile, KubefileError,
-    Location, MountError, Pair, Problem, Run, Source, Statement, Warning,
+    Command, CopyRule, Dialect, From, Instruction, Kubefile, KubefileError, Location, Problem,
+    Statement, Warning,
 };
+use expanded::{expanded, located};
 use scope::Scope;
 use unsupported::unsupported;
 
@@ -32,6 +35,10 @@ pub struct Options {
     pub target: Platform,
     /// What the build runs on.
     pub build: Platform,
+    /// `--target`: the stage to build, by name or number; the last one without.
+    pub stage: Option<String>,
+    /// Names of `--build-context`, in lower case: each goes before a stage or image of its name.
+    pub contexts: Vec<String>,
 }
 
 /// What a stage begins with.
@@ -46,9 +53,24 @@ pub enum Base {
         /// From `--platform`.
         platform: Option<String>,
     },
+    /// An earlier stage, by its number.
+    Stage(usize),
+    /// A `--build-context`, by its name.
+    Context(String),
 }
 
-/// One statement of the stage that is built.
+/// Where a step takes files from, beside the context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Another stage, by its number.
+    Stage(usize),
+    /// A `--build-context`, by its name.
+    Context(String),
+    /// An image, as written.
+    Image(String),
+}
+
+/// One statement of a stage.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// From 1, FROM included; so the first step of a stage has index 2.
@@ -64,71 +86,33 @@ pub struct Step {
     /// The build arguments that a RUN here sees as environment and that belong to its cache key
     /// and history: declared, with a value, not hidden by ENV; in the order of their ARGs.
     pub build_args: Vec<(String, String)>,
-    /// A later step is a RUN, so what this step makes has to be in the mounted tree.
-    pub needs_tree: bool,
+    /// What the names in its `from`s mean.
+    pub origins: Vec<(String, Origin)>,
 }
 
-/// A file that can be built.
+impl Step {
+    /// What a name in one of its `from`s means.
+    pub fn origin(&self, from: &str) -> Option<&Origin> {
+        self.origins.iter().find(|(name, _)| name == from).map(|(_, origin)| origin)
+    }
+}
+
+/// A stage of the file.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    dialect: Dialect,
-    copy_rule: CopyRule,
+pub struct StagePlan {
+    name: Option<String>,
     base: Base,
     from: Statement,
     statements: Vec<Statement>,
-    scope: Scope,
-    warnings: Vec<Warning>,
 }
 
-impl Plan {
-    /// Plans the stage of a file.
-    ///
-    /// Fails if there is more than one stage, or if the base's name cannot be expanded.
-    pub fn new(file: Kubefile, options: Options) -> Result<Self, KubefileError> {
-        let copy_rule =
-            options.copy_rule.or(file.copy_rule).unwrap_or_else(|| file.dialect.copy_rule());
-        let mut scope = Scope::new(file.dialect, file.escape, options);
-        let mut warnings = file.warnings;
-        warnings.extend(scope.unused(&file.statements));
-        let mut stage = None;
-        let mut statements = Vec::new();
-        for statement in file.statements {
-            if let Some(what) = unsupported(&statement.instruction) {
-                return Err(KubefileError::new(&statement.location, Problem::Unsupported(what)));
-            }
-            match (&statement.instruction, &stage) {
-                (Instruction::Arg(arg), None) => {
-                    scope.declare_before_from(arg).map_err(|e| located(&statement, e))?;
-                }
-                (Instruction::From(from), None) => {
-                    let base = base(from, &scope, &statement)?;
-                    stage = Some((base, statement));
-                }
-                (Instruction::From(_), Some(_)) => {
-                    let what = "a second FROM (a multi-stage build)".to_owned();
-                    return Err(KubefileError::new(
-                        &statement.location,
-                        Problem::Unsupported(what),
-                    ));
-                }
-                _ => statements.push(statement),
-            }
-        }
-        let (base, from) = stage.expect("the parser refuses a file without FROM");
-        Ok(Self { dialect: file.dialect, copy_rule, base, from, statements, scope, warnings })
+impl StagePlan {
+    /// From `AS`, in lower case.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
-    /// Whose rules the file follows.
-    pub fn dialect(&self) -> Dialect {
-        self.dialect
-    }
-
-    /// Where a COPY puts its sources: what the user says, else the file's head, else the dialect.
-    pub fn copy_rule(&self) -> CopyRule {
-        self.copy_rule
-    }
-
-    /// What the stage begins with.
+    /// What it begins with.
     pub fn base(&self) -> &Base {
         &self.base
     }
@@ -142,6 +126,87 @@ impl Plan {
     pub fn total(&self) -> usize {
         self.statements.len() + 1
     }
+}
+
+/// A stage with its variables expanded.
+#[derive(Clone, Debug)]
+pub struct Expanded {
+    /// After FROM.
+    pub steps: Vec<Step>,
+    /// What the stage's image has for a config.
+    pub config: ImageConfig,
+    /// What the last line of the stage sees, for stages that begin with this one.
+    scope: Scope,
+}
+
+/// A file that can be built.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    dialect: Dialect,
+    copy_rule: CopyRule,
+    stages: Vec<StagePlan>,
+    target: usize,
+    contexts: Vec<String>,
+    scope: Scope,
+    warnings: Vec<Warning>,
+}
+
+impl Plan {
+    /// Plans the stages of a file.
+    ///
+    /// Fails if a base's name cannot be expanded, or if there is no stage as the user wants.
+    pub fn new(file: Kubefile, options: Options) -> Result<Self, KubefileError> {
+        let copy_rule =
+            options.copy_rule.or(file.copy_rule).unwrap_or_else(|| file.dialect.copy_rule());
+        let contexts = options.contexts.clone();
+        let wanted = options.stage.clone();
+        let mut scope = Scope::new(file.dialect, file.escape, options);
+        let mut warnings = file.warnings;
+        warnings.extend(scope.unused(&file.statements));
+        let mut stages: Vec<StagePlan> = Vec::new();
+        for statement in file.statements {
+            match (&statement.instruction, stages.last_mut()) {
+                (Instruction::Arg(arg), None) => {
+                    scope.declare_before_from(arg).map_err(|e| located(&statement, e))?;
+                }
+                (Instruction::From(from), _) => {
+                    if stages.len() == MAX_STAGES {
+                        let text = format!("the file has more than {MAX_STAGES} stages");
+                        let problem = Problem::Syntax(text);
+                        return Err(KubefileError::new(&statement.location, problem));
+                    }
+                    let base = base(from, &scope, &statement, &stages, &contexts)?;
+                    let name = from.name.clone();
+                    stages.push(StagePlan { name, base, from: statement, statements: Vec::new() });
+                }
+                (_, Some(stage)) => stage.statements.push(statement),
+                (_, None) => unreachable!("the parser refuses all but ARG before FROM"),
+            }
+        }
+        let target = find_target(&file.name, &stages, wanted.as_deref())?;
+        let dialect = file.dialect;
+        Ok(Self { dialect, copy_rule, stages, target, contexts, scope, warnings })
+    }
+
+    /// Whose rules the file follows.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Where a COPY puts its sources: what the user says, else the file's head, else the dialect.
+    pub fn copy_rule(&self) -> CopyRule {
+        self.copy_rule
+    }
+
+    /// All stages of the file, by their number.
+    pub fn stages(&self) -> &[StagePlan] {
+        &self.stages
+    }
+
+    /// The number of the stage to build.
+    pub fn target(&self) -> usize {
+        self.target
+    }
 
     /// What is probably not meant.
     pub fn warnings(&self) -> &[Warning] {
@@ -154,24 +219,31 @@ impl Plan {
         self.scope.proxies()
     }
 
-    /// The steps after FROM, expanded on a base with this config.
+    /// The steps of stage `number`, expanded on a base with this config. For a stage that begins
+    /// with another one, `parent` is that one: its ARGs are known in this stage, too (Dockerfile
+    /// reference, "Scope" of ARG).
     ///
     /// Fails with the line whose variables, flags or values are wrong, or if the base has ONBUILD
     /// triggers.
-    pub fn steps(&self, base: &ImageConfig) -> Result<Vec<Step>, KubefileError> {
+    pub fn expand(
+        &self,
+        number: usize,
+        base: &ImageConfig,
+        parent: Option<&Expanded>,
+    ) -> Result<Expanded, KubefileError> {
+        let stage = &self.stages[number];
         if base.config.extra.get("OnBuild").and_then(Value::as_array).is_some_and(|o| !o.is_empty())
         {
             let what = "a base image with ONBUILD triggers".to_owned();
-            return Err(KubefileError::new(&self.from.location, Problem::Unsupported(what)));
+            return Err(KubefileError::new(&stage.from.location, Problem::Unsupported(what)));
         }
-        let mut scope = self.scope.clone();
+        let mut scope = parent.map_or_else(|| self.scope.clone(), |parent| parent.scope.clone());
         let mut config = StageConfig::new(base.clone(), self.dialect);
-        let last_run = self
-            .statements
-            .iter()
-            .rposition(|statement| matches!(statement.instruction, Instruction::Run(_)));
         let mut steps = Vec::new();
-        for (i, statement) in self.statements.iter().enumerate() {
+        for (i, statement) in stage.statements.iter().enumerate() {
+            if let Some(what) = unsupported(&statement.instruction) {
+                return Err(KubefileError::new(&statement.location, Problem::Unsupported(what)));
+            }
             let instruction = expanded(&statement.instruction, &mut scope, &config)
                 .and_then(|instruction| {
                     config.apply(&instruction)?;
@@ -180,69 +252,89 @@ impl Plan {
                 .map_err(|error| located(statement, error))?;
             steps.push(Step {
                 index: i + 2,
-                total: self.total(),
+                total: stage.total(),
                 location: statement.location.clone(),
                 text: statement.text.clone(),
+                origins: self.origins(&instruction),
                 instruction,
                 build_args: scope.visible(&config),
-                needs_tree: last_run.is_some_and(|run| i < run),
             });
         }
-        Ok(steps)
+        Ok(Expanded { steps, config: config.into_image(), scope })
     }
-}
 
-/// Why a statement cannot become a step.
-enum StepError {
-    Expand(ExpandError),
-    Config(ConfigError),
-    Other(Problem),
-}
-
-impl std::convert::From<ExpandError> for StepError {
-    fn from(error: ExpandError) -> Self {
-        Self::Expand(error)
-    }
-}
-
-impl std::convert::From<MountError> for StepError {
-    fn from(error: MountError) -> Self {
-        Self::Other(Problem::Syntax(error.to_string()))
-    }
-}
-
-impl std::convert::From<ConfigError> for StepError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config(error)
-    }
-}
-
-fn located(statement: &Statement, error: impl Into<StepError>) -> KubefileError {
-    let (problem, suggestion) = match error.into() {
-        StepError::Expand(error) => {
-            let is_copy = matches!(statement.instruction, Instruction::Copy(_));
-            let suggestion = match error {
-                ExpandError::OpenQuote(_) if is_copy => {
-                    Some("write names with blanks as a JSON array: COPY [\"a b\", \"c\"]")
-                }
-                ExpandError::OpenQuote(_) => Some("close it, or put a backslash before it"),
-                ExpandError::Required { .. } => Some("pass it with --build-arg NAME=VALUE"),
-                _ => None,
+    /// What the `from`s of an instruction mean: a named context goes before a stage of that name
+    /// or number, and a stage before an image.
+    fn origins(&self, instruction: &Instruction) -> Vec<(String, Origin)> {
+        let mut origins = Vec::new();
+        for from in froms(instruction) {
+            let name = from.to_ascii_lowercase();
+            let origin = if self.contexts.contains(&name) {
+                Origin::Context(name)
+            } else if let Some(number) = find_stage(&self.stages, &from) {
+                Origin::Stage(number)
+            } else {
+                Origin::Image(from.clone())
             };
-            (Problem::Expand(error), suggestion)
+            origins.push((from, origin));
         }
-        StepError::Config(error) => (Problem::Config(error), None),
-        StepError::Other(problem) => (problem, None),
-    };
-    let error = KubefileError::new(&statement.location, problem);
-    match suggestion {
-        Some(suggestion) => error.suggest(suggestion),
-        None => error,
+        origins
     }
+}
+
+/// More than any real file has; planning follows stages from one to the other.
+const MAX_STAGES: usize = 250;
+
+/// The names of other trees that an instruction takes files from.
+fn froms(instruction: &Instruction) -> Vec<String> {
+    match instruction {
+        Instruction::Copy(copy) => copy.from.iter().cloned().collect(),
+        Instruction::Run(run) => {
+            let mounts = run.mounts.iter().filter_map(|options| options.mount().ok());
+            mounts.filter_map(|mount| mount.from().map(str::to_owned)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A stage by its name, the last one of that name, or by its number.
+fn find_stage(stages: &[StagePlan], wanted: &str) -> Option<usize> {
+    let named = |stage: &StagePlan| {
+        stage.name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
+    };
+    let number = || wanted.parse().ok().filter(|number| *number < stages.len());
+    stages.iter().rposition(named).or_else(number)
+}
+
+/// The stage that the user wants to have built.
+fn find_target(
+    file: &Arc<str>,
+    stages: &[StagePlan],
+    wanted: Option<&str>,
+) -> Result<usize, KubefileError> {
+    let Some(wanted) = wanted else { return Ok(stages.len() - 1) };
+    find_stage(stages, wanted).ok_or_else(|| {
+        let location = Location { file: file.clone(), first: 1, last: 1, lines: Arc::new([]) };
+        let problem = Problem::File(format!("the file has no stage {wanted}"));
+        let names: Vec<&str> = stages.iter().filter_map(StagePlan::name).collect();
+        KubefileError::new(&location, problem).suggest(match &names[..] {
+            [] => format!(
+                "name stages with FROM IMAGE AS NAME, or use numbers from 0 to {}",
+                stages.len() - 1
+            ),
+            names => format!("its stages: {}", names.join(", ")),
+        })
+    })
 }
 
 /// The base that a FROM names.
-fn base(from: &From, scope: &Scope, statement: &Statement) -> Result<Base, KubefileError> {
+fn base(
+    from: &From,
+    scope: &Scope,
+    statement: &Statement,
+    stages: &[StagePlan],
+    contexts: &[String],
+) -> Result<Base, KubefileError> {
     let expand = |text: &str| scope.before_from(text).map_err(|error| located(statement, error));
     let name = expand(&from.image)?;
     if name.trim().is_empty() {
@@ -252,133 +344,18 @@ fn base(from: &From, scope: &Scope, statement: &Statement) -> Result<Base, Kubef
     }
     let platform = from.platform.as_deref().map(expand).transpose()?.filter(|p| !p.is_empty());
     // `--platform` means nothing where there is nothing to choose from.
-    if name == "scratch" { Ok(Base::Scratch) } else { Ok(Base::Image { name, platform }) }
-}
-
-/// The instruction with its variables expanded; an ARG is declared in `scope`.
-fn expanded(
-    instruction: &Instruction,
-    scope: &mut Scope,
-    config: &StageConfig,
-) -> Result<Instruction, StepError> {
-    if let Instruction::Arg(arg) = instruction {
-        return Ok(Instruction::Arg(scope.declare(arg, config)?));
+    if contexts.contains(&name.to_ascii_lowercase()) {
+        return Ok(Base::Context(name.to_ascii_lowercase()));
     }
-    let word = |text: &String| scope.word(text, config);
-    let words = |texts: &[String]| texts.iter().map(word).collect::<Result<Vec<_>, _>>();
-    let pairs = |pairs: &[Pair]| -> Result<Vec<Pair>, ExpandError> {
-        let pair = |p: &Pair| Ok(Pair { key: word(&p.key)?, value: word(&p.value)? });
-        pairs.iter().map(pair).collect()
+    // A number is no stage here: images may be called so.
+    let named = |stage: &StagePlan| {
+        stage.name.as_ref().is_some_and(|known| known.eq_ignore_ascii_case(&name))
     };
-    let mut result = instruction.clone();
-    match &mut result {
-        // The shell that runs them expands these, or they hold no variables.
-        Instruction::Entrypoint(_)
-        | Instruction::Healthcheck(_)
-        | Instruction::Launch(_)
-        | Instruction::Maintainer(_)
-        | Instruction::Onbuild(_)
-        | Instruction::Shell(_)
-        | Instruction::From(_)
-        | Instruction::Arg(_) => {}
-        Instruction::Run(run) => expand_mounts(run, scope, config)?,
-        Instruction::Cmd(cmd) => cmd.command = scope.command(&cmd.command, config)?,
-        Instruction::Cmds(cmds) => cmds.commands = scope.lines(&cmds.commands, config)?,
-        Instruction::AppCmds(app) => app.commands = scope.lines(&app.commands, config)?,
-        Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
-            expand_sources(app, scope, config)?;
-        }
-        Instruction::AppEnv(app) => app.pairs = pairs(&app.pairs)?,
-        Instruction::KubeVersion(version) => version.range = word(&version.range)?,
-        Instruction::Add(add) => {
-            add.files = expanded_copy(&add.files, scope, config)?;
-            add.checksum = add.checksum.as_ref().map(word).transpose()?;
-        }
-        Instruction::Copy(copy) => *copy = expanded_copy(copy, scope, config)?,
-        Instruction::Env(env) => env.pairs = pairs(&env.pairs)?,
-        Instruction::Label(label) => label.pairs = pairs(&label.pairs)?,
-        Instruction::Expose(expose) => {
-            // One variable may hold several ports.
-            let ports = words(&expose.ports)?;
-            expose.ports =
-                ports.iter().flat_map(|p| p.split_whitespace()).map(str::to_owned).collect();
-        }
-        Instruction::StopSignal(stop) => stop.signal = word(&stop.signal)?,
-        Instruction::User(user) => user.user = word(&user.user)?,
-        Instruction::Volume(volume) => volume.paths = words(&volume.paths)?,
-        Instruction::Workdir(workdir) => workdir.path = word(&workdir.path)?,
-    }
-    Ok(result)
-}
-
-/// Sources of an application see what those of COPY see.
-fn expand_sources(app: &mut App, scope: &Scope, config: &StageConfig) -> Result<(), ExpandError> {
-    for source in &mut app.sources {
-        match source {
-            AppSource::Local(text) | AppSource::Remote(text) => {
-                *text = scope.copy_word(text, config)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn expand_mounts(run: &mut Run, scope: &Scope, config: &StageConfig) -> Result<(), StepError> {
-    for mount in &mut run.mounts {
-        for (_, value) in &mut mount.options {
-            if let Some(text) = value {
-                *text = scope.word(text, config)?;
-            }
-        }
-        mount.mount()?;
-    }
-    Ok(())
-}
-
-fn expanded_copy(copy: &Copy, scope: &Scope, config: &StageConfig) -> Result<Copy, StepError> {
-    let word = |text: &String| scope.copy_word(text, config);
-    let source = |source: &Source| -> Result<Source, StepError> {
-        match source {
-            Source::Path(path) => {
-                let path = word(path)?;
-                if path.is_empty() {
-                    let text = "a source of COPY is empty once its variables are expanded";
-                    return Err(StepError::Other(Problem::Syntax(text.to_owned())));
-                }
-                if is_remote(&path) {
-                    let what = format!("COPY of the remote source {path}");
-                    return Err(StepError::Other(Problem::Unsupported(what)));
-                }
-                Ok(Source::Path(path))
-            }
-            Source::Inline(heredoc) => {
-                let mut heredoc = heredoc.clone();
-                if heredoc.expand {
-                    heredoc.content = scope.heredoc(&heredoc.content, config)?;
-                }
-                Ok(Source::Inline(heredoc))
-            }
-        }
-    };
-    let dest = word(&copy.dest)?;
-    if dest.is_empty() {
-        let text = "the destination of COPY is empty once its variables are expanded";
-        return Err(StepError::Other(Problem::Syntax(text.to_owned())));
-    }
-    let chmod = copy.chmod.as_ref().map(word).transpose()?;
-    if let Some(chmod) = &chmod {
-        copy::parse_mode(chmod).map_err(|e| StepError::Other(Problem::Syntax(e.to_string())))?;
-    }
-    let chown = copy.chown.as_ref().map(word).transpose()?;
-    let sources = copy.sources.iter().map(source).collect::<Result<_, _>>()?;
-    let from = copy.from.as_ref().map(word).transpose()?;
-    let exclude = copy.exclude.iter().map(word).collect::<Result<_, _>>()?;
-    Ok(Copy { from, chown, chmod, exclude, sources, dest, ..copy.clone() })
-}
-
-/// Sources that are fetched, not copied.
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p))
+    Ok(match stages.iter().rposition(named) {
+        Some(number) => Base::Stage(number),
+        None if name == "scratch" => Base::Scratch,
+        None => Base::Image { name, platform },
+    })
 }
 
 /// The command with `expand` applied to its texts.

@@ -11,7 +11,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use kfs_fs::error::{AtPath, PathError};
@@ -19,11 +18,12 @@ use kfs_fs::filesystem::{ImageFs, OpenError};
 use kfs_fs::fuse::{self, FuseError, Mounted};
 use kfs_fs::layer::Entry;
 use kfs_fs::layer::writer::{Compression, LayerWriter, NewLayer, WriteError};
-use kfs_fs::oci::Layer;
 use kfs_fs::oci::store::{Part, Store};
+use kfs_fs::oci::{Layer, import};
 
 use crate::build::Options;
-use crate::copy::{Content, CopyItem};
+use crate::context::Context;
+use crate::copy::CopyItem;
 use crate::diff::{self, Changes, DiffError};
 use crate::exec::{Command, ExecError, Executor, Isolation, Outcome, User, UserError};
 use crate::interrupt::{Interrupted, Interrupts};
@@ -72,7 +72,7 @@ pub(crate) struct Stage {
     /// A directory of this build, which goes away with it.
     work: PathBuf,
     compression: Compression,
-    interrupts: Rc<Interrupts>,
+    interrupts: Arc<Interrupts>,
     // The rootfs uses the mounts, so it is dropped first.
     live: Option<Live>,
     base: Option<Arc<ImageFs>>,
@@ -157,6 +157,25 @@ impl Stage {
         open_over(&self.layers[first..], &indexes, &self.work, below)
     }
 
+    /// The tree in an archive of this machine; none for another file.
+    pub(crate) fn archive(&self, path: &Path) -> Result<Option<Context>, PathError> {
+        let failed = |error: String| PathError {
+            action: "unpack",
+            path: path.to_owned(),
+            source: std::io::Error::other(error),
+        };
+        let Some(layer) = import::layer_of_tar(path).map_err(|error| failed(error.to_string()))?
+        else {
+            return Ok(None);
+        };
+        // Its index is of no use to anyone after this build.
+        let indexes = self.work.join("archives");
+        fs::create_dir_all(&indexes).at("make directory", &indexes)?;
+        let fs = ImageFs::open_over(&[layer], &indexes, &indexes, &mut |_| None);
+        let fs = fs.map_err(|error| failed(error.to_string()))?;
+        Ok(Some(Context::of_image(View { base: Some(Arc::new(fs)), delta: None })))
+    }
+
     /// Writes a layer of files from the context, in one pass over them. `read` is called with
     /// every piece of content, in the order of the items.
     pub(crate) fn copy(
@@ -166,11 +185,7 @@ impl Stage {
     ) -> Result<NewLayer, StageError> {
         let mut writer = self.writer()?;
         for item in items {
-            let mut reader: Box<dyn std::io::Read> = match &item.content {
-                Content::None => Box::new(std::io::empty()),
-                Content::File(path) => Box::new(fs::File::open(path).at("open", path)?),
-                Content::Inline(bytes) => Box::new(&bytes[..]),
-            };
+            let mut reader = item.content.open()?;
             let mut tap = Tap { inner: &mut reader, read };
             self.append(&mut writer, &item.entry, &mut tap)?;
         }

@@ -1,13 +1,17 @@
 //! What a stage's rootfs holds now, read without mounting it: the base image, and above it the
 //! layers of the stage as a delta.
 
+use std::collections::BTreeSet;
+use std::io::Cursor;
 use std::sync::Arc;
 
 use kfs_fs::error::PathError;
 use kfs_fs::filesystem::{ImageFs, Ino, ReadError};
+use kfs_fs::layer::{Device, Kind, Timestamp};
 use kfs_fs::tree::Metadata;
 
-use crate::copy::Place;
+use crate::copy::{Owner, Place};
+use crate::diff::Xattrs;
 
 /// As many symlinks are followed as Linux would (`MAXSYMLINKS`).
 const MAX_HOPS: u32 = 40;
@@ -19,12 +23,79 @@ const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFLNK: u32 = 0o120_000;
 const S_IFCHR: u32 = 0o020_000;
+const S_IFBLK: u32 = 0o060_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFIFO: u32 = 0o010_000;
+/// How much of a file is read at once, in bytes.
+const CHUNK: usize = 1 << 18;
 
 /// A base and a delta, either of which may lack.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     pub(crate) base: Option<Arc<ImageFs>>,
     pub(crate) delta: Option<Arc<ImageFs>>,
+}
+
+/// What is at a path of an image or of a context.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// None for a socket.
+    pub(crate) kind: Option<Kind>,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    pub(crate) owner: Owner,
+    pub(crate) mtime: Timestamp,
+    /// In bytes.
+    pub(crate) size: u64,
+    /// What names of the same file have in common; none for a file with one name.
+    pub(crate) inode: Option<(u64, u64)>,
+}
+
+impl Seen {
+    pub(crate) fn is_directory(&self) -> bool {
+        self.kind == Some(Kind::Directory)
+    }
+}
+
+/// A file of an image.
+#[derive(Clone, Debug)]
+pub struct ImageFile {
+    fs: Arc<ImageFs>,
+    ino: Ino,
+}
+
+impl PartialEq for ImageFile {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.fs, &other.fs) && self.ino == other.ino
+    }
+}
+
+impl Eq for ImageFile {}
+
+impl ImageFile {
+    /// Reads it from its start.
+    pub(crate) fn reader(&self) -> impl std::io::Read + use<> {
+        ImageReader { file: self.clone(), offset: 0, rest: Cursor::default() }
+    }
+}
+
+struct ImageReader {
+    file: ImageFile,
+    /// Of what is read next.
+    offset: u64,
+    rest: Cursor<Vec<u8>>,
+}
+
+impl std::io::Read for ImageReader {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        if self.rest.position() == self.rest.get_ref().len() as u64 {
+            let ImageFile { fs, ino } = &self.file;
+            let chunk = fs.read(*ino, self.offset, CHUNK).map_err(std::io::Error::other)?;
+            self.offset += chunk.len() as u64;
+            self.rest = Cursor::new(chunk);
+        }
+        self.rest.read(buf)
+    }
 }
 
 /// Something in a view.
@@ -77,6 +148,103 @@ impl View {
             Some(Err(ReadError::WrongKind(_))) | None => Ok(None),
             Some(content) => content.map(Some),
         }
+    }
+
+    /// What is at a path in which symlinks are not followed.
+    fn node(&self, path: &[u8]) -> Result<Option<Node>, ReadError> {
+        let mut node = self.root();
+        for name in names(path) {
+            match self.child(node, name)? {
+                Some(child) => node = child,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(node))
+    }
+
+    /// The inode behind a node; none for the root of an empty view.
+    fn inode(&self, node: Node) -> Option<(&Arc<ImageFs>, Ino)> {
+        let (in_delta, ino) = match node {
+            Node::Directory { delta: Some(ino), .. } => (true, ino),
+            Node::Directory { base, .. } => (false, base?),
+            Node::Leaf { in_delta, ino, .. } => (in_delta, ino),
+        };
+        let fs = if in_delta { &self.delta } else { &self.base };
+        fs.as_ref().map(|fs| (fs, ino))
+    }
+
+    /// What is at a path in which symlinks are not followed.
+    pub(crate) fn stat(&self, path: &[u8]) -> Result<Option<Seen>, ReadError> {
+        let Some((fs, ino)) = self.node(path)?.and_then(|node| self.inode(node)) else {
+            return Ok(None);
+        };
+        let attr = fs.attr(ino)?;
+        let device = || Device {
+            major: u32::try_from(nix::sys::stat::major(attr.rdev.into())).unwrap_or(u32::MAX),
+            minor: u32::try_from(nix::sys::stat::minor(attr.rdev.into())).unwrap_or(u32::MAX),
+        };
+        let kind = match attr.mode & S_IFMT {
+            S_IFDIR => Some(Kind::Directory),
+            S_IFREG => Some(Kind::File),
+            S_IFLNK => Some(Kind::Symlink(fs.readlink(ino)?.to_vec())),
+            S_IFCHR => Some(Kind::CharDevice(device())),
+            S_IFBLK => Some(Kind::BlockDevice(device())),
+            S_IFIFO => Some(Kind::Fifo),
+            _ => None,
+        };
+        let several = attr.nlink > 1 && attr.mode & S_IFMT != S_IFDIR;
+        Ok(Some(Seen {
+            kind,
+            mode: attr.mode & 0o7777,
+            owner: Owner { uid: attr.uid, gid: attr.gid },
+            mtime: attr.mtime,
+            size: attr.size,
+            // Each image numbers for itself.
+            inode: several.then(|| (Arc::as_ptr(fs).addr() as u64, ino.0)),
+        }))
+    }
+
+    /// The names in the directory at a path, sorted; symlinks in the path are not followed.
+    pub(crate) fn list(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, ReadError> {
+        let Some(node @ Node::Directory { base, delta }) = self.node(path)? else {
+            return Err(ReadError::NotADirectory(0));
+        };
+        let mut names = BTreeSet::new();
+        for (fs, ino) in [(&self.base, base), (&self.delta, delta)] {
+            let (Some(fs), Some(ino)) = (fs, ino) else { continue };
+            let mut place = 0;
+            while let Some(entry) = fs.entry_at(ino, place)? {
+                names.insert(entry.name);
+                place += 1;
+            }
+        }
+        let mut shown = Vec::new();
+        for name in names {
+            if self.child(node, name)?.is_some() {
+                shown.push(name.to_vec());
+            }
+        }
+        Ok(shown)
+    }
+
+    /// The extended attributes at a path in which symlinks are not followed.
+    pub(crate) fn xattrs(&self, path: &[u8]) -> Result<Xattrs, ReadError> {
+        let Some((fs, ino)) = self.node(path)?.and_then(|node| self.inode(node)) else {
+            return Ok(Vec::new());
+        };
+        let mut xattrs = Vec::new();
+        for name in fs.xattr_names(ino)? {
+            if let Some(value) = fs.xattr(ino, name)? {
+                xattrs.push((name.to_vec(), value.to_vec()));
+            }
+        }
+        Ok(xattrs)
+    }
+
+    /// The file at a path in which symlinks are not followed.
+    pub(crate) fn image_file(&self, path: &[u8]) -> Result<Option<ImageFile>, ReadError> {
+        let found = self.node(path)?.and_then(|node| self.inode(node));
+        Ok(found.map(|(fs, ino)| ImageFile { fs: fs.clone(), ino }))
     }
 
     fn root(&self) -> Node {
@@ -161,6 +329,7 @@ fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
 /// A read error as one at a path of the image.
 pub(crate) fn at_path(path: &[u8], error: ReadError) -> PathError {
     use std::os::unix::ffi::OsStrExt;
+    let path = path.strip_prefix(b"/").unwrap_or(path);
     let path = std::path::Path::new("/").join(std::ffi::OsStr::from_bytes(path));
     PathError { action: "read", path, source: std::io::Error::other(error) }
 }

@@ -51,12 +51,18 @@ fn outcome(name: &str, bytes: &[u8]) -> Result<String, String> {
         copy_rule: None,
         target: platform.clone(),
         build: platform,
+        stage: None,
+        contexts: Vec::new(),
     };
     let result = Kubefile::parse(name, bytes, Dialect::of_file_name(name))
         .and_then(|file| Plan::new(file, options))
-        .and_then(|plan| plan.steps(&ImageConfig::default()));
+        .and_then(|plan| {
+            // Each on a base of its own: what the others hold does not matter here.
+            let base = ImageConfig::default();
+            (0..plan.stages().len()).try_for_each(|n| plan.expand(n, &base, None).map(|_| ()))
+        });
     match result {
-        Ok(_) => Ok("ok".to_owned()),
+        Ok(()) => Ok("ok".to_owned()),
         Err(error) if error.is_unsupported() => Ok(error.problem.to_string()),
         Err(error) => Err(error.to_string()),
     }

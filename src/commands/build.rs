@@ -1,8 +1,9 @@
 //! `kfs build`
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kfs_builder::build::{self, Event};
@@ -51,6 +52,10 @@ pub(crate) struct Args {
     /// Value of an ARG; without =VALUE it is taken from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     build_arg: Vec<String>,
+
+    /// The stage to build, by name or number [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
 
     /// Do every step anew
     #[arg(long)]
@@ -114,9 +119,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         // A wrong name is told before the work, not after it.
         tag.parse::<Name>()?;
     }
-    let interrupts = Rc::new(Interrupts::default());
+    let interrupts = Arc::new(Interrupts::default());
     let options = build::Options {
         context: directory.with_ignore_file(&path)?,
+        contexts: BTreeMap::new(),
         tag: args.tag.clone(),
         no_cache: args.no_cache,
         compression: args.compression.into(),
@@ -131,7 +137,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     };
     let sandbox = sandbox.interrupts(interrupts);
     let started = Instant::now();
-    let mut report = |event: Event<'_>| tell(context, &event);
+    let mut report = |stage: &str, event: Event| tell(context, stage, &event);
     let built = build::build(&plan, &options, &context.store()?, &sandbox, &mut report)?;
     if let Some(tag) = &args.tag {
         context.say(&format!("Built {tag} in {}", seconds(started.elapsed())));
@@ -172,6 +178,8 @@ fn plan_options(args: &Args, target: &Platform) -> Result<plan::Options, Failure
         copy_rule: args.copy_semantics.map(CopyRule::from),
         target: target.clone(),
         build: host(),
+        stage: args.target.clone(),
+        contexts: Vec::new(),
     })
 }
 
@@ -191,18 +199,24 @@ fn time(seconds: u64) -> SystemTime {
 /// The end of the year 9999, the last that RFC 3339 can say.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// One line a step and what comes of it, to stderr.
-fn tell(context: &Context, event: &Event<'_>) {
+/// One line a step and what comes of it, to stderr. Where several stages are built, each line
+/// names its stage.
+fn tell(context: &Context, stage: &str, event: &Event) {
+    let (name, tag) = match stage {
+        "" => (String::new(), String::new()),
+        stage => (format!("{stage} "), format!("[{stage}] ")),
+    };
     match event {
         Event::Step { index, total, text } => {
-            context.say(&format!("[{index}/{total}] {}", escape(text.as_bytes())));
+            context.say(&format!("[{name}{index}/{total}] {}", escape(text.as_bytes())));
         }
-        Event::Indexed { bytes } => context.say(&format!("      indexed {}", size(*bytes))),
+        Event::Indexed { bytes } => context.say(&format!("      {tag}indexed {}", size(*bytes))),
         Event::Output(line) => {
             if !context.quiet {
                 let mut stderr = std::io::stderr().lock();
+                let line = [b"      ", tag.as_bytes(), overwritten(line), b"\n"].concat();
                 // Nobody is left to be told of a closed stderr.
-                drop(stderr.write_all(&[b"      ", overwritten(line), b"\n"].concat()));
+                drop(stderr.write_all(&line));
             }
         }
         Event::Warning(text) => context.say(&format!("warning: {text}")),
@@ -211,10 +225,10 @@ fn tell(context: &Context, event: &Event<'_>) {
             match layer {
                 Some((digest, bytes)) => {
                     let (digest, bytes) = (digest.short(), size(*bytes));
-                    context.say(&format!("      {took}  layer {digest}  {bytes}"));
+                    context.say(&format!("      {tag}{took}  layer {digest}  {bytes}"));
                 }
                 None if took.starts_with("0.0") => {}
-                None => context.say(&format!("      {took}")),
+                None => context.say(&format!("      {tag}{took}")),
             }
         }
     }

@@ -201,7 +201,7 @@ fn what_cannot_be_copied_is_told() {
         ("COPY *.none /", "no file of the context matches"),
         ("COPY [ab /", "is no pattern"),
         ("COPY --chown=nobody imageList /", "the image's etc/passwd has no \"nobody\""),
-        ("COPY --chmod=u+x imageList /", "write permission bits in octal"),
+        ("COPY --chmod=u+q imageList /", "write permission bits in octal"),
     ] {
         let said = shop.fails(&format!("FROM scratch\n{copy}\n"), &[]);
         assert!(said.contains("Dockerfile:2:") && said.contains(expected), "{copy}: {said}");
@@ -212,4 +212,58 @@ fn what_cannot_be_copied_is_told() {
     let (files, _) = made(&shop, "Dockerfile", "FROM scratch\nCOPY in /in\nCOPY . /all/\n", &[]);
     assert!(files.contains(&"all/out".to_owned()), "{files:?}");
     assert_eq!(shop.ok(&["cat", "new", "/in"]), "list");
+}
+
+#[test]
+fn add_unpacks_archives_of_the_context() {
+    let Some(shop) = Workshop::with_base() else { return };
+    for (name, option) in
+        [("plain.tar", "-cf"), ("a.tgz", "-czf"), ("b", "--zstd"), ("x.xz", "-cJf")]
+    {
+        let tree = shop.path("tree");
+        fs::create_dir_all(tree.join("sub")).unwrap();
+        fs::write(tree.join("sub").join(name), name).unwrap();
+        fs::hard_link(tree.join("sub").join(name), tree.join("link")).unwrap();
+        let file = shop.path("context").join(name);
+        let mut tar = Command::new("tar");
+        tar.arg("--owner=5").arg("--group=6").arg("-C").arg(&tree);
+        match option {
+            "--zstd" => tar.args(["--zstd", "-cf"]),
+            other => tar.arg(other),
+        };
+        run(tar.arg(&file).arg("."));
+        fs::remove_dir_all(&tree).unwrap();
+    }
+    shop.write("text.tar", "no tar\n");
+    shop.write("empty.tar", "");
+    let text = "FROM base\nADD plain.tar a.tgz /both/\nADD b /zstd\nADD text.tar empty.tar /\n\
+                ADD --chown=7:8 plain.tar /owned\nADD --unpack=false a.tgz /kept\nCOPY b /copied\n\
+                RUN stat -c '%n %u:%g %h' /both/sub/a.tgz /zstd/link /owned/link; cat /both/sub/*\n";
+    let built = shop.build(text);
+    assert_eq!(
+        built.last_run(),
+        "/both/sub/a.tgz 5:6 2\n/zstd/link 5:6 2\n/owned/link 7:8 2\na.tgzplain.tar"
+    );
+    assert_eq!(shop.ok(&["cat", "new", "/text.tar"]), "no tar\n");
+    let packed = fs::read(shop.path("context/a.tgz")).unwrap();
+    let kept = shop.kfs(&["cat", "new", "/kept"]).output().unwrap().stdout;
+    assert_eq!(kept, packed);
+    assert_eq!(shop.build(text).cached(), 7);
+    let history = shop.inspect("new")["config"]["history"].to_string();
+    assert!(history.contains("#(nop) ADD multi:"), "{history}");
+    let said = shop.fails("FROM scratch\nADD x.xz /\n", &[]);
+    assert!(said.contains("Dockerfile:2:") && said.contains("xz"), "{said}");
+}
+
+#[test]
+fn a_linked_copy_depends_on_nothing_below() {
+    let Some(shop) = Workshop::with_base() else { return };
+    shop.write("file", "file");
+    let text =
+        |run: &str| format!("FROM base\nRUN {run}\nCOPY --link --chmod=g=u file /bin/new/\n");
+    shop.build(&text("ln -s usr /linked"));
+    // The base has a symlink there.
+    assert!(shop.files("new").contains(&"bin/new/file".to_owned()));
+    assert_eq!(shop.build(&text("echo other >/other")).cached(), 1);
+    assert!(shop.files("new").contains(&"other".to_owned()));
 }

@@ -13,4 +13,5 @@ mod ends;
 mod image;
 mod rootfs;
 mod run;
+mod stages;
 mod workshop;

@@ -12,7 +12,8 @@ use crate::host_tools::{install_program, install_tools};
 use crate::skip::skip;
 
 /// What the base has beside the tools of all tests.
-const MORE_TOOLS: [&str; 10] = [
+const MORE_TOOLS: [&str; 11] = [
+    "/usr/bin/chown",
     "/usr/bin/cp",
     "/usr/bin/find",
     "/usr/bin/getfattr",
@@ -41,7 +42,14 @@ pub(crate) struct Built {
 impl Built {
     /// How many steps were taken from the cache.
     pub(crate) fn cached(&self) -> usize {
-        self.said.lines().filter(|line| line.trim_start().starts_with("cached")).count()
+        // The name of the stage comes first where there are several.
+        let done = |line: &&str| {
+            let line = line.trim_start();
+            let line =
+                line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(line, |l| l.1);
+            line.starts_with("cached")
+        };
+        self.said.lines().filter(done).count()
     }
 
     /// What the last RUN printed: the indented lines after the last step's line that is a RUN.

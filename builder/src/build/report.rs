@@ -13,7 +13,7 @@ use crate::kubefile::write_source;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
-pub enum Event<'a> {
+pub enum Event {
     /// A step begins.
     Step {
         /// From 1.
@@ -21,7 +21,7 @@ pub enum Event<'a> {
         /// How many there are.
         total: usize,
         /// The instruction as one line.
-        text: &'a str,
+        text: String,
     },
     /// The base's layers were read to index them.
     Indexed {
@@ -29,7 +29,7 @@ pub enum Event<'a> {
         bytes: u64,
     },
     /// A line of a RUN's output.
-    Output(&'a [u8]),
+    Output(Vec<u8>),
     /// Something that is probably not meant.
     Warning(String),
     /// The step ended.

@@ -34,8 +34,8 @@ pub fn run(command: &Command, shell: &[String], build_args: &[(String, String)])
     text
 }
 
-/// A COPY; `digest` is of what was copied.
-pub fn copy(kind: SourceKind, digest: &Digest, dest: &str) -> String {
+/// A COPY or ADD, as `word` says; `digest` is of what was copied.
+pub fn copy(word: &str, kind: SourceKind, digest: &Digest, dest: &str) -> String {
     // Docker's text ends in a blank.
-    format!("/bin/sh -c #(nop) COPY {kind}:{} in {dest} ", digest.hex())
+    format!("/bin/sh -c #(nop) {word} {kind}:{} in {dest} ", digest.hex())
 }

@@ -138,7 +138,7 @@ fn history_texts() {
     assert_eq!(history::run(&exec, &shell, &args[..1]), "|1 V=1 /bin/touch /c");
     let digest = Digest::of(b"");
     assert_eq!(
-        history::copy(SourceKind::Directory, &digest, "/n1"),
+        history::copy("COPY", SourceKind::Directory, &digest, "/n1"),
         format!("/bin/sh -c #(nop) COPY dir:{} in /n1 ", digest.hex())
     );
 }

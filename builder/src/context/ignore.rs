@@ -13,12 +13,11 @@
 //! | `**` | any number of directories; at the end all that is below |
 //! | `\x` | the character x |
 
-use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kfs_fs::error::AtPath;
 
@@ -36,8 +35,11 @@ pub(super) struct Ignore {
     file: PathBuf,
     rules: Vec<Rule>,
     /// What [`hits`](Self::hits) found of the directory that was asked for last.
-    last: RefCell<Option<(PathBuf, Rc<[bool]>)>>,
+    last: Arc<Mutex<Option<Hits>>>,
 }
+
+/// A directory, and which rules match it.
+type Hits = (PathBuf, Arc<[bool]>);
 
 #[derive(Clone, Debug)]
 struct Rule {
@@ -82,7 +84,7 @@ impl Ignore {
             let glob = Glob::new(&clean(pattern)).ok_or(bad)?;
             rules.push(Rule { line: number, shows, glob });
         }
-        Ok(Self { file, rules, last: RefCell::default() })
+        Ok(Self { file, rules, last: Arc::default() })
     }
 
     /// Whether nothing is hidden.
@@ -116,14 +118,15 @@ impl Ignore {
     }
 
     /// Which rules match a path or a directory that it is in.
-    fn hits(&self, path: &Path) -> Rc<[bool]> {
+    fn hits(&self, path: &Path) -> Arc<[bool]> {
         let parent = path.parent().unwrap_or(Path::new(""));
         let above = if parent.as_os_str().is_empty() {
             None
         } else {
-            let known = self.last.borrow().clone().filter(|(directory, _)| directory == parent);
+            let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = last().clone().filter(|(directory, _)| directory == parent);
             let hits = known.map_or_else(|| self.hits(parent), |(_, hits)| hits);
-            *self.last.borrow_mut() = Some((parent.to_owned(), hits.clone()));
+            *last() = Some((parent.to_owned(), hits.clone()));
             Some(hits)
         };
         let text = String::from_utf8_lossy(path.as_os_str().as_bytes());

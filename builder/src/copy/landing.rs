@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::sources::{Found, Match};
 use super::{CopyError, Look, Place, Request};
 use crate::config::join;
+use crate::context::Context;
 use crate::kubefile::{CopyRule, Heredoc};
 
 /// One source and its place.
@@ -18,16 +19,18 @@ pub(super) struct Landing<'a> {
     pub(super) at: Vec<u8>,
     /// As the user named it, for messages.
     named: String,
+    /// Directories of the source above it that land too (`--parents`), and where.
+    pub(super) above: Vec<(PathBuf, Vec<u8>)>,
 }
 
 /// What lands.
 #[derive(Debug)]
 pub(super) enum Landed<'a> {
-    /// A directory on this machine. With `whole` it lands itself, with mode and times; else only
+    /// A directory of a context. With `whole` it lands itself, with mode and times; else only
     /// its contents do.
-    Directory { path: &'a Path, whole: bool },
-    /// Anything else, by its path on this machine, and whether a pattern matched it.
-    File { path: &'a Path, wild: bool },
+    Directory { context: &'a Context, path: &'a Path, whole: bool },
+    /// Anything else of a context, and whether a pattern matched it.
+    File { context: &'a Context, path: &'a Path, wild: bool },
     /// A heredoc.
     Inline(&'a Heredoc),
 }
@@ -106,6 +109,9 @@ pub(super) fn land<'a>(
     matches: &'a [Match<'a>],
     image: &mut Image<'_, '_>,
 ) -> Result<Vec<Landing<'a>>, CopyError> {
+    if request.parents {
+        return with_parents(request, matches, image);
+    }
     match rule {
         CopyRule::Docker => docker(request, matches, image),
         CopyRule::Kubefile => kubefile(request, matches, image),
@@ -119,7 +125,11 @@ fn docker<'a>(
 ) -> Result<Vec<Landing<'a>>, CopyError> {
     let dest = request.dest;
     let (at, place) = image.locate(dest, &join(request.working_dir, dest))?;
-    let is_file = |m: &Match<'_>| !matches!(m, Match::Path(Found { is_directory: true, .. }));
+    let is_file = |m: &Match<'_>| match m {
+        Match::Path(found) => !found.is_directory,
+        Match::Inline(_) => true,
+        Match::Tree(..) => false,
+    };
     let slash = matches!(dest.rsplit('/').next(), Some("" | "." | ".."));
     let into = slash || matches!(place, Place::Directory(_));
     let several = request.sources.len() > 1 || matches.len() > 1;
@@ -134,30 +144,31 @@ fn docker<'a>(
         let named = shown(one);
         let what = match one {
             Match::Inline(heredoc) => Landed::Inline(heredoc),
+            Match::Tree(context, _) => contents(context),
             Match::Path(found) => {
-                let path = followed(found)?;
+                let (context, path) = (found.context, followed(found)?);
                 if found.is_directory {
-                    let what = Landed::Directory { path, whole: false };
-                    return Ok(Landing { what, at: at.clone(), named });
+                    Landed::Directory { context, path, whole: false }
+                } else {
+                    Landed::File { context, path, wild: found.wild }
                 }
-                Landed::File { path, wild: found.wild }
             }
         };
-        let at = if into { child(&at, &name(one).unwrap_or_default()) } else { at.clone() };
-        Ok(Landing { what, at, named })
+        let named_there = into && !matches!(what, Landed::Directory { .. });
+        let at = if named_there { child(&at, &name(one).unwrap_or_default()) } else { at.clone() };
+        Ok(Landing { what, at, named, above: Vec::new() })
     };
     matches.iter().map(land).collect()
 }
 
 /// The path of a source with its symlink followed.
-fn followed(found: &Found) -> Result<&Path, CopyError> {
-    if let Some(target) = &found.target {
-        return Ok(target);
-    }
-    match std::fs::read_link(&found.path) {
-        Ok(target) => Err(CopyError::Dangling { link: found.named.clone(), target }),
-        // No symlink.
-        Err(_) => Ok(&found.path),
+fn followed<'a>(found: &'a Found<'_>) -> Result<&'a Path, CopyError> {
+    match (&found.target, &found.link) {
+        (Some(target), _) => Ok(target),
+        (None, None) => Ok(&found.path),
+        (None, Some(target)) => {
+            Err(CopyError::Dangling { link: found.named.clone(), target: target.clone() })
+        }
     }
 }
 
@@ -177,10 +188,14 @@ fn kubefile<'a>(
         let same = name.as_deref() == Some(dest_name.as_bytes());
         let what = match one {
             Match::Inline(heredoc) => Landed::Inline(heredoc),
-            Match::Path(found) if found.is_directory && found.target.is_none() => {
-                Landed::Directory { path: &found.path, whole: name.is_some() }
+            Match::Tree(context, _) => contents(context),
+            Match::Path(found) if found.is_directory && found.link.is_none() => {
+                let whole = name.is_some();
+                Landed::Directory { context: found.context, path: &found.path, whole }
             }
-            Match::Path(found) => Landed::File { path: &found.path, wild: found.wild },
+            Match::Path(Found { context, path, wild, .. }) => {
+                Landed::File { context, path, wild: *wild }
+            }
         };
         let is_directory = matches!(what, Landed::Directory { .. });
         match (&place, same) {
@@ -197,15 +212,72 @@ fn kubefile<'a>(
             Some(name) if !same => child(&at, &name),
             _ => at.clone(),
         };
-        Ok(Landing { what, at, named })
+        Ok(Landing { what, at, named, above: Vec::new() })
     };
     matches.iter().map(land).collect()
+}
+
+/// `--parents`: each source lands below the destination, which is a directory, under its path.
+fn with_parents<'a>(
+    request: &Request<'_>,
+    matches: &'a [Match<'a>],
+    image: &mut Image<'_, '_>,
+) -> Result<Vec<Landing<'a>>, CopyError> {
+    let dest = request.dest;
+    let (at, place) = image.locate(dest, &join(request.working_dir, dest))?;
+    if place == Place::Other {
+        let path = String::from_utf8_lossy(&at).into_owned();
+        return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
+    }
+    let land = |one: &'a Match<'a>| {
+        let named = shown(one);
+        let found = match one {
+            Match::Path(found) => found,
+            Match::Inline(heredoc) => {
+                let (what, at) = (Landed::Inline(heredoc), child(&at, heredoc.name.as_bytes()));
+                return Ok(Landing { what, at, named, above: Vec::new() });
+            }
+            Match::Tree(context, _) => {
+                return Ok(Landing {
+                    what: contents(context),
+                    at: at.clone(),
+                    named,
+                    above: Vec::new(),
+                });
+            }
+        };
+        let (context, path) = (found.context, followed(found)?);
+        let kept: Vec<_> = found.named.components().skip(found.pivot).collect();
+        let mut above = Vec::new();
+        let mut at = at.clone();
+        for (i, component) in kept.iter().enumerate() {
+            at = child(&at, component.as_os_str().as_bytes());
+            // As many names up from the source as there are still to come.
+            let parent = found.path.ancestors().nth(kept.len() - 1 - i);
+            if let (Some(parent), true) = (parent, i + 1 < kept.len()) {
+                above.push((parent.to_owned(), at.clone()));
+            }
+        }
+        let what = if found.is_directory {
+            Landed::Directory { context, path, whole: !kept.is_empty() }
+        } else {
+            Landed::File { context, path, wild: found.wild }
+        };
+        Ok(Landing { what, at, named, above })
+    };
+    matches.iter().map(land).collect()
+}
+
+/// All that is in a context.
+fn contents(context: &Context) -> Landed<'_> {
+    Landed::Directory { context, path: context.root(), whole: false }
 }
 
 /// The name that a source has in a directory; none for the context as a whole.
 fn name(one: &Match<'_>) -> Option<Vec<u8>> {
     match one {
         Match::Inline(heredoc) => Some(heredoc.name.clone().into_bytes()),
+        Match::Tree(..) => None,
         Match::Path(found) => found.named.file_name().map(|name| name.as_bytes().to_vec()),
     }
 }
@@ -213,6 +285,7 @@ fn name(one: &Match<'_>) -> Option<Vec<u8>> {
 fn shown(one: &Match<'_>) -> String {
     match one {
         Match::Inline(heredoc) => format!("<<{}", heredoc.name),
+        Match::Tree(_, name) => name.clone(),
         Match::Path(Found { named, .. }) if named == &PathBuf::new() => ".".to_owned(),
         Match::Path(found) => found.named.display().to_string(),
     }

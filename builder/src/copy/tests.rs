@@ -58,6 +58,8 @@ fn directory(path: &str) -> Place {
     Place::Directory(path.as_bytes().to_vec())
 }
 
+static NONE_FETCHED: BTreeMap<String, Fetched> = BTreeMap::new();
+
 fn request<'a>(context: &'a Context, sources: &'a [Source], dest: &'a str) -> Request<'a> {
     Request {
         sources,
@@ -65,7 +67,11 @@ fn request<'a>(context: &'a Context, sources: &'a [Source], dest: &'a str) -> Re
         working_dir: "/",
         rule: CopyRule::Docker,
         context,
-        owner: Owner::ROOT,
+        fetched: &NONE_FETCHED,
+        unpack: None,
+        parents: false,
+        exclude: &[],
+        owner: None,
         mode: None,
         made_at: Timestamp { seconds: 1, nanos: 0 },
     }
@@ -271,7 +277,8 @@ fn owners_modes_and_times() {
     fs::File::open(&path).unwrap().set_modified(time).unwrap();
     let sources = paths(&["apollo"]);
     let owner = Owner { uid: 5, gid: 6 };
-    let found = |mode| {
+    let found = |mode: Option<Mode>| {
+        let (owner, mode) = (Some(owner), mode);
         let request = Request { owner, mode, ..request(&context.context, &sources, "p/q") };
         let resolved = resolve_on(&request, &Rootfs::new()).unwrap();
         assert_eq!(resolved.kind, SourceKind::Directory);
@@ -291,7 +298,7 @@ fn owners_modes_and_times() {
     assert_eq!((templates.mode, templates.mtime), (0o1770, copied));
     let file = of(&entries, "p/q/templates/a.yaml");
     assert_eq!((file.mode, file.size, file.kind), (0o4751, 23, Kind::File));
-    let entries = found(Some(0o640));
+    let entries = found(Some(Mode::Bits(0o640)));
     assert_eq!(of(&entries, "p/q").mode, 0o755);
     assert_eq!(of(&entries, "p/q/templates").mode, 0o640);
     assert_eq!(of(&entries, "p/q/templates/a.yaml").mode, 0o640);
@@ -425,10 +432,67 @@ fn a_deep_directory_is_walked() {
 }
 
 #[test]
-fn modes() {
-    assert_eq!(parse_mode("0755"), Ok(0o755));
-    assert_eq!(parse_mode("4755"), Ok(0o4755));
-    for bad in ["", "8", "+7", "u+x", "17777", "-1"] {
-        assert!(parse_mode(bad).is_err(), "{bad}");
+fn with_parents_sources_keep_their_path() {
+    let context = context();
+    let copied = |sources: &[&str], dest: &str| {
+        let sources = paths(sources);
+        let request = Request { parents: true, ..request(&context.context, &sources, dest) };
+        resolve_on(&request, &Rootfs::new()).map(|resolved| notation(&resolved.items).join(" "))
+    };
+    for (sources, dest, expected) in [
+        (&["apollo/Chart.yaml", "./d1/f"][..], "out", "out/apollo/Chart.yaml out/d1/f"),
+        (&["apollo/./templates/a.yaml"], "out/", "out/templates/a.yaml"),
+        (&["apollo/templates/./a.yaml"], "out", "out/a.yaml"),
+        (&["apollo"], "out", "out/apollo/Chart.yaml out/apollo/templates/a.yaml"),
+        (&["apollo/./"], "out", "out/Chart.yaml out/templates/a.yaml"),
+        (&["d?/f"], "/", "d1/f d2/f"),
+        (&["**/a.yaml"], "out", "out/a.yaml out/apollo/templates/a.yaml"),
+        (&["apollo/./**/*.yaml"], "out", "out/Chart.yaml out/templates/a.yaml"),
+    ] {
+        assert_eq!(copied(sources, dest).unwrap(), expected, "{sources:?}");
     }
+    // Directories on the way are those of the source.
+    let path = context.path().join("apollo/templates");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    let sources = paths(&["apollo/templates/a.yaml"]);
+    let request = Request { parents: true, ..request(&context.context, &sources, "/new/out") };
+    let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
+    let modes: Vec<_> = items.iter().map(|item| item.entry.mode).collect();
+    assert_eq!(modes[..2], [0o755, 0o755]);
+    assert_eq!(modes[3], 0o700);
+}
+
+#[test]
+fn what_is_excluded_is_not_copied() {
+    let context = context();
+    let copied = |source: &str, exclude: &[&str]| {
+        let sources = paths(&[source]);
+        let exclude: Vec<_> = exclude.iter().map(|text| (*text).to_owned()).collect();
+        let request = request(&context.context, &sources, "out/");
+        let request = Request { exclude: &exclude, ..request };
+        resolve_on(&request, &Rootfs::new()).map(|resolved| notation(&resolved.items).join(" "))
+    };
+    for (source, exclude, expected) in [
+        ("apollo", &["templates"][..], "out/Chart.yaml"),
+        ("apollo", &["*.yaml"], "out/templates/a.yaml"),
+        ("apollo", &["**/*.yaml"], "out/templates/"),
+        ("*.yaml", &["b*"], "out/a.yaml"),
+        ("apollo", &["*", "!templates/a.yaml"], "out/templates/a.yaml"),
+    ] {
+        assert_eq!(copied(source, exclude).unwrap(), expected, "{source} {exclude:?}");
+    }
+    assert!(matches!(copied("apollo", &["[a"]), Err(CopyError::Exclude(_))));
+}
+
+#[test]
+fn names_of_one_file_stay_names_of_one_file() {
+    let context = context();
+    fs::hard_link(context.path().join("d1/f"), context.path().join("d1/g")).unwrap();
+    fs::hard_link(context.path().join("d1/f"), context.path().join("h")).unwrap();
+    let sources = paths(&["d1"]);
+    let request = request(&context.context, &sources, "out");
+    let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
+    let last = items.last().unwrap();
+    assert_eq!(last.entry.kind, Kind::Hardlink(b"out/f".to_vec()));
+    assert_eq!((last.entry.size, &last.content), (0, &Content::None));
 }

@@ -1,20 +1,16 @@
 //! From landings to the members of a layer: walks directories, makes parents.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use kfs_fs::error::{AtPath, PathError};
-use kfs_fs::layer::{Device, Entry, Kind, Timestamp};
-use nix::unistd::{AccessFlags, access};
+use kfs_fs::error::AtPath;
+use kfs_fs::layer::{Entry, Kind};
 
 use super::landing::{Image, Landed, Landing, child};
-use super::{Content, CopyError, CopyItem, MADE_DIRECTORY, MADE_FILE, Request};
-use crate::context::lstat;
+use super::{Content, CopyError, CopyItem, MADE_DIRECTORY, MADE_FILE, Owner, Request};
+use crate::context::Context;
 
 /// The items of a COPY by their path, as if its sources were copied one after the other: a later
 /// file replaces an earlier one at the same path.
@@ -22,18 +18,34 @@ pub(super) struct Items<'a> {
     request: &'a Request<'a>,
     /// Sorted by bytes, so a directory comes before what is in it.
     items: BTreeMap<Vec<u8>, CopyItem>,
+    /// What names of the same file have in common, by path in the image.
+    inodes: BTreeMap<Vec<u8>, (u64, u64)>,
     /// Sockets that were not named, relative to the context.
     skipped: Vec<PathBuf>,
 }
 
 impl<'a> Items<'a> {
     pub(super) fn new(request: &'a Request<'a>) -> Self {
-        Self { request, items: BTreeMap::new(), skipped: Vec::new() }
+        Self { request, items: BTreeMap::new(), inodes: BTreeMap::new(), skipped: Vec::new() }
     }
 
     /// The items, and the sockets that are not among them.
     pub(super) fn finish(self) -> (Vec<CopyItem>, Vec<PathBuf>) {
-        (self.items.into_values().collect(), self.skipped)
+        let Self { items, inodes, skipped, .. } = self;
+        let mut items: Vec<_> = items.into_values().collect();
+        let mut first_names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
+        for item in &mut items {
+            let Some(inode) = inodes.get(&item.entry.path) else { continue };
+            // Two names with attributes of two COPY flags cannot be: one COPY has one set.
+            if let Some(first) = first_names.get(inode) {
+                item.entry.kind = Kind::Hardlink(first.clone());
+                item.entry.size = 0;
+                item.content = Content::None;
+            } else {
+                first_names.insert(*inode, item.entry.path.clone());
+            }
+        }
+        (items, skipped)
     }
 
     /// Adds a source, all that is below it, and the directories above it that `image` lacks.
@@ -44,39 +56,84 @@ impl<'a> Items<'a> {
     ) -> Result<(), CopyError> {
         let at = &landing.at;
         for (i, _) in at.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            self.make_directory(&at[..i], image)?;
+            let parent = &at[..i];
+            match landing.above.iter().find(|(_, above)| above == parent) {
+                Some((path, _)) => self.insert_parent(landing, path, parent)?,
+                None => self.make_directory(parent, image)?,
+            }
         }
         match &landing.what {
             Landed::Inline(heredoc) => {
                 let bytes = heredoc.content.clone().into_bytes();
-                let mut entry = self.made(at, Kind::File, self.request.mode.unwrap_or(MADE_FILE));
+                let change = self.request.mode.as_ref();
+                let mode = change.map_or(MADE_FILE, |mode| mode.apply(MADE_FILE, false));
+                let mut entry = self.made(at, Kind::File, mode);
                 entry.size = bytes.len() as u64;
                 self.insert(CopyItem { entry, content: Content::Inline(bytes) })
             }
-            Landed::File { path, wild: false } if is_socket(path)? => {
-                Err(CopyError::Socket(self.relative(path).to_owned()))
+            Landed::File { context, path, wild } => {
+                if !wild && context.stat(path)?.is_some_and(|seen| seen.kind.is_none()) {
+                    return Err(CopyError::Socket(relative(context, path).to_owned()));
+                }
+                let parent = path.parent().unwrap_or(path);
+                if let Some(excluded) = self.excluded(context, parent)?
+                    && excluded.hides(path)?
+                {
+                    return Ok(());
+                }
+                self.insert_path(context, path, at).map(|_| ())
             }
-            Landed::File { path, .. } => self.insert_path(path, at).map(|_| ()),
-            Landed::Directory { path, whole: true } => self.walk(path, at, true),
-            Landed::Directory { path, whole: false } => {
-                self.make_directory(at, image)?;
-                self.walk(path, at, false)
+            Landed::Directory { context, path, whole } => {
+                if *whole {
+                    self.insert_path(context, path, at)?;
+                } else {
+                    self.make_directory(at, image)?;
+                }
+                self.walk(context, path, at)
             }
         }
     }
 
-    /// Adds what is below a directory, and with `whole` the directory.
-    fn walk(&mut self, path: &Path, at: &[u8], whole: bool) -> Result<(), CopyError> {
-        if whole {
-            self.insert_path(path, at)?;
+    /// A directory above a source of `--parents`, unless it is among the items already.
+    fn insert_parent(
+        &mut self,
+        landing: &Landing<'_>,
+        path: &Path,
+        at: &[u8],
+    ) -> Result<(), CopyError> {
+        let context = match &landing.what {
+            Landed::Directory { context, .. } | Landed::File { context, .. } => context,
+            Landed::Inline(_) => return Ok(()),
+        };
+        if self.items.get(at).is_none_or(|item| item.entry.kind != Kind::Directory) {
+            self.insert_path(context, path, at)?;
         }
+        Ok(())
+    }
+
+    /// What `--exclude` hides below a directory.
+    fn excluded(&self, context: &Context, root: &Path) -> Result<Option<Context>, CopyError> {
+        if self.request.exclude.is_empty() {
+            return Ok(None);
+        }
+        context.excluding(root, self.request.exclude).map(Some).map_err(CopyError::Exclude)
+    }
+
+    /// Adds what is below a directory.
+    fn walk(&mut self, context: &Context, path: &Path, at: &[u8]) -> Result<(), CopyError> {
+        let excluded = self.excluded(context, path)?;
         // A list and not recursion: depth is the context's, the stack is not.
         let mut open = vec![(path.to_owned(), at.to_owned())];
         while let Some((directory, at)) = open.pop() {
-            for name in self.request.context.list(&directory)? {
+            for name in context.list(&directory)? {
                 let path = directory.join(&name);
+                if let Some(excluded) = &excluded
+                    && excluded.hides(&path)?
+                {
+                    continue;
+                }
                 let at = child(&at, name.as_bytes());
-                if self.insert_path(&path, &at)? {
+                if self.insert_path(context, &path, &at)? {
                     open.push((path, at));
                 }
             }
@@ -84,35 +141,43 @@ impl<'a> Items<'a> {
         Ok(())
     }
 
-    /// Adds one path of the context; tells whether it is a directory.
-    fn insert_path(&mut self, path: &Path, at: &[u8]) -> Result<bool, CopyError> {
+    /// Adds one path of a context; tells whether it is a directory.
+    fn insert_path(
+        &mut self,
+        context: &Context,
+        path: &Path,
+        at: &[u8],
+    ) -> Result<bool, CopyError> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
-        let meta = lstat(path)?.ok_or_else(missing).at("stat", path)?;
-        let Some(kind) = kind(path, &meta)? else {
-            self.skipped.push(self.relative(path).to_owned());
+        let seen = context.stat(path)?.ok_or_else(missing).at("stat", path)?;
+        let Some(kind) = seen.kind else {
+            self.skipped.push(relative(context, path).to_owned());
             return Ok(false);
         };
         let content = match kind {
-            Kind::File => {
-                access(path, AccessFlags::R_OK).at("read", path)?;
-                Content::File(path.to_owned())
-            }
+            Kind::File => context.content(path)?,
             _ => Content::None,
         };
-        let own_mode = meta.mode() & 0o7777;
+        let is_directory = kind == Kind::Directory;
         let (mode, xattrs) = match kind {
             Kind::Symlink(_) => (0o777, Vec::new()),
-            _ => (self.request.mode.unwrap_or(own_mode), xattrs(path)?),
+            _ => {
+                let change = self.request.mode.as_ref();
+                let mode = change.map_or(seen.mode, |mode| mode.apply(seen.mode, is_directory));
+                (mode, context.xattrs(path)?)
+            }
         };
-        let is_directory = kind == Kind::Directory;
-        let size = if kind == Kind::File { meta.len() } else { 0 };
-        let entry = Entry { mtime: mtime(&meta), size, xattrs, ..self.made(at, kind, mode) };
+        match seen.inode {
+            Some(inode) => drop(self.inodes.insert(at.to_owned(), inode)),
+            None => drop(self.inodes.remove(at)),
+        }
+        let size = if kind == Kind::File { seen.size } else { 0 };
+        let mut entry = Entry { mtime: seen.mtime, size, xattrs, ..self.made(at, kind, mode) };
+        if context.keeps_owners() && self.request.owner.is_none() {
+            (entry.uid, entry.gid) = (seen.owner.uid, seen.owner.gid);
+        }
         self.insert(CopyItem { entry, content })?;
         Ok(is_directory)
-    }
-
-    fn relative<'p>(&self, path: &'p Path) -> &'p Path {
-        path.strip_prefix(self.request.context.root()).unwrap_or(path)
     }
 
     /// Adds a directory that no source describes, unless it is there.
@@ -134,6 +199,10 @@ impl<'a> Items<'a> {
         match self.items.get(&at) {
             Some(old) if is_directory(old) != is_directory(&item) => Err(conflict(&at)),
             _ => {
+                // A heredoc in the place of a file that has more names.
+                if matches!(item.content, Content::Inline(_)) {
+                    self.inodes.remove(&at);
+                }
                 self.items.insert(at, item);
                 Ok(())
             }
@@ -142,7 +211,7 @@ impl<'a> Items<'a> {
 
     /// An entry of this COPY's owner and time.
     fn made(&self, at: &[u8], kind: Kind, mode: u32) -> Entry {
-        let owner = self.request.owner;
+        let owner = self.request.owner.unwrap_or(Owner::ROOT);
         Entry {
             path: at.to_owned(),
             kind,
@@ -156,70 +225,10 @@ impl<'a> Items<'a> {
     }
 }
 
-/// What a path of the context is in a layer; none for a socket.
-fn kind(path: &Path, meta: &Metadata) -> Result<Option<Kind>, PathError> {
-    let file_type = meta.file_type();
-    Ok(Some(if file_type.is_file() {
-        Kind::File
-    } else if file_type.is_dir() {
-        Kind::Directory
-    } else if file_type.is_symlink() {
-        let target = fs::read_link(path).at("read the symlink", path)?;
-        Kind::Symlink(target.into_os_string().into_vec())
-    } else if file_type.is_fifo() {
-        Kind::Fifo
-    } else if file_type.is_char_device() {
-        Kind::CharDevice(device(path, meta)?)
-    } else if file_type.is_block_device() {
-        Kind::BlockDevice(device(path, meta)?)
-    } else {
-        return Ok(None);
-    }))
-}
-
-fn is_socket(path: &Path) -> Result<bool, PathError> {
-    Ok(lstat(path)?.is_some_and(|meta| meta.file_type().is_socket()))
-}
-
 fn conflict(at: &[u8]) -> CopyError {
     CopyError::Conflict(String::from_utf8_lossy(at).into_owned())
 }
 
-fn mtime(meta: &Metadata) -> Timestamp {
-    let nanos = u32::try_from(meta.mtime_nsec()).unwrap_or(0);
-    Timestamp { seconds: meta.mtime(), nanos }
-}
-
-fn device(path: &Path, meta: &Metadata) -> Result<Device, PathError> {
-    let number =
-        |part: u64| u32::try_from(part).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
-    Ok(Device {
-        major: number(nix::sys::stat::major(meta.rdev())).at("read the device number of", path)?,
-        minor: number(nix::sys::stat::minor(meta.rdev())).at("read the device number of", path)?,
-    })
-}
-
-/// Names and values, as in [`Entry::xattrs`].
-type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// The attributes that Docker and buildah keep: what a file may do, and what users add. All others
-/// (ACLs, SELinux labels) belong to this machine.
-fn xattrs(path: &Path) -> Result<Attributes, PathError> {
-    let names = match xattr::list(path) {
-        Ok(names) => names,
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Vec::new()),
-        Err(error) => return Err(error).at("list the attributes of", path),
-    };
-    let kept = |name: &OsStr| {
-        matches!(name.as_bytes(), b"security.capability" | b"security.ima")
-            || name.as_bytes().starts_with(b"user.")
-    };
-    let mut xattrs = Vec::new();
-    for name in names.filter(|name| kept(name)) {
-        if let Some(value) = xattr::get(path, &name).at("read an attribute of", path)? {
-            xattrs.push((name.into_vec(), value));
-        }
-    }
-    xattrs.sort();
-    Ok(xattrs)
+fn relative<'p>(context: &Context, path: &'p Path) -> &'p Path {
+    path.strip_prefix(context.root()).unwrap_or(path)
 }

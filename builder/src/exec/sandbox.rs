@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use kfs_fs::error::AtPath;
@@ -34,7 +34,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub struct Sandbox {
     program: PathBuf,
     host_path: OsString,
-    interrupts: Rc<Interrupts>,
+    interrupts: Arc<Interrupts>,
 }
 
 impl Default for Sandbox {
@@ -51,7 +51,7 @@ impl Sandbox {
 
     /// A sandbox that executes `program`, a kfs.
     pub fn with_program(program: impl Into<PathBuf>) -> Self {
-        let interrupts = Rc::default();
+        let interrupts = Arc::default();
         Self { program: program.into(), host_path: DEFAULT_PATH.into(), interrupts }
     }
 
@@ -62,7 +62,7 @@ impl Sandbox {
     }
 
     /// Sets what ends a command before its time; then all that it started is gone, too.
-    pub fn interrupts(mut self, interrupts: Rc<Interrupts>) -> Self {
+    pub fn interrupts(mut self, interrupts: Arc<Interrupts>) -> Self {
         self.interrupts = interrupts;
         self
     }

@@ -1,13 +1,12 @@
 //! What the language has and this version does not build. Nothing of it is left out in silence: a
 //! file that asks for it is refused before anything runs.
 
-use crate::kubefile::{Copy, Instruction, Network, Run, Security};
+use crate::kubefile::{Instruction, Network, Run, Security};
 
 /// What of an instruction is not built, if anything is.
 pub(super) fn unsupported(instruction: &Instruction) -> Option<String> {
     match instruction {
-        Instruction::Add(_)
-        | Instruction::App(_)
+        Instruction::App(_)
         | Instruction::AppCmds(_)
         | Instruction::AppEnv(_)
         | Instruction::Cmds(_)
@@ -17,10 +16,11 @@ pub(super) fn unsupported(instruction: &Instruction) -> Option<String> {
         | Instruction::KubeVersion(_)
         | Instruction::Launch(_)
         | Instruction::Onbuild(_) => Some(instruction.keyword().to_string()),
-        Instruction::Copy(copy) => in_copy(copy).map(str::to_owned),
         Instruction::Run(run) => in_run(run).map(str::to_owned),
-        Instruction::Arg(_)
+        Instruction::Add(_)
+        | Instruction::Arg(_)
         | Instruction::Cmd(_)
+        | Instruction::Copy(_)
         | Instruction::Entrypoint(_)
         | Instruction::Env(_)
         | Instruction::Expose(_)
@@ -35,23 +35,11 @@ pub(super) fn unsupported(instruction: &Instruction) -> Option<String> {
     }
 }
 
-fn in_copy(copy: &Copy) -> Option<&'static str> {
-    let Copy { from, link, parents, exclude, .. } = copy;
-    [
-        (from.is_some(), "COPY --from"),
-        (*link, "COPY --link"),
-        (*parents, "COPY --parents"),
-        (!exclude.is_empty(), "COPY --exclude"),
-    ]
-    .into_iter()
-    .find_map(|(asked, what)| asked.then_some(what))
-}
-
 fn in_run(run: &Run) -> Option<&'static str> {
     let Run { command: _, script, mounts, network, security } = run;
     [
         (!mounts.is_empty(), "RUN --mount"),
-        (*network != Network::Default, "RUN --network"),
+        (*network == Network::None, "RUN --network=none"),
         (*security != Security::Sandbox, "RUN --security=insecure"),
         (script.is_some(), "a RUN heredoc that begins with #!"),
     ]

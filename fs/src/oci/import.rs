@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::archive::{Magic, decompressed};
@@ -11,8 +13,10 @@ use super::manifest::{
     MANIFEST, Manifest, RootFs,
 };
 use super::store::{Expected, Stage, Store, StoreError, input_error};
+use crate::blob::{FileBlob, open_regular};
 use crate::digest::{DiffId, Digest, Hasher};
 use crate::error::AtPath;
+use crate::oci::Layer;
 
 /// What an import makes.
 #[derive(Clone, Debug)]
@@ -98,6 +102,71 @@ fn is_tar_block(block: &[u8]) -> bool {
         || tar::Header::from_byte_slice(block)
             .cksum()
             .is_ok_and(|sum| sum == super::archive::checksum(block))
+}
+
+/// A tar on this machine as a layer that lies where the file is; none if the file is no tar, plain
+/// or compressed. Fails for a compression that cannot be read, as then nobody knows.
+pub fn layer_of_tar(path: &Path) -> Result<Option<Layer>, StoreError> {
+    let what = path.display().to_string();
+    let input = |error| input_error(error, &what);
+    let mut file = open_regular(path)?;
+    let mut head = Vec::new();
+    file.by_ref().take(Magic::SIZE as u64).read_to_end(&mut head).map_err(input)?;
+    let (compression, media_type) = match Magic::of(&head) {
+        Magic::Plain => (Compression::None, LAYER_TAR),
+        Magic::Gzip => (Compression::Gzip, LAYER_GZIP),
+        Magic::Zstd => (Compression::Zstd, LAYER_ZSTD),
+        // No tool that unpacks what it is given knows lz4.
+        Magic::Unsupported("lz4") => return Ok(None),
+        Magic::Unsupported(how) => {
+            return Err(StoreError::NotATar { what, compression: Some(how) });
+        }
+    };
+    let blob = Counted { inner: head.as_slice().chain(file), hasher: Hasher::new(), size: 0 };
+    let mut blob = io::BufReader::new(blob);
+    let mut hasher = Hasher::new();
+    {
+        let mut content = decompressed(&mut blob, compression).map_err(input)?;
+        let mut chunk = vec![0; 1 << 18];
+        let mut first = Vec::new();
+        // Nonsense after the first bytes of a compression is no tar either.
+        let read = content.by_ref().take(BLOCK).read_to_end(&mut first);
+        if read.is_err() || !is_tar_block(&first) || first.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        hasher.update(&first);
+        loop {
+            match content.read(&mut chunk).map_err(input)? {
+                0 => break,
+                n => hasher.update(&chunk[..n]),
+            }
+        }
+    }
+    // What a decoder leaves belongs to the blob, too.
+    io::copy(&mut blob, &mut io::sink()).map_err(input)?;
+    let Counted { hasher: of_blob, size, .. } = blob.into_inner();
+    let descriptor = Descriptor::new(media_type, of_blob.finish(), size);
+    let diff_id = DiffId::new(hasher.finish());
+    Ok(Some(Layer { descriptor, diff_id, blob: Arc::new(FileBlob::open(path)?) }))
+}
+
+/// Size of a tar header.
+const BLOCK: u64 = 512;
+
+/// Hashes and counts what is read.
+struct Counted<R> {
+    inner: R,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hasher.update(&buf[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
 }
 
 fn put_image(

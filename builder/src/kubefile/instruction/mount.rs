@@ -124,6 +124,18 @@ pub struct FileMount {
     pub gid: u32,
 }
 
+impl Mount {
+    /// The stage, named context or image that it takes files from.
+    pub fn from(&self) -> Option<&str> {
+        match self {
+            Self::Bind(BindMount { from, .. }) | Self::Cache(CacheMount { from, .. }) => {
+                from.as_deref()
+            }
+            Self::Tmpfs(_) | Self::Secret(_) | Self::Ssh(_) => None,
+        }
+    }
+}
+
 /// Why options are no mount.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MountError {

@@ -1,0 +1,165 @@
+//! COPY and ADD: where the files come from, whether it was done before, and the layer.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kfs_fs::digest::Digest;
+use kfs_fs::error::PathError;
+
+use super::items::{ItemsDigest, digest_of};
+use super::prepare::ReadyStage;
+use super::schedule::Site;
+use super::steps::{Made, StageBuild, timestamp};
+use super::{Event, StepError};
+use crate::cache;
+use crate::config::history;
+use crate::context::Context;
+use crate::copy::{self, Owner, Place};
+use crate::kubefile::{Add, Copy};
+use crate::plan::{Origin, Step};
+use crate::view::{View, at_path};
+
+/// A COPY or ADD.
+pub(super) struct Copying<'c> {
+    files: &'c Copy,
+    add: Option<&'c Add>,
+}
+
+impl<'c> Copying<'c> {
+    pub(super) fn of(files: &'c Copy) -> Self {
+        Self { files, add: None }
+    }
+
+    pub(super) fn of_add(add: &'c Add) -> Self {
+        Self { files: &add.files, add: Some(add) }
+    }
+}
+
+/// Where files come from.
+struct Tree<'a> {
+    context: Cow<'a, Context>,
+    /// The same only for the same files; none if nothing is known before they are read.
+    identity: Option<Digest>,
+}
+
+impl StageBuild<'_> {
+    pub(super) fn copy(
+        &mut self,
+        copying: &Copying<'_>,
+        step: &Step,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Made, StepError> {
+        let files = copying.files;
+        let (site, ready) = (self.site, self.ready);
+        let tree = Self::tree(site, ready, files.from.as_deref(), step, report)?;
+        let words = format!("{files:?} {:?}", copying.add.map(|add| (add.unpack, &add.checksum)));
+        let rule = self.site.plan.copy_rule().to_string();
+        // A layer that does not depend on what is below it is the same on any base.
+        let parent = if files.link { self.first_key } else { self.key };
+        let parts = ["copy", self.config.working_dir(), &words, &rule];
+        let started_from = cache::key(parent, &parts);
+        let alias = tree.identity.map(|tree| cache::key(started_from, &[&tree.to_string()]));
+        if let Some(alias) = alias
+            && let Some(hit) = self.site.cache.find(alias)?
+        {
+            return Ok(self.push_cached(hit));
+        }
+        let resolved = self.resolve(copying, &tree.context)?;
+        if let Some(difference) = &resolved.difference {
+            report(Event::Warning(format!("{}: {difference}", step.location)));
+        }
+        for socket in &resolved.skipped {
+            let path = socket.display();
+            report(Event::Warning(format!("{}: socket {path} is left out", step.location)));
+        }
+        let word = if copying.add.is_some() { "ADD" } else { "COPY" };
+        let text = |digest: &Digest| history::copy(word, resolved.kind, digest, &files.dest);
+        // Without an earlier COPY like this, reading the files twice would only cost time.
+        if self.site.cache.has(started_from) {
+            let digest = digest_of(&resolved.items, &self.site.options.interrupts)?;
+            let key = cache::key(started_from, &[&digest.to_string()]);
+            if let Some(hit) = self.site.cache.find(key)? {
+                if alias.is_some() {
+                    self.site.cache.record(&hit, alias)?;
+                }
+                return Ok(self.push_cached(hit));
+            }
+        }
+        let mut digest = ItemsDigest::new(&resolved.items);
+        let new = self.stage.copy(&resolved.items, &mut |piece| digest.content(piece))?;
+        let digest = digest.finish();
+        let key = cache::key(started_from, &[&digest.to_string()]);
+        let made = self.push_new(new, key, text(&digest), alias)?;
+        self.site.cache.mark(started_from)?;
+        Ok(made)
+    }
+
+    /// The tree that a `from` names, or the context.
+    fn tree<'t>(
+        site: &'t Site<'_>,
+        ready: &ReadyStage,
+        from: Option<&str>,
+        step: &Step,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Tree<'t>, StepError> {
+        let Some(from) = from else {
+            return Ok(Tree { context: Cow::Borrowed(&site.options.context), identity: None });
+        };
+        let (view, identity) = match step.origin(from).expect("the plan resolves every from") {
+            Origin::Stage(number) => {
+                let finished = site.finished(*number);
+                (finished.view.clone(), finished.identity())
+            }
+            Origin::Image(_) => {
+                let image = &ready.images[from];
+                let base = Some(image.open(report)?);
+                (View { base, delta: None }, image.image.digest)
+            }
+            Origin::Context(name) => {
+                let context = Cow::Borrowed(&site.options.contexts[name]);
+                return Ok(Tree { context, identity: None });
+            }
+        };
+        Ok(Tree { context: Cow::Owned(Context::of_image(view)), identity: Some(identity) })
+    }
+
+    fn resolve(
+        &mut self,
+        copying: &Copying<'_>,
+        context: &Context,
+    ) -> Result<copy::Resolved, StepError> {
+        let files = copying.files;
+        let view = self.stage.view()?;
+        let mut read = |path: &str| -> Result<Option<Vec<u8>>, PathError> {
+            view.file(path.as_bytes()).map_err(|error| at_path(path.as_bytes(), error))
+        };
+        let owner = files.chown.as_ref().map(|text| Owner::resolve(text, &mut read)).transpose()?;
+        let mode = files.chmod.as_deref().map(copy::Mode::parse).transpose()?;
+        let unpack = |path: &Path| self.stage.archive(path);
+        let unpacks = copying.add.is_some_and(|add| add.unpack != Some(false));
+        let request = copy::Request {
+            sources: &files.sources,
+            dest: &files.dest,
+            working_dir: self.config.working_dir(),
+            rule: self.site.plan.copy_rule(),
+            context,
+            fetched: &BTreeMap::new(),
+            unpack: unpacks.then_some(&unpack),
+            parents: files.parents,
+            exclude: &files.exclude,
+            owner,
+            mode,
+            made_at: timestamp(self.site.now),
+        };
+        let mut look = |path: &[u8]| -> Result<Place, PathError> {
+            // It then lands on directories alone, whatever is there (Dockerfile reference,
+            // "COPY --link").
+            if files.link {
+                return Ok(Place::Absent);
+            }
+            view.place(path).map_err(|error| at_path(path, error))
+        };
+        Ok(copy::resolve(&request, &mut look)?)
+    }
+}

@@ -1,0 +1,140 @@
+//! Which stage runs when: each as soon as those that it needs are there, as many at a time as
+//! there are processors. Each has a thread of its own; what they tell comes out one after the
+//! other here.
+
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::SystemTime;
+
+use kfs_fs::oci::store::Writer;
+
+use super::prepare::{Prepared, stage_name};
+use super::steps::{Finished, StageBuild};
+use super::{BuildError, Event, Options, Report, image};
+use crate::cache::Cache;
+use crate::exec::Executor;
+use crate::plan::Plan;
+
+/// So many events wait for who reports them; a RUN that says more waits for that.
+const WAITING_EVENTS: usize = 256;
+/// RUNs are bound by more than processors, but each has a live rootfs.
+const MAX_STAGES_AT_ONCE: usize = 8;
+
+/// All that the stages of one build share.
+pub(super) struct Site<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) options: &'a Options,
+    pub(super) prepared: &'a Prepared,
+    pub(super) writer: &'a Writer,
+    pub(super) executor: &'a (dyn Executor + Sync),
+    /// A directory of this build.
+    pub(super) work: PathBuf,
+    pub(super) cache: Cache,
+    /// When the build began.
+    pub(super) now: SystemTime,
+    /// By the number of the stage.
+    finished: Vec<OnceLock<Finished>>,
+}
+
+/// What a stage's thread tells.
+enum Told {
+    Event(Event),
+    End(Result<(), BuildError>),
+}
+
+impl<'a> Site<'a> {
+    pub(super) fn new(
+        plan: &'a Plan,
+        options: &'a Options,
+        prepared: &'a Prepared,
+        writer: &'a Writer,
+        executor: &'a (dyn Executor + Sync),
+        work: &std::path::Path,
+    ) -> Self {
+        Self {
+            plan,
+            options,
+            prepared,
+            writer,
+            executor,
+            work: work.to_owned(),
+            cache: Cache::new(writer, options.no_cache),
+            now: options.timestamp.unwrap_or_else(SystemTime::now),
+            finished: plan.stages().iter().map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// A stage that another one needs, and that therefore is finished.
+    pub(super) fn finished(&self, stage: usize) -> &Finished {
+        self.finished[stage].get().expect("a stage begins after those that it needs")
+    }
+
+    /// What the image is made of, once all has run.
+    pub(super) fn image(&self) -> image::New<'_> {
+        let finished = self.finished(self.plan.target());
+        image::New {
+            base: finished.base.as_ref().map(|base| &base.image),
+            layers: &finished.layers,
+            config: finished.config.clone(),
+            history: finished.history.clone(),
+            now: self.now,
+            fixed_time: self.options.timestamp.is_some(),
+        }
+    }
+
+    /// Builds all stages. After a failure no stage is begun, those that run are ended, and the
+    /// first error counts.
+    pub(super) fn run(&self, report: &mut Report<'_>) -> Result<(), BuildError> {
+        let several = self.prepared.order.len() > 1;
+        let label = |stage| if several { stage_name(self.plan, stage) } else { String::new() };
+        let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+        let at_once = at_once.min(MAX_STAGES_AT_ONCE);
+        let (sender, receiver) = sync_channel(WAITING_EVENTS);
+        thread::scope(|scope| {
+            let mut waiting = self.prepared.order.clone();
+            let (mut running, mut failed) = (0, None);
+            loop {
+                while failed.is_none()
+                    && running < at_once
+                    && let Some(place) = waiting.iter().position(|stage| self.is_ready(*stage))
+                {
+                    let stage = waiting.remove(place);
+                    let sender = sender.clone();
+                    scope.spawn(move || self.work_on(stage, &sender));
+                    running += 1;
+                }
+                if running == 0 {
+                    return failed.map_or(Ok(()), Err);
+                }
+                match receiver.recv().expect("this thread holds a sender") {
+                    (stage, Told::Event(event)) => report(&label(stage), event),
+                    (_, Told::End(Ok(()))) => running -= 1,
+                    (_, Told::End(Err(error))) => {
+                        running -= 1;
+                        failed.get_or_insert(error);
+                        self.options.interrupts.cancel();
+                    }
+                }
+            }
+        })
+    }
+
+    fn is_ready(&self, stage: usize) -> bool {
+        let mut needs = self.prepared.stages[&stage].needs.iter();
+        needs.all(|other| self.finished[*other].get().is_some())
+    }
+
+    /// The life of a stage's thread.
+    fn work_on(&self, stage: usize, sender: &SyncSender<(usize, Told)>) {
+        let tell = |told| sender.send((stage, told)).expect("the receiver outlives the stages");
+        let mut report = |event| tell(Told::Event(event));
+        let end = StageBuild::build(self, stage, &mut report);
+        tell(Told::End(end.map(|finished| {
+            // Each stage runs once.
+            self.finished[stage].set(finished).ok();
+        })));
+    }
+}

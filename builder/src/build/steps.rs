@@ -1,0 +1,324 @@
+//! A stage while it is built: the loop over its steps, which reads like the file.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use kfs_fs::digest::Digest;
+use kfs_fs::error::AtPath;
+use kfs_fs::layer::writer::NewLayer;
+use kfs_fs::layer::{Entry, Kind, Timestamp};
+use kfs_fs::oci::Layer;
+use kfs_fs::oci::manifest::{Descriptor, History, ImageConfig};
+
+use super::copying::Copying;
+use super::prepare::{BaseImage, ReadyStage};
+use super::schedule::Site;
+use super::{BuildError, Event, Failed, StepError};
+use crate::cache::{self, Hit};
+use crate::config::{StageConfig, history};
+use crate::copy::{Content, CopyItem, Place};
+use crate::kubefile::{Command, Instruction, Run, Workdir};
+use crate::plan::{Base, Step};
+use crate::stage::{RunRequest, Stage};
+use crate::view::{View, at_path};
+
+/// A stage that is done.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// The image at its very bottom; none for scratch.
+    pub(super) base: Option<Arc<BaseImage>>,
+    /// Those above the base, of the stages that it begins with too.
+    pub(super) layers: Vec<Layer>,
+    pub(super) config: ImageConfig,
+    /// Of the layers and all else above the base.
+    pub(super) history: Vec<History>,
+    /// Of its last step that made a layer.
+    key: Digest,
+    /// What is in it.
+    pub(super) view: View,
+}
+
+/// What a step added.
+pub(super) struct Made {
+    layer: Descriptor,
+    /// By an earlier build.
+    cached: bool,
+}
+
+/// A stage on its way.
+pub(super) struct StageBuild<'a> {
+    pub(super) site: &'a Site<'a>,
+    /// What was prepared for it.
+    pub(super) ready: &'a ReadyStage,
+    base: Option<Arc<BaseImage>>,
+    pub(super) stage: Stage,
+    pub(super) config: StageConfig,
+    history: Vec<History>,
+    /// The key of the last step that made a layer.
+    pub(super) key: Digest,
+    /// The key that it began with.
+    pub(super) first_key: Digest,
+}
+
+impl Finished {
+    /// What names its content: the same only for the same files.
+    pub(super) fn identity(&self) -> Digest {
+        let base = self.base.as_ref().map(|base| base.image.digest.to_string());
+        let layers = self.layers.iter().map(|layer| layer.diff_id.to_string());
+        let parts: Vec<_> = base.into_iter().chain(layers).collect();
+        Digest::of(parts.join("\n").as_bytes())
+    }
+}
+
+impl<'a> StageBuild<'a> {
+    /// Builds a stage whose needs are finished.
+    pub(super) fn build(
+        site: &'a Site<'a>,
+        number: usize,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Finished, BuildError> {
+        let plan = &site.plan.stages()[number];
+        let ready = &site.prepared.stages[&number];
+        let from = plan.from();
+        report(Event::Step { index: 1, total: plan.total(), text: from.text.clone() });
+        let started = Instant::now();
+        let begun = Self::begin(site, number, ready, report);
+        let mut build = begun.map_err(|error| Failed::at(from.location.clone(), error))?;
+        report(Event::Done { took: started.elapsed(), layer: None, cached: false });
+        for step in &ready.expanded.steps {
+            let (index, total, text) = (step.index, step.total, step.text.clone());
+            report(Event::Step { index, total, text });
+            let done = site.options.interrupts.check().map_err(StepError::from);
+            let done = done.and_then(|()| build.step(step, report));
+            done.map_err(|error| Failed::at(step.location.clone(), error))?;
+        }
+        let finished = build.finish();
+        Ok(finished.map_err(|error| Failed::at(from.location.clone(), error))?)
+    }
+
+    fn begin(
+        site: &'a Site<'a>,
+        number: usize,
+        ready: &'a ReadyStage,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Self, StepError> {
+        let work = site.work.join(number.to_string());
+        std::fs::create_dir(&work).at("make directory", &work)?;
+        let parent = match site.plan.stages()[number].base() {
+            Base::Stage(parent) => Some(site.finished(*parent)),
+            Base::Scratch | Base::Image { .. } | Base::Context(_) => None,
+        };
+        let base = parent.map_or_else(|| ready.base.clone(), |parent| parent.base.clone());
+        let fs = base.as_ref().map(|base| base.open(report)).transpose()?;
+        let mut stage = Stage::new(site.writer, &work, fs, site.options);
+        let layers = parent.map_or(&[][..], |parent| &parent.layers);
+        layers.iter().for_each(|layer| stage.push(layer.clone()));
+        let first_key = first_key(site, base.as_deref());
+        Ok(Self {
+            site,
+            ready,
+            stage,
+            config: StageConfig::new(ready.base_config.clone(), site.plan.dialect()),
+            history: parent.map_or_else(Vec::new, |parent| parent.history.clone()),
+            key: parent.map_or(first_key, |parent| parent.key),
+            first_key,
+            base,
+        })
+    }
+
+    fn finish(mut self) -> Result<Finished, StepError> {
+        let view = self.stage.view()?;
+        Ok(Finished {
+            base: self.base,
+            layers: self.stage.layers().to_vec(),
+            config: self.config.into_image(),
+            history: self.history,
+            key: self.key,
+            view,
+        })
+    }
+
+    fn step(&mut self, step: &Step, report: &mut dyn FnMut(Event)) -> Result<(), StepError> {
+        let started = Instant::now();
+        let made = match &step.instruction {
+            Instruction::Copy(copy) => Some(self.copy(&Copying::of(copy), step, report)?),
+            Instruction::Add(add) => Some(self.copy(&Copying::of_add(add), step, report)?),
+            Instruction::Run(run) => Some(self.run(run, step, report)?),
+            Instruction::Workdir(workdir) => self.workdir(workdir, step)?,
+            _ => {
+                self.remember(history::config_only(&step.text), None);
+                None
+            }
+        };
+        self.config.apply(&step.instruction)?;
+        let cached = made.as_ref().is_some_and(|made| made.cached);
+        let layer = made.map(|Made { layer, .. }| (layer.digest, layer.size));
+        report(Event::Done { took: started.elapsed(), layer, cached });
+        Ok(())
+    }
+
+    /// Adds a step to the history; one that makes no layer has no time of its own.
+    fn remember(&mut self, created_by: String, created: Option<String>) {
+        let (created_by, empty_layer) = (Some(created_by), created.is_none());
+        self.history.push(History { created, created_by, empty_layer, ..History::default() });
+    }
+
+    /// The time of what is made now.
+    fn created(&self) -> String {
+        humantime::format_rfc3339(self.site.now).to_string()
+    }
+
+    /// Stores a layer that a step made, remembers it under its key and adds it to the image.
+    pub(super) fn push_new(
+        &mut self,
+        new: NewLayer,
+        key: Digest,
+        created_by: String,
+        alias: Option<Digest>,
+    ) -> Result<Made, StepError> {
+        let layer = self.site.writer.put_layer(new)?;
+        let hit = Hit { layer, created: self.created(), created_by, key };
+        self.site.cache.record(&hit, alias)?;
+        Ok(self.push(hit, false))
+    }
+
+    /// Adds a layer that the cache had.
+    pub(super) fn push_cached(&mut self, mut hit: Hit) -> Made {
+        if self.site.options.timestamp.is_some() {
+            hit.created = self.created();
+        }
+        self.push(hit, true)
+    }
+
+    fn push(&mut self, hit: Hit, cached: bool) -> Made {
+        let Hit { layer, created, created_by, key } = hit;
+        let made = Made { layer: layer.descriptor.clone(), cached };
+        self.stage.push(layer);
+        self.key = key;
+        self.remember(created_by, Some(created));
+        made
+    }
+
+    fn run(
+        &mut self,
+        run: &Run,
+        step: &Step,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Made, StepError> {
+        let request = self.request(run, step);
+        let text = history::run(&run.command, &self.config.shell(), &step.build_args);
+        let key = self.run_key(&request);
+        if let Some(hit) = self.site.cache.find(key)? {
+            return Ok(self.push_cached(hit));
+        }
+        let mut request = request;
+        request.env.extend(self.site.plan.proxies().into_iter().map(|(k, v)| (k.into(), v.into())));
+        let mut output = |line: &[u8]| report(Event::Output(line.to_vec()));
+        let ran = self.stage.run(self.site.executor, &request, &mut output)?;
+        for socket in &ran.skipped {
+            let path = String::from_utf8_lossy(socket);
+            report(Event::Warning(format!("{}: socket /{path} is left out", step.location)));
+        }
+        let Some(new) = ran.layer else {
+            let (status, tail) = (ran.outcome.status, ran.outcome.tail);
+            return Err(StepError::Run { command: step.text.clone(), status, tail });
+        };
+        self.push_new(new, key, text, None)
+    }
+
+    fn request(&self, run: &Run, step: &Step) -> RunRequest {
+        let argv: Vec<String> = match &run.command {
+            Command::Exec(words) => words.clone(),
+            Command::Shell(line) => self.config.shell().into_iter().chain([line.clone()]).collect(),
+        };
+        let config = &self.config.image().config;
+        let variables = config.env.iter().filter_map(|pair| pair.split_once('='));
+        let args = step.build_args.iter().map(|(name, value)| (&name[..], &value[..]));
+        RunRequest {
+            argv: argv.into_iter().map(OsString::from).collect(),
+            env: variables.chain(args).map(|(k, v)| (k.into(), v.into())).collect(),
+            cwd: PathBuf::from(self.config.working_dir()),
+            user: config.user.clone(),
+            isolation: self.site.options.isolation,
+        }
+    }
+
+    fn run_key(&self, request: &RunRequest) -> Digest {
+        let mut parts = vec!["run".to_owned(), request.user.clone()];
+        parts.push(format!("{:?}", request.isolation));
+        parts.push(request.cwd.display().to_string());
+        parts.push(format!("{:?}", request.argv));
+        parts.extend(request.env.iter().map(|pair| format!("{pair:?}")));
+        cache::key(self.key, &parts.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// WORKDIR makes its directory if the image has none.
+    fn workdir(&mut self, workdir: &Workdir, step: &Step) -> Result<Option<Made>, StepError> {
+        let path = crate::config::join(self.config.working_dir(), &workdir.path);
+        let text = history::config_only(&step.text);
+        let items = self.missing_directories(path.as_bytes())?;
+        if items.is_empty() {
+            self.remember(text, None);
+            return Ok(None);
+        }
+        let key = cache::key(self.key, &["workdir", &path]);
+        if let Some(hit) = self.site.cache.find(key)? {
+            return Ok(Some(self.push_cached(hit)));
+        }
+        let new = self.stage.copy(&items, &mut |_| ())?;
+        self.push_new(new, key, text, None).map(Some)
+    }
+
+    /// The directories on the way to a path that the image lacks.
+    fn missing_directories(&mut self, path: &[u8]) -> Result<Vec<CopyItem>, StepError> {
+        let view = self.stage.view()?;
+        let mut items = Vec::new();
+        let mut real = Vec::new();
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            if !real.is_empty() {
+                real.push(b'/');
+            }
+            real.extend_from_slice(name);
+            let place = view.place(&real).map_err(|error| at_path(&real, error))?;
+            match place {
+                Place::Directory(found) => real = found,
+                Place::Other => {
+                    let path = String::from_utf8_lossy(&real).into_owned();
+                    return Err(StepError::WorkdirIsAFile(path));
+                }
+                Place::Absent => items.push(CopyItem {
+                    entry: Entry {
+                        path: real.clone(),
+                        kind: Kind::Directory,
+                        mode: 0o755,
+                        uid: 0,
+                        gid: 0,
+                        mtime: timestamp(self.site.now),
+                        size: 0,
+                        xattrs: Vec::new(),
+                    },
+                    content: Content::None,
+                }),
+            }
+        }
+        Ok(items)
+    }
+}
+
+/// The key of a stage without steps.
+fn first_key(site: &Site<'_>, base: Option<&BaseImage>) -> Digest {
+    let target = &site.options.target;
+    // A layer is the same one only in the same form: who asks for gzip is not to get zstd.
+    let compression = format!("{:?}", site.options.compression);
+    let parts = [&target.os[..], &target.architecture[..], &compression[..]];
+    let origin = base.map_or_else(|| Digest::of(b"scratch"), |base| base.image.digest);
+    cache::key(origin, &parts)
+}
+
+pub(super) fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    Timestamp { seconds, nanos: since.subsec_nanos() }
+}

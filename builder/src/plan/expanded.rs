@@ -1,0 +1,185 @@
+//! Instructions with their variables expanded, and what is then wrong with them.
+
+use super::scope::Scope;
+use crate::config::{ConfigError, StageConfig};
+use crate::copy;
+use crate::kubefile::expand::ExpandError;
+use crate::kubefile::{
+    App, AppSource, Copy, Instruction, KubefileError, MountError, Pair, Problem, Run, Source,
+    Statement,
+};
+
+/// Why a statement cannot become a step.
+pub(super) enum StepError {
+    Expand(ExpandError),
+    Config(ConfigError),
+    Other(Problem),
+}
+
+impl std::convert::From<ExpandError> for StepError {
+    fn from(error: ExpandError) -> Self {
+        Self::Expand(error)
+    }
+}
+
+impl std::convert::From<MountError> for StepError {
+    fn from(error: MountError) -> Self {
+        Self::Other(Problem::Syntax(error.to_string()))
+    }
+}
+
+impl std::convert::From<ConfigError> for StepError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+pub(super) fn located(statement: &Statement, error: impl Into<StepError>) -> KubefileError {
+    let (problem, suggestion) = match error.into() {
+        StepError::Expand(error) => {
+            let is_copy = matches!(statement.instruction, Instruction::Copy(_));
+            let suggestion = match error {
+                ExpandError::OpenQuote(_) if is_copy => {
+                    Some("write names with blanks as a JSON array: COPY [\"a b\", \"c\"]")
+                }
+                ExpandError::OpenQuote(_) => Some("close it, or put a backslash before it"),
+                ExpandError::Required { .. } => Some("pass it with --build-arg NAME=VALUE"),
+                _ => None,
+            };
+            (Problem::Expand(error), suggestion)
+        }
+        StepError::Config(error) => (Problem::Config(error), None),
+        StepError::Other(problem) => (problem, None),
+    };
+    let error = KubefileError::new(&statement.location, problem);
+    match suggestion {
+        Some(suggestion) => error.suggest(suggestion),
+        None => error,
+    }
+}
+
+/// The instruction with its variables expanded; an ARG is declared in `scope`.
+pub(super) fn expanded(
+    instruction: &Instruction,
+    scope: &mut Scope,
+    config: &StageConfig,
+) -> Result<Instruction, StepError> {
+    if let Instruction::Arg(arg) = instruction {
+        return Ok(Instruction::Arg(scope.declare(arg, config)?));
+    }
+    let word = |text: &String| scope.word(text, config);
+    let words = |texts: &[String]| texts.iter().map(word).collect::<Result<Vec<_>, _>>();
+    let pairs = |pairs: &[Pair]| -> Result<Vec<Pair>, ExpandError> {
+        let pair = |p: &Pair| Ok(Pair { key: word(&p.key)?, value: word(&p.value)? });
+        pairs.iter().map(pair).collect()
+    };
+    let mut result = instruction.clone();
+    match &mut result {
+        // The shell that runs them expands these, or they hold no variables.
+        Instruction::Entrypoint(_)
+        | Instruction::Healthcheck(_)
+        | Instruction::Launch(_)
+        | Instruction::Maintainer(_)
+        | Instruction::Onbuild(_)
+        | Instruction::Shell(_)
+        | Instruction::From(_)
+        | Instruction::Arg(_) => {}
+        Instruction::Run(run) => expand_mounts(run, scope, config)?,
+        Instruction::Cmd(cmd) => cmd.command = scope.command(&cmd.command, config)?,
+        Instruction::Cmds(cmds) => cmds.commands = scope.lines(&cmds.commands, config)?,
+        Instruction::AppCmds(app) => app.commands = scope.lines(&app.commands, config)?,
+        Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
+            expand_sources(app, scope, config)?;
+        }
+        Instruction::AppEnv(app) => app.pairs = pairs(&app.pairs)?,
+        Instruction::KubeVersion(version) => version.range = word(&version.range)?,
+        Instruction::Add(add) => {
+            add.files = expanded_copy(&add.files, scope, config)?;
+            add.checksum = add.checksum.as_ref().map(word).transpose()?;
+        }
+        Instruction::Copy(copy) => *copy = expanded_copy(copy, scope, config)?,
+        Instruction::Env(env) => env.pairs = pairs(&env.pairs)?,
+        Instruction::Label(label) => label.pairs = pairs(&label.pairs)?,
+        Instruction::Expose(expose) => {
+            // One variable may hold several ports.
+            let ports = words(&expose.ports)?;
+            expose.ports =
+                ports.iter().flat_map(|p| p.split_whitespace()).map(str::to_owned).collect();
+        }
+        Instruction::StopSignal(stop) => stop.signal = word(&stop.signal)?,
+        Instruction::User(user) => user.user = word(&user.user)?,
+        Instruction::Volume(volume) => volume.paths = words(&volume.paths)?,
+        Instruction::Workdir(workdir) => workdir.path = word(&workdir.path)?,
+    }
+    Ok(result)
+}
+
+/// Sources of an application see what those of COPY see.
+fn expand_sources(app: &mut App, scope: &Scope, config: &StageConfig) -> Result<(), ExpandError> {
+    for source in &mut app.sources {
+        match source {
+            AppSource::Local(text) | AppSource::Remote(text) => {
+                *text = scope.copy_word(text, config)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn expand_mounts(run: &mut Run, scope: &Scope, config: &StageConfig) -> Result<(), StepError> {
+    for mount in &mut run.mounts {
+        for (_, value) in &mut mount.options {
+            if let Some(text) = value {
+                *text = scope.word(text, config)?;
+            }
+        }
+        mount.mount()?;
+    }
+    Ok(())
+}
+
+fn expanded_copy(copy: &Copy, scope: &Scope, config: &StageConfig) -> Result<Copy, StepError> {
+    let word = |text: &String| scope.copy_word(text, config);
+    let source = |source: &Source| -> Result<Source, StepError> {
+        match source {
+            Source::Path(path) => {
+                let path = word(path)?;
+                if path.is_empty() {
+                    let text = "a source of COPY is empty once its variables are expanded";
+                    return Err(StepError::Other(Problem::Syntax(text.to_owned())));
+                }
+                if is_remote(&path) {
+                    let what = format!("COPY of the remote source {path}");
+                    return Err(StepError::Other(Problem::Unsupported(what)));
+                }
+                Ok(Source::Path(path))
+            }
+            Source::Inline(heredoc) => {
+                let mut heredoc = heredoc.clone();
+                if heredoc.expand {
+                    heredoc.content = scope.heredoc(&heredoc.content, config)?;
+                }
+                Ok(Source::Inline(heredoc))
+            }
+        }
+    };
+    let dest = word(&copy.dest)?;
+    if dest.is_empty() {
+        let text = "the destination of COPY is empty once its variables are expanded";
+        return Err(StepError::Other(Problem::Syntax(text.to_owned())));
+    }
+    let chmod = copy.chmod.as_ref().map(word).transpose()?;
+    if let Some(chmod) = &chmod {
+        copy::Mode::parse(chmod).map_err(|e| StepError::Other(Problem::Syntax(e.to_string())))?;
+    }
+    let chown = copy.chown.as_ref().map(word).transpose()?;
+    let sources = copy.sources.iter().map(source).collect::<Result<_, _>>()?;
+    let from = copy.from.as_ref().map(word).transpose()?;
+    let exclude = copy.exclude.iter().map(word).collect::<Result<_, _>>()?;
+    Ok(Copy { from, chown, chmod, exclude, sources, dest, ..copy.clone() })
+}
+
+/// Sources that are fetched, not copied.
+fn is_remote(source: &str) -> bool {
+    ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p))
+}

@@ -189,41 +189,6 @@ impl<'de> Deserialize<'de> for Base64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_has_the_names_of_the_format_and_no_zeros() {
-        let entry = TocEntry {
-            kind: "reg".into(),
-            name: "a".into(),
-            mode: 0o4755,
-            mtime: Some(TocTime(Timestamp { seconds: 1, nanos: 500_000_000 })),
-            xattrs: BTreeMap::from([("user.x".into(), Base64(vec![0, 255]))]),
-            offset: 5,
-            end_offset: 6,
-            chunk_type: ZEROS.into(),
-            ..TocEntry::default()
-        };
-        let toc = Toc { version: VERSION, entries: vec![entry.clone()], tar_split_digest: None };
-        let json = serde_json::to_string(&toc).unwrap();
-        assert_eq!(
-            json,
-            r#"{"version":1,"entries":[{"type":"reg","name":"a","mode":2541,"modtime":"1970-01-01T00:00:01.5Z","xattrs":{"user.x":"AP8="},"offset":5,"endOffset":6,"chunkType":"zeros"}]}"#
-        );
-        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(TocEntry::deserialize(&value["entries"][0]).unwrap(), entry);
-    }
-
-    #[test]
-    fn what_go_writes_is_read() {
-        let json = r#"{"type":"reg","name":"a","xattrs":null,"userName":"root","modtime":"0001-01-01T00:00:00Z",
-            "NumLink":0,"chunkDigest":"x","innerOffset":3,"devMajor":4,"linkName":"l","unknown":[1]}"#;
-        let entry: TocEntry = serde_json::from_str(json).unwrap();
-        assert_eq!((entry.inner_offset, entry.dev_major), (3, 4));
-        assert_eq!((&entry.chunk_digest[..], &entry.link_name[..]), ("x", "l"));
-        for bad in [r#"{"mode":-1}"#, r#"{"xattrs":{"a":"?"}}"#, r#"{"modtime":"yesterday"}"#] {
-            assert!(serde_json::from_str::<TocEntry>(bad).is_err(), "{bad}");
-        }
-    }
-}
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

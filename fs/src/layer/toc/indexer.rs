@@ -124,12 +124,15 @@ impl<'a> Indexer<'a> {
             other => return refused(EntryProblem::Kind(other.to_owned())),
         };
         let place = raw.offset;
-        if (place == 0 && !zeros) || place >= self.rules.chunks_end {
+        let has_place = !zeros || place > 0;
+        // Before the first chunk there is at least the tar header of its file.
+        let is_header = place == 0 && raw.inner_offset == 0;
+        if has_place && is_header || place >= self.rules.chunks_end {
             return refused(EntryProblem::Place { chunk: at, at: place });
         }
         if let Some(span) = self.waiting.first()
             && span.blob_offset != place
-            && place != 0
+            && has_place
         {
             if place < span.blob_offset {
                 return refused(EntryProblem::Place { chunk: at, at: place });

@@ -114,8 +114,8 @@ mod tests {
     }
 
     #[test]
-    fn every_day_there_and_back() {
-        for day in -719_528i64..2_932_897 {
+    fn every_week_there_and_back() {
+        for day in (-719_528i64..2_932_897).step_by(7) {
             let time = Timestamp { seconds: day * 86_400 + day.rem_euclid(86_400), nanos: 0 };
             assert_eq!(parse(&format(time).unwrap()), Some(time));
         }

@@ -1,4 +1,6 @@
 //! Cluster images: what makes an image of files one that installs a Kubernetes cluster, or
 //! applications on one, without the internet.
 
+pub mod app;
 pub mod collect;
+pub mod extension;

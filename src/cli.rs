@@ -46,6 +46,7 @@ enum Command {
     Cp(commands::cp::Args),
     Diff(commands::diff::Args),
     Collect(commands::collect::Args),
+    Registry(commands::registry::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
     #[command(name = "__serve", hide = true)]
@@ -83,6 +84,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cp(args) => commands::cp::run(&args, &context),
         Command::Diff(args) => commands::diff::run(&args, &context),
         Command::Collect(args) => commands::collect::run(&args, &context),
+        Command::Registry(args) => commands::registry::run(args, &context),
         Command::Mount(args) => commands::mount::run(args, &context),
         Command::Umount(args) => commands::umount::run(args, &context),
         Command::Mounts(args) => commands::mounts::run(&args, &context),

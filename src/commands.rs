@@ -14,6 +14,7 @@ pub(crate) mod load;
 pub(crate) mod ls;
 pub(crate) mod mount;
 pub(crate) mod mounts;
+pub(crate) mod registry;
 pub(crate) mod rmi;
 pub(crate) mod save;
 pub(crate) mod stat;

@@ -4,3 +4,6 @@
 pub mod app;
 pub mod collect;
 pub mod extension;
+pub mod files;
+pub mod registry_tree;
+pub mod serve;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kfs_builder::cluster::collect::files::Files;
 use kfs_builder::cluster::collect::{self, ImageName, Scope};
+use kfs_builder::cluster::files::Files;
 use kfs_builder::kubefile::{Dialect, Kubefile};
 use kfs_builder::plan::{Options, Plan};
 use kfs_fs::oci::manifest::{ImageConfig, Platform};

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use kfs_builder::cluster::collect::files::Files;
 use kfs_builder::cluster::collect::{self, Collection, Place, Scope, Skipped};
+use kfs_builder::cluster::files::{Files, FilesError};
 use serde::Serialize;
 
 use super::{Context, ListFormat, Out};
@@ -93,7 +93,7 @@ fn collect_from(what: &OsStr, context: &Context) -> Result<Collection, Failure> 
 }
 
 /// A directory that has none of a cluster image's places is one of manifests itself.
-fn from_directory(path: &Path) -> Result<Collection, collect::files::FilesError> {
+fn from_directory(path: &Path) -> Result<Collection, FilesError> {
     let files = Files::Directory(path);
     if collect::has_places(&files)? {
         return collect::collect(&files, Scope::ALL);
@@ -104,7 +104,7 @@ fn from_directory(path: &Path) -> Result<Collection, collect::files::FilesError>
 }
 
 /// A file that is no YAML by its name is a list.
-fn from_file(path: &Path) -> Result<Collection, collect::files::FilesError> {
+fn from_file(path: &Path) -> Result<Collection, FilesError> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let files = Files::Directory(directory.unwrap_or(Path::new(".")));
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

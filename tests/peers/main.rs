@@ -11,5 +11,6 @@ mod skip;
 mod builds;
 mod images;
 mod layout;
+mod registry;
 mod tools;
 mod walk;

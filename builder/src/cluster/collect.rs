@@ -15,7 +15,6 @@
 //! Nothing is fetched here, and nothing outside the files that are given is read.
 
 pub mod auth;
-pub mod files;
 mod lines;
 mod lists;
 pub mod reference;
@@ -25,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use files::{Files, FilesError};
+use super::files::{Files, FilesError};
 pub use reference::ImageName;
 
 /// A YAML file larger than this is read by its lines alone, in bytes: a decoded document takes

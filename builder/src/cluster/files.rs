@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use kfs_fs::error::{AtPath, PathError};
@@ -54,6 +55,39 @@ pub enum FilesError {
     },
 }
 
+/// A regular file to be read at any place.
+#[derive(Debug)]
+pub struct OpenFile<'a> {
+    from: From<'a>,
+    size: u64,
+}
+
+#[derive(Debug)]
+enum From<'a> {
+    File(File),
+    Image(&'a ImageFs, Ino),
+}
+
+impl OpenFile<'_> {
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// At most `len` bytes at `offset`; none only at or behind the end.
+    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        match &self.from {
+            From::Image(fs, ino) => fs.read(*ino, offset, len).map_err(io::Error::other),
+            From::File(file) => {
+                let mut data = vec![0; len];
+                let n = file.read_at(&mut data, offset)?;
+                data.truncate(n);
+                Ok(data)
+            }
+        }
+    }
+}
+
 /// What is at a name.
 enum At {
     Nothing,
@@ -61,7 +95,7 @@ enum At {
     Directory,
 }
 
-impl Files<'_> {
+impl<'a> Files<'a> {
     /// Whether there is a regular file of this name.
     pub fn is_file(&self, file: &str) -> Result<bool, FilesError> {
         Ok(matches!(self.at(file)?, At::File(_)))
@@ -93,8 +127,13 @@ impl Files<'_> {
 
     /// The content of a file of at most 64 MiB, if it is there.
     pub fn bytes(&self, file: &str) -> Result<Option<Vec<u8>>, FilesError> {
+        self.bytes_up_to(file, MAX_TEXT)
+    }
+
+    /// The content of a file, if it is there; one that has more than `limit` bytes is an error.
+    pub fn bytes_up_to(&self, file: &str, limit: u64) -> Result<Option<Vec<u8>>, FilesError> {
         let At::File(size) = self.at(file)? else { return Ok(None) };
-        if size > MAX_TEXT {
+        if size > limit {
             return Err(FilesError::TooLarge { file: file.to_owned(), size });
         }
         let mut bytes = Vec::new();
@@ -103,6 +142,35 @@ impl Files<'_> {
             .read_to_end(&mut bytes)
             .map_err(|e| self.failed(file, e))?;
         Ok(Some(bytes))
+    }
+
+    /// A regular file to be read at any place, if it is there.
+    pub fn open(&self, file: &str) -> Result<Option<OpenFile<'a>>, FilesError> {
+        let At::File(size) = self.at(file)? else { return Ok(None) };
+        let from = match self {
+            Self::Directory(root) => {
+                let Some(path) = inside(root, file)? else { return Ok(None) };
+                From::File(File::open(&path).at("open", &path)?)
+            }
+            Self::Image(fs) => match self.find(fs, file)? {
+                Some(ino) => From::Image(fs, ino),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(OpenFile { from, size }))
+    }
+
+    /// The names of the directories in a directory; none if it is not there.
+    pub fn directories(&self, directory: &str) -> Result<Vec<String>, FilesError> {
+        let mut found = Vec::new();
+        if let At::Directory = self.at(directory)? {
+            for name in self.names(directory)? {
+                if let At::Directory = self.at(&format!("{directory}/{name}"))? {
+                    found.push(name);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Calls `take` with each line of a file and its number, from 1.

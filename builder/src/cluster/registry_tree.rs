@@ -1,0 +1,114 @@
+//! The `registry/` of a cluster image: container images in the directory tree of the reference
+//! registry (`docker-distribution`, "filesystem" storage driver, `registry/storage/paths.go`).
+//!
+//! ```text
+//! registry/docker/registry/v2/
+//!   blobs/sha256/<2 digits>/<digest>/data
+//!   repositories/<name>/_layers/sha256/<digest>/link
+//!   repositories/<name>/_manifests/revisions/sha256/<digest>/link
+//!   repositories/<name>/_manifests/tags/<tag>/{current,index/sha256/<digest>}/link
+//! ```
+//!
+//! A link holds the digest as text. Names have no registry's host: a cluster asks its own registry
+//! for `library/nginx`, whatever registry the image came from.
+
+use std::collections::BTreeSet;
+
+use kfs_fs::digest::Digest;
+
+use super::files::{Files, FilesError, OpenFile};
+
+/// Where the tree starts in a cluster image.
+pub const REGISTRY: &str = "registry";
+const V2: &str = "docker/registry/v2";
+/// A link is not longer than this, in bytes.
+const MAX_LINK: u64 = 256;
+
+/// A tree to be read. What it holds is believed as far as it is checked by whoever reads it.
+#[derive(Clone, Debug)]
+pub struct RegistryTree<'a> {
+    files: Files<'a>,
+    /// The directory that has `docker/registry/v2`, with a slash; empty for the files' own root.
+    base: String,
+}
+
+impl<'a> RegistryTree<'a> {
+    /// The tree among these files: in `registry/`, or right there. `None` if there is none.
+    pub fn find(files: Files<'a>) -> Result<Option<Self>, FilesError> {
+        for base in [format!("{REGISTRY}/"), String::new()] {
+            if files.is_directory(&format!("{base}{V2}"))? {
+                return Ok(Some(Self { files, base }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The names of all repositories that have a manifest, in order.
+    pub fn repositories(&self) -> Result<BTreeSet<String>, FilesError> {
+        let root = format!("{}{V2}/repositories", self.base);
+        let mut found = BTreeSet::new();
+        let mut open = vec![String::new()];
+        while let Some(name) = open.pop() {
+            for child in self.files.directories(&format!("{root}{name}"))? {
+                if child == "_manifests" {
+                    found.insert(name.trim_start_matches('/').to_owned());
+                } else if !child.starts_with('_') {
+                    open.push(format!("{name}/{child}"));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The tags of a repository, in order; `None` if it is not there.
+    pub fn tags(&self, name: &str) -> Result<Option<BTreeSet<String>>, FilesError> {
+        let manifests = self.repository(name, "_manifests");
+        if !self.files.is_directory(&manifests)? {
+            return Ok(None);
+        }
+        Ok(Some(self.files.directories(&format!("{manifests}/tags"))?.into_iter().collect()))
+    }
+
+    /// The digest that a tag stands for.
+    pub fn tagged(&self, name: &str, tag: &str) -> Result<Option<Digest>, FilesError> {
+        self.link(&self.repository(name, &format!("_manifests/tags/{tag}/current/link")))
+    }
+
+    /// A manifest of a repository, at most `limit` bytes of it; `None` if the repository has it not.
+    /// It is not verified.
+    pub fn manifest(
+        &self,
+        name: &str,
+        digest: Digest,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, FilesError> {
+        let link = format!("_manifests/revisions/sha256/{}/link", digest.hex());
+        if self.link(&self.repository(name, &link))? != Some(digest) {
+            return Ok(None);
+        }
+        self.files.bytes_up_to(&self.blob_path(digest), limit)
+    }
+
+    /// A blob of a repository; `None` if the repository has it not.
+    pub fn blob(&self, name: &str, digest: Digest) -> Result<Option<OpenFile<'a>>, FilesError> {
+        let layer = self.repository(name, &format!("_layers/sha256/{}/link", digest.hex()));
+        match self.link(&layer)? {
+            Some(linked) if linked == digest => self.files.open(&self.blob_path(digest)),
+            _ => Ok(None),
+        }
+    }
+
+    fn link(&self, path: &str) -> Result<Option<Digest>, FilesError> {
+        let text = self.files.bytes_up_to(path, MAX_LINK)?.unwrap_or_default();
+        Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()))
+    }
+
+    fn repository(&self, name: &str, rest: &str) -> String {
+        format!("{}{V2}/repositories/{name}/{rest}", self.base)
+    }
+
+    fn blob_path(&self, digest: Digest) -> String {
+        let hex = digest.hex();
+        format!("{}{V2}/blobs/sha256/{}/{hex}/data", self.base, &hex[..2])
+    }
+}

@@ -1,0 +1,206 @@
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+
+use kfs_fs::digest::Digest;
+use tempfile::TempDir;
+
+use super::*;
+
+const V2: &str = "registry/docker/registry/v2";
+
+fn write(root: &Path, name: &str, bytes: &[u8]) {
+    let path = root.join(V2).join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn put_blob(root: &Path, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(bytes);
+    let hex = digest.hex();
+    write(root, &format!("blobs/sha256/{}/{hex}/data", &hex[..2]), bytes);
+    digest
+}
+
+/// A registry with one image, `library/a:1`, of one layer; its manifest's and its layer's digest.
+fn registry(layer: &[u8]) -> (TempDir, Digest, Digest) {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = put_blob(dir.path(), layer);
+    let manifest = put_blob(dir.path(), br#"{"schemaVersion":2,"layers":[]}"#);
+    let link = |path: &str, digest: Digest| {
+        write(
+            dir.path(),
+            &format!("repositories/library/a/{path}/link"),
+            digest.to_string().as_bytes(),
+        );
+    };
+    link(&format!("_layers/sha256/{}", layer.hex()), layer);
+    link(&format!("_manifests/revisions/sha256/{}", manifest.hex()), manifest);
+    link("_manifests/tags/1/current", manifest);
+    (dir, manifest, layer)
+}
+
+fn serve(dir: &TempDir, options: Options) -> Server {
+    let served = Served::Directory(dir.path().to_owned());
+    Server::start(served, (Ipv4Addr::LOCALHOST, 0).into(), options).unwrap()
+}
+
+/// Status, head and body of an answer; whether the body is complete.
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+fn ask(server: &Server, method: &str, path: &str, headers: &str) -> Answer {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    let end = all.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(all[..end].to_vec()).unwrap().to_lowercase();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head, body: all[end + 4..].to_vec() }
+}
+
+#[test]
+fn an_image_is_pulled() {
+    let content = vec![7; 3 << 20];
+    let (dir, manifest, layer) = registry(&content);
+    let server = serve(&dir, Options::default());
+    let get = |path: &str| ask(&server, "GET", path, "");
+    assert_eq!(get("/v2/").status, 200);
+    assert_eq!(get("/v2/_catalog").body, br#"{"repositories":["library/a"]}"#);
+    assert_eq!(get("/v2/library/a/tags/list").body, br#"{"name":"library/a","tags":["1"]}"#);
+    let by_tag = get("/v2/library/a/manifests/1?ns=docker.io");
+    assert_eq!(by_tag.status, 200);
+    assert!(by_tag.head.contains("content-type: application/vnd.oci.image.manifest.v1+json"));
+    assert!(by_tag.head.contains(&format!("docker-content-digest: {manifest}")));
+    assert_eq!(get(&format!("/v2/library/a/manifests/{manifest}")).body, by_tag.body);
+    let head = ask(&server, "HEAD", &format!("/v2/library/a/blobs/{layer}"), "");
+    assert!(head.head.contains(&format!("content-length: {}", content.len())));
+    assert!(head.body.is_empty());
+    assert_eq!(get(&format!("/v2/library/a/blobs/{layer}")).body, content);
+}
+
+#[test]
+fn ranges_are_answered() {
+    let content: Vec<u8> = (0..100).collect();
+    let (dir, _, layer) = registry(&content);
+    let server = serve(&dir, Options::default());
+    let path = format!("/v2/library/a/blobs/{layer}");
+    for (range, status, from, to) in [
+        ("bytes=0-0", 206, 0, 1),
+        ("bytes=10-19", 206, 10, 20),
+        ("bytes=90-1000", 206, 90, 100),
+        ("bytes=95-", 206, 95, 100),
+        ("bytes=-5", 206, 95, 100),
+        ("bytes=-500", 206, 0, 100),
+        ("bytes=1-2,5-6", 200, 0, 100),
+        ("lines=1-2", 200, 0, 100),
+        ("bytes=x-y", 200, 0, 100),
+    ] {
+        let answer = ask(&server, "GET", &path, &format!("Range: {range}\r\n"));
+        assert_eq!(answer.status, status, "{range}");
+        assert_eq!(answer.body, content[from..to], "{range}");
+    }
+    for range in ["bytes=100-", "bytes=5-4", "bytes=-0", "bytes=99999999999999999999-"] {
+        let answer = ask(&server, "GET", &path, &format!("Range: {range}\r\n"));
+        assert!(answer.status == 416 || answer.status == 200, "{range}: {}", answer.status);
+    }
+    assert!(ask(&server, "GET", &path, "Range: bytes=100-\r\n").head.contains("bytes */100"));
+}
+
+#[test]
+fn what_is_not_there_and_what_is_not_allowed_has_a_code() {
+    let (dir, manifest, layer) = registry(b"x");
+    let server = serve(&dir, Options::default());
+    let none = Digest::of(b"none");
+    for (method, path, status, code) in [
+        ("GET", "/".to_owned(), 404, "UNSUPPORTED"),
+        ("GET", "/v2/library/b/tags/list".to_owned(), 404, "NAME_UNKNOWN"),
+        ("GET", "/v2/library/a/manifests/2".to_owned(), 404, "MANIFEST_UNKNOWN"),
+        ("GET", format!("/v2/library/a/manifests/{none}"), 404, "MANIFEST_UNKNOWN"),
+        // It is there, but not as a manifest, or not of this repository.
+        ("GET", format!("/v2/library/a/manifests/{layer}"), 404, "MANIFEST_UNKNOWN"),
+        ("GET", format!("/v2/library/a/blobs/{manifest}"), 404, "BLOB_UNKNOWN"),
+        ("GET", format!("/v2/library/b/blobs/{layer}"), 404, "BLOB_UNKNOWN"),
+        ("GET", "/v2/library/a/blobs/sha256:0".to_owned(), 400, "DIGEST_INVALID"),
+        ("GET", "/v2/library/../a/tags/list".to_owned(), 400, "NAME_INVALID"),
+        ("PUT", "/v2/library/a/manifests/1".to_owned(), 405, "UNSUPPORTED"),
+        ("DELETE", format!("/v2/library/a/blobs/{layer}"), 405, "UNSUPPORTED"),
+    ] {
+        let answer = ask(&server, method, &path, "");
+        let body = String::from_utf8(answer.body).unwrap();
+        assert_eq!(answer.status, status, "{path}: {body}");
+        assert!(body.contains(code), "{path}: {body}");
+    }
+}
+
+#[test]
+fn damaged_content_is_never_sent_whole() {
+    let content = vec![7; 3 << 20];
+    let (dir, manifest, layer) = registry(&content);
+    let place = |digest: Digest| {
+        let hex = digest.hex();
+        dir.path().join(V2).join(format!("blobs/sha256/{}/{hex}/data", &hex[..2]))
+    };
+    let mut damaged = content.clone();
+    damaged[5] ^= 1;
+    std::fs::write(place(layer), damaged).unwrap();
+    std::fs::write(place(manifest), b"{}").unwrap();
+    let server = serve(&dir, Options::default());
+    let blob = ask(&server, "GET", &format!("/v2/library/a/blobs/{layer}"), "");
+    assert!(blob.body.len() < content.len(), "{}", blob.body.len());
+    assert_eq!(ask(&server, "GET", "/v2/library/a/manifests/1", "").status, 500);
+}
+
+#[test]
+fn only_who_may_pulls() {
+    let (dir, _, _) = registry(b"x");
+    let file = dir.path().join("htpasswd");
+    std::fs::write(&file, format!("ada:{}\n", bcrypt::hash("secret", 4).unwrap())).unwrap();
+    let options = Options { logins: Some(Logins::open(&file).unwrap()), tls: None };
+    let server = serve(&dir, options);
+    let refused = ask(&server, "GET", "/v2/", "");
+    assert_eq!(refused.status, 401);
+    assert!(refused.head.contains("www-authenticate: basic"));
+    // "ada:secret" and "ada:wrong".
+    let login =
+        |basic: &str| ask(&server, "GET", "/v2/", &format!("Authorization: Basic {basic}\r\n"));
+    assert_eq!(login("YWRhOnNlY3JldA==").status, 200);
+    assert_eq!(login("YWRhOndyb25n").status, 401);
+}
+
+#[test]
+fn long_lists_come_in_pages() {
+    let (dir, manifest, _) = registry(b"x");
+    for tag in 2..=5 {
+        let link = format!("repositories/library/a/_manifests/tags/{tag}/current/link");
+        write(dir.path(), &link, manifest.to_string().as_bytes());
+    }
+    let server = serve(&dir, Options::default());
+    let first = ask(&server, "GET", "/v2/library/a/tags/list?n=2", "");
+    assert_eq!(first.body, br#"{"name":"library/a","tags":["1","2"]}"#);
+    assert!(first.head.contains("last=2>; rel=\"next\""), "{}", first.head);
+    let last = ask(&server, "GET", "/v2/library/a/tags/list?n=9&last=3", "");
+    assert_eq!(last.body, br#"{"name":"library/a","tags":["4","5"]}"#);
+    assert!(!last.head.contains("next"));
+}
+
+#[test]
+fn what_cannot_be_served_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |options| {
+        let served = Served::Directory(dir.path().to_owned());
+        Server::start(served, (Ipv4Addr::LOCALHOST, 0).into(), options).unwrap_err().to_string()
+    };
+    assert_eq!(start(Options::default()), "there is no registry/ in it");
+    std::fs::create_dir_all(dir.path().join(V2)).unwrap();
+    std::fs::write(dir.path().join("empty.pem"), "").unwrap();
+    let pem = dir.path().join("empty.pem");
+    let error = start(Options { logins: None, tls: Some((pem.clone(), pem)) });
+    assert!(error.contains("empty.pem: there is no certificate in it"), "{error}");
+}

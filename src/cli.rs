@@ -49,6 +49,8 @@ enum Command {
     Registry(commands::registry::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
+    #[command(name = "__supervise", hide = true)]
+    Supervise(commands::mount::ServeArgs),
     #[command(name = "__serve", hide = true)]
     Serve(commands::mount::ServeArgs),
 }
@@ -89,6 +91,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Umount(args) => commands::umount::run(args, &context),
         Command::Mounts(args) => commands::mounts::run(&args, &context),
         Command::Completions(args) => commands::completions::run(&args),
+        Command::Supervise(args) => commands::mount::supervise(&args, &context),
         Command::Serve(args) => commands::mount::serve(&args, &context),
     }
 }

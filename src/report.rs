@@ -122,6 +122,12 @@ fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(is_full) || error.source().is_some_and(is_disk_full)
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl From<ReferenceError> for Failure {
     fn from(error: ReferenceError) -> Self {
         Self::from_error(&error).code(USAGE)

@@ -2,18 +2,25 @@
 //!
 //! ```text
 //! STORE/mounts.lock         held while mounts are added or swept, never while one is served
-//! STORE/mounts/<id>/lock    held (flock) by the server as long as it lives
+//! STORE/mounts/<id>/lock    held (flock, shared) by supervisor and server as long as they live
 //!                  /state.json   written by rename; gone once the mount has ended
-//!                  /log     what the server has to say, bounded
+//!                  /greeting     how the kernel greeted the first server, for those after it
+//!                  /log     what they have to say, bounded
+//!                  /upgrade      the program that is asked to take over, and `.failed`: why not
 //!                  /lower   writable mounts: where the image was mounted until the overlay held it
 //!                  /upper   writable mounts: the changes, unless the user named a place for them
 //!                  /work    writable mounts: overlayfs's own
 //! ```
 //!
-//! The invariant: a mount's directory belongs to whoever holds its `lock`. The server does from
-//! before it exists (its parent hands it the locked file) until it has removed the directory; a
-//! directory whose lock is free was left by a server that was killed, and whoever meets it clears
-//! it away, dead mounts and droppable changes included.
+//! A mount has two processes. The server answers the kernel; when it dies, the supervisor, which
+//! holds the device, starts another, and users of the mount notice a pause. When the supervisor
+//! dies, the server goes on to the end of the mount or of its own. When both are gone, the mount
+//! is dead.
+//!
+//! The invariant: a mount's directory belongs to whoever holds its `lock`. Supervisor and server
+//! do from before they exist (the parent hands over the locked file) until the directory is
+//! removed; a directory whose lock is free was left by processes that were killed, and whoever
+//! meets it clears it away, dead mounts and droppable changes included.
 //!
 //! A writable mount is kernel overlayfs over the image, and nothing but the overlay is visible:
 //! the image's own mount point is detached as soon as the overlay holds it. So one plain umount
@@ -23,10 +30,14 @@ mod directory;
 mod error;
 mod log;
 mod mountinfo;
+mod oom;
 mod overlay;
+mod pending;
 mod process;
 mod server;
+mod supervisor;
 mod umount;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -38,8 +49,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::MountError;
 pub use self::log::LogFile;
+pub use self::pending::{Pending, report_failure, report_ready};
 pub use self::process::Process;
-pub use self::server::{Pending, ServerFailure, report_failure, report_ready};
+pub use self::server::{Reporter, Server, ServerFailure};
+pub use self::supervisor::ServerCommand;
 
 use self::directory::MountDir;
 use self::mountinfo::MountInfo;
@@ -85,10 +98,18 @@ pub struct State {
     pub rw: bool,
     /// Where the changes are kept; none: they are dropped at the end.
     pub upper: Option<PathBuf>,
-    /// The server; 0 as long as it has not started.
+    /// The supervisor, which takes signals; 0 as long as it has not started.
     pub pid: u32,
-    /// When the server started, in clock ticks since boot: with `pid` it names one process.
+    /// When it started, in clock ticks since boot: with `pid` it names one process.
     pub start_ticks: u64,
+    /// The server; 0 as long as the mount does not answer.
+    pub server_pid: u32,
+    /// How many servers died, or were replaced, before this one.
+    pub restarts: u32,
+    /// When the last of them was replaced, RFC 3339.
+    pub restarted: Option<String>,
+    /// Why the mount is dead, if the supervisor gave it up.
+    pub failure: Option<String>,
     /// When the mount was made, RFC 3339.
     pub started: String,
     /// Device number of what is mounted, `major:minor` as in mountinfo; none until it is.
@@ -103,6 +124,23 @@ pub struct Mount {
     pub state: State,
     /// False after a lazy unmount: nobody can enter it any more, and it ends with its last user.
     pub attached: bool,
+}
+
+/// What there is, and what was there.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// Mounts that are served, in the order of their mount points.
+    pub mounts: Vec<Mount>,
+    /// Those that were dead, and are gone now.
+    pub cleared: Vec<State>,
+}
+
+/// What was found in the directories of mounts.
+#[derive(Debug, Default)]
+struct Swept {
+    live: Vec<State>,
+    /// Mounts that had been complete, and whose processes were gone.
+    cleared: Vec<State>,
 }
 
 /// The mounts of one store.
@@ -121,7 +159,7 @@ impl Mounts {
     pub fn prepare(&self, request: Request) -> Result<Pending, MountError> {
         fs::create_dir_all(&self.dir).at("create", &self.dir)?;
         let guard = self.lock()?;
-        let live = self.sweep()?;
+        let live = self.sweep()?.live;
         let mountpoint = check_mountpoint(&request.mountpoint, &live)?;
         let rw = request.access != Access::ReadOnly;
         if rw && !nix::unistd::geteuid().is_root() {
@@ -141,6 +179,10 @@ impl Mounts {
             upper,
             pid: 0,
             start_ticks: 0,
+            server_pid: 0,
+            restarts: 0,
+            restarted: None,
+            failure: None,
             started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             device: None,
         };
@@ -150,33 +192,40 @@ impl Mounts {
         Ok(pending)
     }
 
-    /// All mounts that are served, in the order of their mount points. Those whose server was
-    /// killed are cleared away.
-    pub fn list(&self) -> Result<Vec<Mount>, MountError> {
+    /// All mounts. Dead ones are cleared away.
+    pub fn list(&self) -> Result<Listing, MountError> {
         if !self.dir.exists() {
-            return Ok(Vec::new());
+            return Ok(Listing::default());
         }
         let guard = self.lock()?;
-        let live = self.sweep()?;
+        let Swept { live, cleared } = self.sweep()?;
         drop(guard);
         let mut mounts: Vec<Mount> = live
             .into_iter()
-            .filter(|state| state.pid != 0)
+            .filter(|state| state.server_pid != 0)
             .map(|state| {
                 // The mount may be in another namespace than ours; it is in its server's.
-                let table = MountInfo::of_process(state.pid).unwrap_or_default();
+                let of = |pid| MountInfo::of_process(pid);
+                let table = of(state.pid).or_else(|_| of(state.server_pid)).unwrap_or_default();
                 Mount { attached: table.top_is(&state), state }
             })
             .collect();
         mounts.sort_by(|a, b| a.state.mountpoint.cmp(&b.state.mountpoint));
-        Ok(mounts)
+        Ok(Listing { mounts, cleared })
     }
 
-    /// Unmounts what kfs mounted at `mountpoint` and waits until its server is gone.
+    /// Unmounts what kfs mounted at `mountpoint`, dead or alive, and waits until its processes are
+    /// gone.
     ///
     /// With `lazy`, a mount that is busy is detached, and its server ends with its last user.
-    pub fn unmount(&self, mountpoint: &Path, lazy: bool) -> Result<State, MountError> {
+    pub fn unmount(&self, mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
         umount::unmount(self, mountpoint, lazy)
+    }
+
+    /// Has `program` serve a mount in the place of the program that does now; whoever uses the
+    /// mount notices a pause. If it cannot, the mount stays as it is. The state after that.
+    pub fn upgrade(&self, state: &State, program: &Path) -> Result<State, MountError> {
+        upgrade::upgrade(self, state, program)
     }
 
     /// The directories of all mounts.
@@ -192,21 +241,22 @@ impl Mounts {
         Ok(directories)
     }
 
-    /// Clears away what killed servers left and returns the others' states. What cannot be
-    /// cleared away is logged and stays for the next time: it is no reason to refuse a mount
-    /// somewhere else. Needs [`Mounts::lock`].
-    fn sweep(&self) -> Result<Vec<State>, MountError> {
-        let mut live = Vec::new();
+    /// Clears away what killed processes left. What cannot be cleared away is logged and stays for
+    /// the next time: it is no reason to refuse a mount somewhere else. Needs [`Mounts::lock`].
+    fn sweep(&self) -> Result<Swept, MountError> {
+        let mut swept = Swept::default();
         for dir in self.directories()? {
             if let Some(lock) = dir.try_lock()? {
-                if let Err(error) = dir.clear_stale(lock) {
-                    tracing::warn!("a mount whose server was killed is not cleared: {error}");
+                let state = dir.read_state().ok().flatten();
+                match dir.clear_stale(lock) {
+                    Ok(()) => swept.cleared.extend(state.filter(|state| state.device.is_some())),
+                    Err(error) => tracing::warn!("a dead mount is not cleared away: {error}"),
                 }
             } else if let Some(state) = dir.read_state()? {
-                live.push(state);
+                swept.live.push(state);
             }
         }
-        Ok(live)
+        Ok(swept)
     }
 
     /// Excludes other processes from adding and sweeping mounts until the file is dropped.
@@ -238,7 +288,7 @@ fn check_mountpoint(path: &Path, live: &[State]) -> Result<PathBuf, MountError> 
             image: state.image.clone(),
         });
     }
-    let dead = |error: &io::Error| error.raw_os_error() == Some(nix::libc::ENOTCONN);
+    umount::detach_dead(&resolved)?;
     match fs::read_dir(&resolved) {
         Ok(mut entries) => match entries.next() {
             None => Ok(resolved),
@@ -247,7 +297,9 @@ fn check_mountpoint(path: &Path, live: &[State]) -> Result<PathBuf, MountError> 
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(MountError::NotADirectory(resolved))
         }
-        Err(error) if dead(&error) => Err(MountError::Dead(resolved)),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOTCONN) => {
+            Err(MountError::Dead(resolved))
+        }
         Err(source) => Err(PathError { action: "read", path: resolved, source }.into()),
     }
 }

@@ -60,3 +60,14 @@ pub fn select(source: &Source, store: &Store) -> Result<Selection, LayoutError> 
 pub fn open(source: &Source, store: &Store) -> Result<Image, LayoutError> {
     select(source, store)?.image()
 }
+
+/// Reads an image of the store, or of where the source says, by its manifest: whatever the
+/// source's name means by now.
+pub fn open_manifest(
+    source: &Source,
+    manifest: Digest,
+    store: &Store,
+) -> Result<Image, LayoutError> {
+    let (layout, _) = store::layout_of(source, store)?;
+    layout.image_of_manifest(&source.to_string(), manifest)
+}

@@ -1,11 +1,12 @@
-//! `kfs mount`, and the hidden `kfs __serve` that it starts
+//! `kfs mount`, and the hidden `kfs __supervise` and `kfs __serve` that it starts
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use kfs_fs::mount::{self, Access, LogFile, Mounts, Pending, Request, State};
+use kfs_fs::mount::{self, Access, LogFile, MountError, Mounts, Pending, Request, Server, State};
 use kfs_fs::oci;
 use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::store::Part;
@@ -17,7 +18,8 @@ use crate::report::Failure;
 /// Mount an image
 ///
 /// Nothing is unpacked: what is read is fetched and verified when it is read. A server in the
-/// background answers until the umount, by `kfs umount DIR` or a plain `umount DIR`.
+/// background answers until the umount, by `kfs umount DIR` or a plain `umount DIR`; if it is
+/// killed, another takes its place and readers notice a pause.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  kfs mount debian:12 /mnt && ls /mnt && kfs umount /mnt")]
 pub(crate) struct Args {
@@ -36,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     upper: Option<PathBuf>,
 
-    /// Serve in this process until the umount or Ctrl-C
+    /// Stay in the foreground until the umount or Ctrl-C
     #[arg(long, short)]
     foreground: bool,
 }
@@ -47,36 +49,47 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         (None, true) => Access::Scratch,
         (None, false) => Access::ReadOnly,
     };
-    let typed = args.image.to_string();
     let store = context.store()?;
     // From the choice of the image until the mount's own lock holds it, no `rmi` takes it away.
     let writer = store.writer()?;
     let image = oci::open(&args.image, &store)?;
+    let source = absolute(args.image)?.to_string();
     let pending = Mounts::new(&context.root).prepare(Request {
-        image: absolute(args.image)?.to_string(),
+        image: source.clone(),
         manifest_digest: image.digest,
         mountpoint: args.mountpoint,
         access,
     })?;
     drop(writer);
-    let fs = open_fs(&image, &store.dir(Part::Indexes), context)?;
+    // The servers map the indexes; here they are made.
+    drop(open_fs(&image, &store.dir(Part::Indexes), context)?);
     if args.foreground {
         log_to(io::stderr);
-        pending.serve(fs, |state| {
+        let id = pending.state().id.clone();
+        let server = |program: &Path| {
+            let mut server = command(program, "__serve", context, &id, &source);
+            server.arg("--log-to-stderr");
+            server
+        };
+        pending.supervise(&server, |state| {
             announce(state, context);
             Ok(())
         })?;
     } else {
-        // The server maps the index again; here it was made.
-        drop(fs);
         let program = std::env::current_exe()
             .map_err(|error| Failure::new(format!("find the kfs program: {error}")))?;
-        let mut server = Command::new(program);
-        server.arg("--root").arg(&context.root).arg("__serve");
-        server.arg("--").arg(&pending.state().id).arg(typed);
-        announce(&pending.start(server)?, context);
+        let supervisor = command(&program, "__supervise", context, &pending.state().id, &source);
+        announce(&pending.start(supervisor)?, context);
     }
     Ok(())
+}
+
+/// This program, or another version of it, as supervisor or server of a mount.
+fn command(program: &Path, what: &str, context: &Context, id: &str, image: &str) -> Command {
+    let mut command = Command::new(program);
+    // The program may be run by way of a link; lists of processes show the first argument.
+    command.arg0("kfs").arg("--root").arg(&context.root).args([what, id, image]);
+    command
 }
 
 /// `kfs mounts` is called from another directory.
@@ -98,54 +111,62 @@ fn announce(state: &State, context: &Context) {
     context.say(&format!("{} is mounted{how} at {}", state.image, state.mountpoint.display()));
 }
 
-/// Serve a mount that `kfs mount` prepared
+/// Supervise, or serve, a mount that `kfs mount` prepared
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     /// The mount's id
     id: String,
 
-    /// The image as the user named it, from the directory where he did
+    /// The image as the user named it, with absolute paths
     image: Source,
+
+    /// Log there, and not to the mount's log
+    #[arg(long)]
+    log_to_stderr: bool,
 }
 
-/// The background server. Until the mount answers, what goes wrong is told to the parent.
-pub(crate) fn serve(args: &ServeArgs, context: &Context) -> Result<(), Failure> {
+/// The process in the background. Until the mount answers, what goes wrong is told to the parent.
+pub(crate) fn supervise(args: &ServeArgs, context: &Context) -> Result<(), Failure> {
     let pending = Pending::adopt(&Mounts::new(&context.root), &args.id)?;
+    log_to(Mutex::new(LogFile::open(&pending.log_path()).map_err(MountError::from)?));
+    let image = args.image.to_string();
+    let server = |program: &Path| command(program, "__serve", context, &args.id, &image);
     let mut ready = false;
-    match serve_pending(pending, args, context, &mut ready) {
-        Err(failure) if !ready => mount::report_failure(failure.into())
+    let result = pending.supervise(&server, |state| {
+        mount::report_ready(state)?;
+        ready = true;
+        Ok(())
+    });
+    match result {
+        Err(error) if !ready => mount::report_failure(Failure::from(error).into())
             .map_err(|error| Failure::new(format!("answer the parent: {error}"))),
-        result => result,
+        result => Ok(result?),
     }
 }
 
-fn serve_pending(
-    pending: Pending,
-    args: &ServeArgs,
-    context: &Context,
-    ready: &mut bool,
-) -> Result<(), Failure> {
-    let log = Mutex::new(LogFile::open(&pending.log_path()).map_err(mount::MountError::from)?);
-    log_to(log);
-    let store = context.store_to_read();
-    let image = oci::open(&args.image, &store)?;
-    let expected = pending.state().manifest_digest;
-    if image.digest != expected {
-        let message = format!(
-            "{} was {expected} a moment ago and is {} now",
-            pending.state().image,
-            image.digest
-        );
-        return Err(Failure::new(message).hint("mount it again"));
+/// The process that answers the kernel. What goes wrong is told to the supervisor.
+pub(crate) fn serve(args: &ServeArgs, context: &Context) -> Result<(), Failure> {
+    let server = Server::adopt(&Mounts::new(&context.root), &args.id)?;
+    if args.log_to_stderr {
+        log_to(io::stderr);
+    } else {
+        log_to(Mutex::new(LogFile::open(&server.log_path()).map_err(MountError::from)?));
     }
+    let reporter = server
+        .reporter()
+        .map_err(|error| Failure::new(format!("the supervisor's socket: {error}")))?;
+    serve_mount(server, args, context).or_else(|failure| {
+        tracing::error!("{failure}");
+        Ok(reporter.failed(failure.into())?)
+    })
+}
+
+fn serve_mount(server: Server, args: &ServeArgs, context: &Context) -> Result<(), Failure> {
+    let store = context.store_to_read();
+    // Whatever the name means by now, this is what is mounted.
+    let image = oci::open_manifest(&args.image, server.state().manifest_digest, &store)?;
     let fs = open_fs(&image, &store.dir(Part::Indexes), context)?;
-    // A server must not keep the directory busy that it was started in.
-    std::env::set_current_dir("/").map_err(|error| Failure::new(format!("enter /: {error}")))?;
-    pending.serve(fs, |state| {
-        mount::report_ready(state)?;
-        *ready = true;
-        Ok(())
-    })?;
+    server.serve(fs)?;
     Ok(())
 }
 

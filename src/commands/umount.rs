@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kfs_fs::mount::Mounts;
+use kfs_fs::mount::{Mount, Mounts};
 
 use super::Context;
 use crate::report::Failure;
@@ -29,28 +29,27 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mounts = Mounts::new(&context.root);
+    let all = if args.all { mounts.list()?.mounts } else { Vec::new() };
     let mountpoints: Vec<PathBuf> = if args.all {
-        mounts.list()?.into_iter().map(|mount| mount.state.mountpoint).collect()
+        all.iter().map(|mount| mount.state.mountpoint.clone()).collect()
     } else {
-        args.mountpoints
-    };
-    let mountpoints = mountpoints
-        .iter()
-        .map(|path| {
+        let absolute = |path: &PathBuf| {
             std::path::absolute(path)
                 .map_err(|error| Failure::new(format!("mount point {}: {error}", path.display())))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+        };
+        args.mountpoints.iter().map(absolute).collect::<Result<_, _>>()?
+    };
     // Called from inside of a mount, this process must not be the one that keeps it busy.
     std::env::set_current_dir("/").map_err(|error| Failure::new(format!("enter /: {error}")))?;
     let mut failed: Option<Failure> = None;
-    for mountpoint in mountpoints {
-        match mounts.unmount(&mountpoint, args.lazy) {
-            Ok(state) if args.all => {
-                let mountpoint = state.mountpoint.display();
-                context.say(&format!("{} is unmounted from {mountpoint}", state.image));
+    for (number, mountpoint) in mountpoints.iter().enumerate() {
+        match mounts.unmount(mountpoint, args.lazy) {
+            Ok(()) => {
+                if let Some(Mount { state, .. }) = all.get(number) {
+                    let from = mountpoint.display();
+                    context.say(&format!("{} is unmounted from {from}", state.image));
+                }
             }
-            Ok(_) => {}
             Err(error) => {
                 // The last one is printed by who called.
                 if let Some(earlier) = failed.replace(error.into()) {

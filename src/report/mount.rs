@@ -80,7 +80,14 @@ impl From<MountError> for Failure {
             | MountError::Died { .. }
             | MountError::Slow { .. }
             | MountError::SetUp(_)
+            | MountError::CannotResend { .. }
+            | MountError::GivenUp { .. }
             | MountError::Session(_) => failure,
+            MountError::Interrupted(signal) => {
+                failure.code(128 + u8::try_from(signal as i32).unwrap_or_default())
+            }
+            MountError::Upgrade { .. } => failure,
+            MountError::Unsupervised(_) | MountError::NoResend => failure.hint("unmount, and mount again"),
         }
     }
 }

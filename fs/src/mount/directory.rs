@@ -1,7 +1,9 @@
 //! A mount's directory in the store: what lies in it, and how it is cleared away.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::mountinfo::MountInfo;
 use super::{MountError, State, overlay};
 use crate::error::{AtPath, PathError};
-use crate::fuse;
+use crate::fuse::{self, Greeting};
 
 /// `STORE/mounts/<id>`
 #[derive(Clone, Debug)]
@@ -33,7 +35,7 @@ impl MountDir {
             let dir = Self(path);
             let path = dir.lock_path();
             let lock = File::create_new(&path).at("create", &path)?;
-            lock.lock().at("lock", &path)?;
+            lock.lock_shared().at("lock", &path)?;
             return Ok((dir, lock));
         }
     }
@@ -62,7 +64,7 @@ impl MountDir {
         }
     }
 
-    /// Takes the lock; `None` while the server lives. A directory without a lock file is one
+    /// Takes the lock; `None` while supervisor or server live. A directory without a lock file is one
     /// that was not wholly removed.
     pub(super) fn try_lock(&self) -> Result<Option<StaleLock>, PathError> {
         let path = self.lock_path();
@@ -110,7 +112,15 @@ impl MountDir {
                 None
             }
         };
-        if let Some(state) = &state
+        self.unmount_all(state.as_ref())?;
+        self.remove(state.as_ref())?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Detaches what is mounted for `state`.
+    pub(super) fn unmount_all(&self, state: Option<&State>) -> Result<(), MountError> {
+        if let Some(state) = state
             && MountInfo::own()?.top_is(state)
         {
             fuse::unmount(&state.mountpoint, true)?;
@@ -118,9 +128,53 @@ impl MountDir {
         if MountInfo::own()?.top(&self.lower()).is_some() {
             fuse::unmount(&self.lower(), true)?;
         }
-        self.remove(state.as_ref())?;
-        drop(lock);
         Ok(())
+    }
+
+    pub(super) fn write_greeting(&self, greeting: &Greeting) -> Result<(), PathError> {
+        let path = self.greeting_path();
+        fs::write(&path, greeting.as_bytes()).at("write", &path)
+    }
+
+    pub(super) fn read_greeting(&self) -> Result<Greeting, PathError> {
+        let path = self.greeting_path();
+        fs::read(&path).and_then(Greeting::from_bytes).at("read", &path)
+    }
+
+    /// What the log ends with.
+    pub(super) fn last_log_line(&self) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        log.lines().next_back().unwrap_or_default().to_owned()
+    }
+
+    /// The program that was asked to take over.
+    pub(super) fn upgrade_asked(&self) -> Option<PathBuf> {
+        fs::read(self.upgrade_path()).ok().map(|path| PathBuf::from(OsString::from_vec(path)))
+    }
+
+    /// Asks `program`, an absolute path, to take over. The supervisor has to be told.
+    pub(super) fn ask_upgrade(&self, program: &Path) -> Result<(), PathError> {
+        remove_file(&self.upgrade_failed_path())?;
+        let new = self.0.join("upgrade.new");
+        fs::write(&new, program.as_os_str().as_bytes()).at("write", &new)?;
+        fs::rename(&new, self.upgrade_path()).at("rename", &new)
+    }
+
+    /// Tells who asked for it how the upgrade went: why it did not, if it did not.
+    pub(super) fn answer_upgrade(&self, failure: Option<&str>) -> Result<(), PathError> {
+        if let Some(failure) = failure {
+            let path = self.upgrade_failed_path();
+            fs::write(&path, failure).at("write", &path)?;
+        }
+        remove_file(&self.upgrade_path())
+    }
+
+    /// The answer, once it is there.
+    pub(super) fn upgrade_answer(&self) -> Option<Result<(), String>> {
+        if self.upgrade_path().exists() {
+            return None;
+        }
+        Some(fs::read_to_string(self.upgrade_failed_path()).map_or(Ok(()), Err))
     }
 
     /// Removes the directory and all that is in it. The lock goes last: as long as it is there
@@ -135,9 +189,25 @@ impl MountDir {
         remove_tree(&self.0.join("work"))?;
         // Not as a tree: if the image were still mounted there, this is an error.
         remove_dir(&self.lower())?;
+        for path in [self.greeting_path(), self.upgrade_path(), self.upgrade_failed_path()] {
+            remove_file(&path)?;
+        }
+        remove_file(&self.0.join("upgrade.new"))?;
         remove_file(&self.log())?;
         remove_file(&self.lock_path())?;
         remove_dir(&self.0)
+    }
+
+    fn greeting_path(&self) -> PathBuf {
+        self.0.join("greeting")
+    }
+
+    fn upgrade_path(&self) -> PathBuf {
+        self.0.join("upgrade")
+    }
+
+    fn upgrade_failed_path(&self) -> PathBuf {
+        self.0.join("upgrade.failed")
     }
 
     fn state_path(&self) -> PathBuf {
@@ -145,7 +215,7 @@ impl MountDir {
     }
 }
 
-/// The lock of a directory whose server is gone.
+/// The lock of a directory whose processes are gone.
 #[derive(Debug)]
 pub(super) struct StaleLock(#[expect(dead_code, reason = "held, not read")] Option<File>);
 

@@ -141,8 +141,39 @@ pub enum MountError {
     #[error("the server did not get ready within {seconds} s")]
     Slow {
         /// How long it was waited for.
-        seconds: u16,
+        seconds: u64,
     },
+    /// A signal came before the mount was ready.
+    #[error("interrupted by {0}")]
+    Interrupted(nix::sys::signal::Signal),
+    /// The server died, and the kernel cannot send again what it left unanswered.
+    #[error("the server ended ({status}); this kernel cannot go on with another (Linux 6.9 can)")]
+    CannotResend {
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
+    /// Servers died one after the other.
+    #[error("the server ended ({status}) and those after it do not live either{}", quote(log))]
+    GivenUp {
+        /// How the first of them ended.
+        status: std::process::ExitStatus,
+        /// Last line of the log.
+        log: String,
+    },
+    /// Another program did not take over.
+    #[error("{} is served as before: {reason}", mountpoint.display())]
+    Upgrade {
+        /// Where.
+        mountpoint: PathBuf,
+        /// What the supervisor says.
+        reason: String,
+    },
+    /// A server can be replaced only by its supervisor.
+    #[error("the supervisor of the mount at {} is gone", .0.display())]
+    Unsupervised(PathBuf),
+    /// The kernel is too old for another server.
+    #[error("this kernel cannot go on with another server (Linux 6.9 can)")]
+    NoResend,
     /// The server said why it could not serve.
     #[error("{}", .0.message)]
     Server(super::ServerFailure),

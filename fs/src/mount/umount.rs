@@ -20,18 +20,36 @@ const TO_DELETE: Duration = Duration::from_secs(600);
 /// How long a lazy unmount waits for a server that may be free to go at once.
 const LAZY: Duration = Duration::from_millis(500);
 
-pub(super) fn unmount(mounts: &Mounts, path: &Path, lazy: bool) -> Result<State, MountError> {
+pub(super) fn unmount(mounts: &Mounts, path: &Path, lazy: bool) -> Result<(), MountError> {
     let mountpoint = resolve(path);
     let Some((dir, state)) = find(mounts, &mountpoint)? else {
-        return Err(MountError::NotMounted(mountpoint));
+        return match detach_dead(&mountpoint)? {
+            true => Ok(()),
+            false => Err(MountError::NotMounted(mountpoint)),
+        };
     };
     if let Some(lock) = dir.try_lock()? {
-        dir.clear_stale(lock)?;
-        return Ok(state);
+        return dir.clear_stale(lock);
     }
     detach(&state, lazy)?;
-    wait_for_end(&dir, &state, lazy)?;
-    Ok(state)
+    wait_for_end(&dir, &state, lazy)
+}
+
+/// Detaches a mount that kfs left without a server and of which this store knows nothing (any
+/// more); false if there is none.
+pub(super) fn detach_dead(mountpoint: &Path) -> Result<bool, MountError> {
+    let table = MountInfo::own()?;
+    let ours = table.top(mountpoint).is_some_and(|entry| entry.fs_type == fuse::FS_TYPE);
+    let dead = ours && is_dead(mountpoint);
+    if dead {
+        fuse::unmount(mountpoint, true)?;
+    }
+    Ok(dead)
+}
+
+/// Whether nobody serves the FUSE mount at a mount point: it says so of what no kernel remembers.
+fn is_dead(mountpoint: &Path) -> bool {
+    nix::sys::statvfs::statvfs(mountpoint) == Err(nix::Error::ENOTCONN)
 }
 
 /// The path as the state has it. A dead mount cannot be resolved, its parent can.
@@ -86,24 +104,48 @@ fn detach(state: &State, lazy: bool) -> Result<(), MountError> {
     }
 }
 
-/// A mount in another namespace can be unmounted from there only: the server does it.
+/// A mount in another namespace can be unmounted from there only: the supervisor does it. If it
+/// is gone, the server is what can be ended.
 fn end_server(state: &State) -> Result<(), MountError> {
-    let pid =
-        i32::try_from(state.pid).map_err(|_| MountError::NotMounted(state.mountpoint.clone()))?;
-    match nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM) {
+    let pid = if supervisor_lives(state) { state.pid } else { state.server_pid };
+    send(pid, Signal::SIGTERM).map_err(|source| MountError::OtherNamespace {
+        mountpoint: state.mountpoint.clone(),
+        pid,
+        source,
+    })
+}
+
+fn supervisor_lives(state: &State) -> bool {
+    process::start_ticks(state.pid) == Some(state.start_ticks)
+}
+
+/// Sends a signal to a process; one that is gone needs none.
+fn send(pid: u32, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    match nix::sys::signal::kill(Pid::from_raw(pid), signal) {
         Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
-        Err(error) => Err(MountError::OtherNamespace {
-            mountpoint: state.mountpoint.clone(),
-            pid: state.pid,
-            source: error.into(),
-        }),
+        Err(error) => Err(error.into()),
     }
 }
 
+/// Has the supervisor look at what has changed: the mount may be gone, or a file be there. False
+/// if there is no supervisor any more.
+pub(super) fn nudge(state: &State) -> io::Result<bool> {
+    let lives = supervisor_lives(state);
+    if lives {
+        send(state.pid, Signal::SIGUSR1)?;
+    }
+    Ok(lives)
+}
+
 fn wait_for_end(dir: &MountDir, state: &State, lazy: bool) -> Result<(), MountError> {
+    if let Err(error) = nudge(state) {
+        // It will notice by itself, if its server is not stuck.
+        tracing::debug!("signal to supervisor {}: {error}", state.pid);
+    }
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
-    while process::start_ticks(state.pid) == Some(state.start_ticks) {
+    while supervisor_lives(state) || dir.try_lock()?.is_none() {
         let served = dir.read_state()?.is_some();
         let patience = match (served, lazy) {
             (true, true) => LAZY,
@@ -120,7 +162,7 @@ fn wait_for_end(dir: &MountDir, state: &State, lazy: bool) -> Result<(), MountEr
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
-    // A server that ends by itself leaves nothing; one that was killed meanwhile does.
+    // Processes that end by themselves leave nothing; those that were killed meanwhile do.
     match dir.try_lock()? {
         Some(lock) => dir.clear_stale(lock),
         None => Ok(()),

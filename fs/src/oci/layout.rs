@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::Image;
 use super::archive::{ArchiveBlobs, ArchiveError};
 use super::image::{self, ImageError};
-use super::manifest::{Descriptor, Index, MAX_JSON, Manifest, REF_NAME, is_manifest};
+use super::manifest::{Descriptor, Index, MANIFEST, MAX_JSON, Manifest, REF_NAME, is_manifest};
 use super::reference::{Name, ReferenceError};
 use crate::blob::{BlobReader, BlobSource, FileBlob, open_regular};
 use crate::digest::{Digest, Found, Mismatch, VerifyReader};
@@ -211,6 +211,25 @@ impl Layout {
     /// Reads an image that is called so.
     pub fn image(&self, query: &str) -> Result<Image, LayoutError> {
         self.select(Some(query), query)?.image()
+    }
+
+    /// Reads the image with this manifest, whether it has a name or not.
+    pub(crate) fn image_of_manifest(
+        &self,
+        name: &str,
+        digest: Digest,
+    ) -> Result<Image, LayoutError> {
+        let missing = || ImageError::Missing { digest, location: self.location.clone() };
+        let failed =
+            |source| LayoutError::Image { name: name.to_owned(), source: Box::new(source) };
+        let blob = self.blob(digest)?.ok_or_else(|| failed(missing()))?;
+        let mut descriptor = Descriptor::new(MANIFEST, digest, blob.size());
+        let json = self.json(&descriptor).map_err(failed)?;
+        // Docker's manifests say what they are.
+        if let Ok(Manifest { media_type: Some(media_type), .. }) = serde_json::from_slice(&json) {
+            descriptor.media_type = media_type;
+        }
+        self.image_at(name, &descriptor)
     }
 
     pub(crate) fn image_at(

@@ -448,9 +448,17 @@ pub(super) fn select(
     source: &super::reference::Source,
     store: &Store,
 ) -> Result<Selection, LayoutError> {
+    let (layout, tag) = layout_of(source, store)?;
+    layout.select(tag, &source.to_string())
+}
+
+/// Where a source's images are, and which of them it names.
+pub(super) fn layout_of<'a>(
+    source: &'a super::reference::Source,
+    store: &Store,
+) -> Result<(Layout, Option<&'a str>), LayoutError> {
     use super::archive::{self, Format};
     use super::reference::Source;
-    let typed = source.to_string();
     let (layout, tag) = match source {
         Source::Store(query) => (store.layout()?, Some(query)),
         Source::Layout { dir, tag } => (Layout::open(dir)?, tag.as_ref()),
@@ -459,7 +467,7 @@ pub(super) fn select(
             (archive::open(file, Some(Format::Docker))?, tag.as_ref())
         }
     };
-    layout.select(tag.map(String::as_str), &typed)
+    Ok((layout, tag.map(String::as_str)))
 }
 
 #[cfg(test)]

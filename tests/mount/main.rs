@@ -1,185 +1,19 @@
 //! Mounts as a user makes and ends them. Needs root and /dev/fuse; without them each test says
 //! that it is skipped.
 
+mod sandbox;
+#[path = "../skip/mod.rs"]
 mod skip;
+mod survival;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use sandbox::{Sandbox, User, assert_success, runs, send, wait_until};
 use serde_json::Value;
-use skip::skip;
-use tempfile::TempDir;
-
-/// A store with the image `test` (`etc/motd`, `etc/hard` its second name, `bin/` and 500 files in
-/// `many/`) and an empty directory `mnt`.
-struct Sandbox {
-    dir: TempDir,
-}
-
-impl Sandbox {
-    fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            skip("needs root and /dev/fuse");
-            return None;
-        }
-        let sandbox = Self { dir: tempfile::tempdir().unwrap() };
-        fs::create_dir(sandbox.path("mnt")).unwrap();
-        fs::write(sandbox.path("rootfs.tar"), rootfs()).unwrap();
-        sandbox.ok(&["import", "rootfs.tar", "test"]);
-        Some(sandbox)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
-        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
-        command.env("KFS_ROOT", self.path("store"));
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        // Returns only when nobody holds the ends of the pipes any more, the server neither.
-        self.command(args).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "kfs {args:?}: {error}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Exit code and standard error of a command that has to fail.
-    #[track_caller]
-    fn fails(&self, args: &[&str]) -> (i32, String) {
-        let output = self.run(args);
-        assert!(!output.status.success(), "kfs {args:?} works");
-        let error = String::from_utf8(output.stderr).unwrap();
-        (output.status.code().expect("an exit code"), error)
-    }
-
-    fn mounts(&self) -> Vec<Value> {
-        serde_json::from_str(&self.ok(&["mounts", "--format", "json"])).unwrap()
-    }
-
-    /// The server of the only mount.
-    #[track_caller]
-    fn server(&self) -> u32 {
-        let mounts = self.mounts();
-        assert_eq!(mounts.len(), 1, "{mounts:?}");
-        u32::try_from(mounts[0]["pid"].as_u64().unwrap()).unwrap()
-    }
-
-    fn signal_server(&self, signal: Signal) -> u32 {
-        let pid = self.server();
-        send(pid, signal);
-        pid
-    }
-
-    /// No mount and no state, now.
-    #[track_caller]
-    fn assert_nothing_left(&self) {
-        let left: Vec<_> = fs::read_dir(self.path("store/mounts")).unwrap().collect();
-        assert!(left.is_empty(), "{left:?}");
-        let table = fs::read_to_string("/proc/mounts").unwrap();
-        let dir = self.dir.path().to_str().unwrap();
-        assert!(!table.contains(dir), "{table}");
-    }
-
-    /// The server ends by itself and leaves nothing.
-    #[track_caller]
-    fn assert_ends(&self, server: u32) {
-        wait_until("the server is gone", || !runs(server));
-        self.assert_nothing_left();
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            // What a failed test left must not stay.
-            let _ = self.run(&["umount", "--all", "--lazy"]);
-        }
-    }
-}
-
-fn rootfs() -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, kind: tar::EntryType, data: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_mode(0o755);
-        header.set_mtime(1_000_000_000);
-        header.set_size(data.len() as u64);
-        if kind.is_hard_link() {
-            tar.append_link(&mut header, path, "etc/motd").unwrap();
-        } else {
-            tar.append_data(&mut header, path, data).unwrap();
-        }
-    };
-    for dir in ["etc/", "bin/", "many/"] {
-        add(dir, tar::EntryType::Directory, b"");
-    }
-    add("etc/motd", tar::EntryType::Regular, b"hello\n");
-    add("etc/hard", tar::EntryType::Link, b"");
-    add("etc/conf", tar::EntryType::Regular, b"a = 1\n");
-    for number in 0..500 {
-        add(&format!("many/{number}"), tar::EntryType::Regular, number.to_string().as_bytes());
-    }
-    tar.into_inner().unwrap()
-}
-
-fn send(pid: u32, signal: Signal) {
-    kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
-}
-
-/// Whether the process is there and no zombie.
-fn runs(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
-}
-
-#[track_caller]
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A process with its working directory in `dir`.
-struct User(Child);
-
-impl User {
-    fn of(dir: &Path) -> Self {
-        Self(Command::new("sleep").arg("1000").current_dir(dir).spawn().unwrap())
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-#[track_caller]
-fn assert_success(command: &mut Command) {
-    let output = command.output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
-}
 
 #[test]
 fn mount_look_umount() {
@@ -198,16 +32,16 @@ fn mount_look_umount() {
     let table = sandbox.ok(&["mounts"]);
     assert!(table.starts_with("IMAGE ") && table.contains(mnt.to_str().unwrap()), "{table}");
 
-    let server = sandbox.server();
+    let (supervisor, server) = (sandbox.supervisor(), sandbox.server());
     sandbox.ok(&["umount", "mnt"]);
-    assert!(!runs(server));
+    assert!(!runs(supervisor) && !runs(server));
     sandbox.assert_nothing_left();
     assert_eq!(fs::read_dir(&mnt).unwrap().count(), 0);
     assert_eq!(sandbox.mounts(), [] as [Value; 0]);
 }
 
 #[test]
-fn any_umount_ends_the_server() {
+fn any_umount_ends_the_processes() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mnt = sandbox.path("mnt");
     for program in [&["umount"][..], &["fusermount3", "-u"]] {
@@ -216,9 +50,9 @@ fn any_umount_ends_the_server() {
                 continue; // an overlay is none of its business
             }
             sandbox.ok(mode);
-            let server = sandbox.server();
+            let supervisor = sandbox.supervisor();
             assert_success(Command::new(program[0]).args(&program[1..]).arg(&mnt));
-            sandbox.assert_ends(server);
+            sandbox.assert_ends(supervisor);
         }
     }
 }
@@ -266,7 +100,7 @@ fn a_busy_mount_names_its_users() {
     let Some(sandbox) = Sandbox::new() else { return };
     for mode in [&["mount", "test", "mnt"][..], &["mount", "--rw", "test", "mnt"]] {
         sandbox.ok(mode);
-        let server = sandbox.server();
+        let supervisor = sandbox.supervisor();
         let user = User::of(&sandbox.path("mnt/etc"));
         let (code, error) = sandbox.fails(&["umount", "mnt"]);
         assert_eq!(code, 4);
@@ -280,12 +114,12 @@ fn a_busy_mount_names_its_users() {
         sandbox.ok(&["umount", "--lazy", "mnt"]);
         assert_eq!(sandbox.mounts()[0]["attached"], false);
         assert_eq!(std::io::read_to_string(&open).unwrap(), "hello\n");
-        assert!(runs(server));
+        assert!(runs(supervisor));
         // The mount point is free for the next.
         sandbox.ok(&["mount", "test", "mnt"]);
         sandbox.ok(&["umount", "mnt"]);
         drop(open);
-        sandbox.assert_ends(server);
+        sandbox.assert_ends(supervisor);
     }
 }
 
@@ -311,21 +145,19 @@ fn umount_works_from_inside() {
 }
 
 #[test]
-fn what_a_killed_server_leaves_is_cleared_away() {
+fn what_killed_processes_leave_is_cleared_away() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mnt = sandbox.path("mnt");
     for mode in [&["mount", "test", "mnt"][..], &["mount", "--rw", "test", "mnt"]] {
         for next in [&["umount", "mnt"][..], &["mounts"], &["umount", "--all"]] {
             sandbox.ok(mode);
-            let server = sandbox.signal_server(Signal::SIGKILL);
-            wait_until("the server is gone", || !runs(server));
+            sandbox.kill_both();
             assert!(fs::read(mnt.join("etc/motd")).is_err());
             sandbox.ok(next);
             sandbox.assert_nothing_left();
         }
         sandbox.ok(mode);
-        let server = sandbox.signal_server(Signal::SIGKILL);
-        wait_until("the server is gone", || !runs(server));
+        sandbox.kill_both();
         sandbox.ok(mode);
         assert_eq!(fs::read(mnt.join("etc/motd")).unwrap(), b"hello\n");
         sandbox.ok(&["umount", "mnt"]);
@@ -337,17 +169,17 @@ fn what_a_killed_server_leaves_is_cleared_away() {
 fn a_signal_unmounts() {
     let Some(sandbox) = Sandbox::new() else { return };
     sandbox.ok(&["mount", "--rw", "test", "mnt"]);
-    let server = sandbox.signal_server(Signal::SIGTERM);
-    sandbox.assert_ends(server);
+    let supervisor = sandbox.signal_supervisor(Signal::SIGTERM);
+    sandbox.assert_ends(supervisor);
 
     // In use: it is detached, and the second signal cuts the user off.
     sandbox.ok(&["mount", "test", "mnt"]);
     let user = User::of(&sandbox.path("mnt/etc"));
-    let server = sandbox.signal_server(Signal::SIGTERM);
+    let supervisor = sandbox.signal_supervisor(Signal::SIGTERM);
     wait_until("it is detached", || sandbox.mounts()[0]["attached"] == false);
-    assert!(runs(server));
-    send(server, Signal::SIGTERM);
-    sandbox.assert_ends(server);
+    assert!(runs(supervisor));
+    send(supervisor, Signal::SIGTERM);
+    sandbox.assert_ends(supervisor);
     drop(user);
 }
 
@@ -357,12 +189,12 @@ fn foreground_ends_with_ctrl_c_or_umount() {
     for by_signal in [true, false] {
         let mut kfs = sandbox.command(&["mount", "-f", "test", "mnt"]);
         let mut child = kfs.stderr(Stdio::null()).spawn().unwrap();
-        wait_until("it is mounted", || sandbox.path("mnt/etc/motd").exists());
+        wait_until("it is listed", || sandbox.mounts().len() == 1);
+        assert!(sandbox.path("mnt/etc/motd").exists());
         if by_signal {
             send(child.id(), Signal::SIGINT);
         } else {
-            wait_until("it is listed", || sandbox.mounts().len() == 1);
-            assert_eq!(sandbox.server(), child.id());
+            assert_eq!(sandbox.supervisor(), child.id());
             assert_success(Command::new("umount").arg(sandbox.path("mnt")));
         }
         assert!(child.wait().unwrap().success());
@@ -420,14 +252,14 @@ fn changes_are_kept_in_upper() {
     sandbox.ok(&["mount", "--upper", "upper", "test", "second"]);
     assert_eq!(fs::read(sandbox.path("second/new")).unwrap(), b"kept");
     assert!(!sandbox.path("second/etc/motd").exists());
-    let server = sandbox.server();
+    let supervisor = sandbox.supervisor();
     assert_success(Command::new("umount").arg(sandbox.path("second")));
-    sandbox.assert_ends(server);
+    sandbox.assert_ends(supervisor);
     assert!(upper.join("new").exists() && !sandbox.path(".upper.kfs-work").exists());
 
-    // A killed server takes nothing along.
+    // Killed processes take nothing along.
     sandbox.ok(&["mount", "--upper", "upper", "test", "mnt"]);
-    sandbox.signal_server(Signal::SIGKILL);
+    sandbox.kill_both();
     sandbox.ok(&["umount", "mnt"]);
     sandbox.assert_nothing_left();
     assert!(upper.join("new").exists() && !sandbox.path(".upper.kfs-work").exists());
@@ -469,7 +301,8 @@ fn the_kernel_does_not_ask_twice() {
     };
     let first = walk();
     assert!(first.status.success(), "{first:?}");
-    let server = sandbox.signal_server(Signal::SIGSTOP);
+    let server = sandbox.server();
+    send(server, Signal::SIGSTOP);
     let second = walk();
     send(server, Signal::SIGCONT);
     assert!(second.status.success(), "{second:?}");
@@ -533,7 +366,7 @@ fn odd_names_are_taken() {
 }
 
 #[test]
-fn the_server_holds_nothing_of_its_caller() {
+fn the_processes_hold_nothing_of_its_caller() {
     let Some(sandbox) = Sandbox::new() else { return };
     // `output` waits for the end of the pipe that is also descriptor 9.
     let kfs = env!("CARGO_BIN_EXE_kfs");
@@ -541,23 +374,25 @@ fn the_server_holds_nothing_of_its_caller() {
     command.args(["-c", "exec 9>&1; \"$0\" mount test mnt", kfs]);
     command.current_dir(sandbox.dir.path()).env("KFS_ROOT", sandbox.path("store"));
     assert_success(&mut command);
-    let cwd = fs::read_link(format!("/proc/{}/cwd", sandbox.server())).unwrap();
-    assert_eq!(cwd, Path::new("/"));
+    for process in [sandbox.supervisor(), sandbox.server()] {
+        let cwd = fs::read_link(format!("/proc/{process}/cwd")).unwrap();
+        assert_eq!(cwd, Path::new("/"));
+    }
     sandbox.ok(&["umount", "mnt"]);
     sandbox.assert_nothing_left();
 }
 
 #[test]
-fn a_mount_of_another_namespace_is_ended_by_its_server() {
+fn a_mount_of_another_namespace_is_ended_by_its_supervisor() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mut command = Command::new("unshare");
     command.args(["-m", env!("CARGO_BIN_EXE_kfs"), "mount", "test", "mnt"]);
     command.current_dir(sandbox.dir.path()).env("KFS_ROOT", sandbox.path("store"));
     assert_success(&mut command);
     assert!(!sandbox.path("mnt/etc").exists());
-    let server = sandbox.server();
+    let (supervisor, server) = (sandbox.supervisor(), sandbox.server());
     sandbox.ok(&["umount", "mnt"]);
-    assert!(!runs(server));
+    assert!(!runs(supervisor) && !runs(server));
     sandbox.assert_nothing_left();
 }
 

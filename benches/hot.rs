@@ -40,6 +40,7 @@ fn layer(dir: &Path, name: &str, tar: &[u8], compressed: bool) -> Layer {
         descriptor: Descriptor::of(media_type, &blob),
         diff_id: DiffId::new(Digest::of(tar)),
         blob: Arc::new(FileBlob::open(&path).expect("just written")),
+        ztoc: None,
     }
 }
 

@@ -81,7 +81,7 @@ impl Cache {
         let Record { layer: descriptor, diff_id, created, created_by, key } = record;
         match self.store.blob(descriptor.digest) {
             Ok(blob) if blob.size() == descriptor.size => {
-                let layer = Layer { descriptor, diff_id, blob };
+                let layer = Layer { descriptor, diff_id, blob, ztoc: None };
                 Ok(Some(Hit { layer, created, created_by, key }))
             }
             Ok(_) => Ok(None),

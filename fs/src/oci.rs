@@ -9,6 +9,7 @@ pub mod layout;
 pub mod manifest;
 pub mod reference;
 mod similar;
+mod soci;
 pub mod store;
 mod walk;
 
@@ -48,6 +49,17 @@ pub struct Layer {
     /// From the config.
     pub diff_id: DiffId,
     /// The blob.
+    pub blob: Arc<dyn BlobSource>,
+    /// The table that makes the blob readable at any place, if the image has one for it.
+    pub ztoc: Option<Ztoc>,
+}
+
+/// A table for random access to a layer, of the image's SOCI index.
+#[derive(Clone, Debug)]
+pub struct Ztoc {
+    /// From the SOCI index, which the image's manifest names.
+    pub descriptor: Descriptor,
+    /// The table.
     pub blob: Arc<dyn BlobSource>,
 }
 

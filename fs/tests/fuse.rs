@@ -65,6 +65,7 @@ fn open(dir: &Path, tar: &[u8]) -> ImageFs {
         diff_id: DiffId::new(Digest::of(tar)),
         blob: Arc::new(FileBlob::open(&blob).unwrap()),
         descriptor: descriptor.clone(),
+        ztoc: None,
     };
     let manifest = Manifest {
         schema_version: 2,

@@ -66,6 +66,7 @@ fn layer(blob: &Path, tar: &Path) -> Layer {
         descriptor: Descriptor::new(LAYER_TAR, digest(blob), size),
         diff_id: DiffId::new(digest(tar)),
         blob: Arc::new(FileBlob::open(blob).unwrap()),
+        ztoc: None,
     }
 }
 

@@ -17,6 +17,7 @@ fn image(dir: &Path, tars: &[Vec<u8>]) -> Image {
                 descriptor: Descriptor::of(LAYER_TAR, tar),
                 diff_id: DiffId::new(Digest::of(tar)),
                 blob: Arc::new(FileBlob::open(&path).unwrap()),
+                ztoc: None,
             }
         })
         .collect();

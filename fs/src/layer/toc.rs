@@ -11,12 +11,13 @@
 //! Sources: `docs/estargz.md` of containerd/stargz-snapshotter, and `pkg/chunked` of
 //! containers/storage, whose format no document defines.
 
+pub(super) mod entry;
 pub mod error;
 pub mod footer;
 pub(super) mod indexer;
 pub(super) mod parse;
 pub(super) mod range;
-mod time;
+pub(super) mod time;
 pub(super) mod trusted;
 
 use std::collections::BTreeMap;

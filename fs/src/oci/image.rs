@@ -11,7 +11,7 @@ use super::manifest::{
     CONFIG, DOCKER_CONFIG, Descriptor, ImageConfig, Index, Manifest, is_index, is_manifest,
     layer_compression,
 };
-use super::{Image, Layer};
+use super::{Image, Layer, soci};
 use crate::digest::{Digest, Mismatch};
 use crate::error::PathError;
 
@@ -176,13 +176,15 @@ fn layers(
             diff_ids: diff_ids.len(),
         });
     }
+    let mut ztocs = soci::ztocs(layout, manifest);
     let layer = |(descriptor, diff_id): (&Descriptor, &_)| {
         if layer_compression(&descriptor.media_type).is_none() {
             let found = descriptor.media_type.clone();
             return Err(ImageError::LayerType { digest: descriptor.digest, found });
         }
         let blob = layout.blob_of(descriptor)?;
-        Ok(Layer { descriptor: descriptor.clone(), diff_id: *diff_id, blob })
+        let ztoc = ztocs.remove(&descriptor.digest);
+        Ok(Layer { descriptor: descriptor.clone(), diff_id: *diff_id, blob, ztoc })
     };
     manifest.layers.iter().zip(diff_ids).map(layer).collect()
 }

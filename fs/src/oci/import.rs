@@ -147,7 +147,7 @@ pub fn layer_of_tar(path: &Path) -> Result<Option<Layer>, StoreError> {
     let Counted { hasher: of_blob, size, .. } = blob.into_inner();
     let descriptor = Descriptor::new(media_type, of_blob.finish(), size);
     let diff_id = DiffId::new(hasher.finish());
-    Ok(Some(Layer { descriptor, diff_id, blob: Arc::new(FileBlob::open(path)?) }))
+    Ok(Some(Layer { descriptor, diff_id, blob: Arc::new(FileBlob::open(path)?), ztoc: None }))
 }
 
 /// Size of a tar header.

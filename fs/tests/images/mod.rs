@@ -48,6 +48,7 @@ pub(crate) fn layer(blob: Vec<u8>, content: &[u8]) -> Layer {
         descriptor: Descriptor::of(LAYER_TAR, &blob),
         diff_id: DiffId::new(Digest::of(content)),
         blob: Arc::new(Memory(blob)),
+        ztoc: None,
     }
 }
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::{LayerError, index_error, scan};
-use crate::digest::{Found, Mismatch};
+use crate::digest::{Digest, Found, Mismatch};
 use crate::layer::index::{IndexBuilder, IndexId, LayerIndex, Summary};
 use crate::layer::toc::error::TocError;
 use crate::layer::toc::trusted::TrustedToc;
-use crate::layer::{estargz, zstd_chunked};
-use crate::oci::Layer;
+use crate::layer::{estargz, soci, zstd_chunked};
+use crate::oci::{Layer, Ztoc};
 
 /// Opens the index of a layer, or makes it in the store's `indexes` directory: from its table of
 /// contents, if the manifest names one, else from the whole blob. `progress` is called with the
@@ -18,35 +18,70 @@ pub fn open_or_scan(
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<LayerIndex, LayerError> {
-    let digest = layer.descriptor.digest;
     let trusted = TrustedToc::of(&layer.descriptor).map_err(|error| toc_error(layer, error))?;
-    if let Some(toc) = trusted {
-        let id = IndexId { layer: digest, toc: Some(toc.digest()) };
-        let known = LayerIndex::open(indexes, id);
-        if let Some(index) = known.map_err(|source| index_error(indexes, digest, source))? {
-            return Ok(index);
-        }
-        match read_toc(layer, toc, indexes, progress) {
-            Ok(index) => return Ok(index),
-            Err(TocError::Unusable(why)) => {
-                tracing::warn!(
-                    "layer {digest} cannot be read by its table of contents: {why}; reading it whole"
-                );
-            }
-            Err(TocError::Index(source)) => return Err(index_error(indexes, digest, source)),
-            Err(error) => return Err(toc_error(layer, error)),
-        }
+    let beside = layer.ztoc.as_ref().map(Table::Soci);
+    let Some(table) = trusted.map(Table::Inside).or(beside) else {
+        return open_or_scan_whole(layer, indexes, progress);
+    };
+    let digest = layer.descriptor.digest;
+    let failed = |source| index_error(indexes, digest, source);
+    let id = IndexId { layer: digest, toc: Some(table.digest()) };
+    if let Some(index) = LayerIndex::open(indexes, id).map_err(failed)? {
+        return Ok(index);
     }
-    match LayerIndex::open(indexes, digest).map_err(|error| index_error(indexes, digest, error))? {
-        // An index with another diffID may be damaged as well as the config may be wrong.
-        Some(index) if index.summary().diff_id == layer.diff_id => Ok(index),
-        _ => scan(layer, indexes, progress),
+    // SOCI shows nothing else than the whole blob does.
+    if matches!(table, Table::Soci(_))
+        && let Some(index) = open_whole(layer, indexes)?
+    {
+        return Ok(index);
+    }
+    match read_table(layer, table, indexes, progress) {
+        Ok(index) => Ok(index),
+        Err(TocError::Unusable(why)) => {
+            tracing::warn!("layer {digest} cannot be read in parts: {why}; it is read whole");
+            open_or_scan_whole(layer, indexes, progress)
+        }
+        Err(TocError::Index(source)) => Err(failed(source)),
+        Err(error) => Err(toc_error(layer, error)),
     }
 }
 
-fn read_toc(
+/// A table from which an index can be made.
+#[derive(Clone, Copy)]
+enum Table<'a> {
+    Inside(TrustedToc),
+    Soci(&'a Ztoc),
+}
+
+impl Table<'_> {
+    fn digest(self) -> Digest {
+        match self {
+            Self::Inside(toc) => toc.digest(),
+            Self::Soci(ztoc) => ztoc.descriptor.digest,
+        }
+    }
+}
+
+fn open_or_scan_whole(
     layer: &Layer,
-    toc: TrustedToc,
+    indexes: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<LayerIndex, LayerError> {
+    open_whole(layer, indexes)?.map_or_else(|| scan(layer, indexes, progress), Ok)
+}
+
+/// The index made from the whole blob. One with another diffID may be damaged as well as the
+/// config may be wrong.
+fn open_whole(layer: &Layer, indexes: &Path) -> Result<Option<LayerIndex>, LayerError> {
+    let digest = layer.descriptor.digest;
+    let index = LayerIndex::open(indexes, digest);
+    let index = index.map_err(|source| index_error(indexes, digest, source))?;
+    Ok(index.filter(|index| index.summary().diff_id == layer.diff_id))
+}
+
+fn read_table(
+    layer: &Layer,
+    table: Table<'_>,
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<LayerIndex, TocError> {
@@ -57,16 +92,19 @@ fn read_toc(
         return Err(TocError::Blob(Mismatch { expected, found }));
     }
     let mut builder = IndexBuilder::new(indexes).map_err(TocError::Index)?;
-    let content_len = match toc {
-        TrustedToc::Estargz { digest } => estargz::index(blob, digest, &mut builder, progress),
-        TrustedToc::ZstdChunked(trusted) => {
+    let content_len = match table {
+        Table::Inside(TrustedToc::Estargz { digest }) => {
+            estargz::index(blob, digest, &mut builder, progress)
+        }
+        Table::Inside(TrustedToc::ZstdChunked(trusted)) => {
             zstd_chunked::index(blob, trusted, &mut builder, progress)
         }
+        Table::Soci(ztoc) => soci::index(blob, ztoc, &mut builder),
     }?;
     let summary = Summary {
-        digest: layer.descriptor.digest,
+        digest: expected,
         diff_id: layer.diff_id,
-        toc: Some(toc.digest()),
+        toc: Some(table.digest()),
         blob_len: size,
         content_len,
     };

@@ -16,6 +16,7 @@ fn layer(dir: &Path, data: &[u8], content: &[u8]) -> Layer {
         descriptor: Descriptor::of(LAYER_TAR, data),
         diff_id: DiffId::new(Digest::of(content)),
         blob: Arc::new(FileBlob::open(&path).unwrap()),
+        ztoc: None,
     }
 }
 

@@ -73,6 +73,9 @@ pub enum TocError {
         /// The problem.
         what: EntryProblem,
     },
+    /// A SOCI index is no ztoc of the right shape.
+    #[error("its SOCI index is malformed: {0}")]
+    Ztoc(&'static str),
     /// There is nothing wrong, but single chunks of the layer cannot be read, or not be verified.
     #[error("{0}")]
     Unusable(Unusable),
@@ -87,6 +90,9 @@ pub enum Unusable {
     /// Chunks without digests.
     #[error("its chunks have no digests")]
     NoDigests,
+    /// A SOCI index that cannot be used.
+    #[error("its SOCI index {0}")]
+    Ztoc(&'static str),
     /// A chunk that would have to be kept in memory whole.
     #[error("it has a chunk of {0} bytes")]
     LargeChunk(u64),

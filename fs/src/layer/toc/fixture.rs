@@ -231,7 +231,7 @@ impl Encoded {
         descriptor.annotations = self.annotations.clone();
         let blob = Arc::new(Memory { bytes: self.blob.clone(), reads: Mutex::default() });
         let diff_id = DiffId::new(Digest::of(&self.tar));
-        (Layer { descriptor, diff_id, blob: blob.clone() }, blob)
+        (Layer { descriptor, diff_id, blob: blob.clone(), ztoc: None }, blob)
     }
 }
 

@@ -4,12 +4,13 @@
 //! is a span. Where a chunk's bytes end in the blob shows only when the place of the next one is
 //! known, so the spans of one place wait for that.
 
+use super::entry::RawEntry;
 use super::error::{EntryProblem, TocError, Unusable};
-use super::{ESTARGZ_TOC_NAME, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TocEntry, ZEROS};
+use super::{Base64, ESTARGZ_TOC_NAME, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TocEntry, ZEROS};
 use crate::digest::Digest;
 use crate::layer::index::{Coding, Extent, IndexBuilder, Span, SpanDigest};
-use crate::layer::tar::{self, Problem};
-use crate::layer::{Device, Entry, Kind, Timestamp};
+use crate::layer::tar;
+use crate::layer::{Entry, Kind, Timestamp};
 use crate::span::MAX_SPAN;
 
 /// As many chunks may lie in one gzip member; a writer that puts small files together does so up
@@ -229,31 +230,20 @@ fn add_extent(extents: &mut Vec<Extent>, file_offset: u64, content_offset: u64, 
 }
 
 fn entry(raw: &TocEntry) -> Result<Entry, EntryProblem> {
-    let path = tar::clean_path(raw.name.as_bytes())?;
-    let kind = kind(raw)?;
-    if path.is_empty() && kind != Kind::Directory {
-        return Err(Problem::NoName.into());
-    }
-    if raw.size > i64::MAX as u64 {
-        return Err(EntryProblem::Number("size"));
-    }
-    let mut xattrs = Vec::with_capacity(raw.xattrs.len());
-    for (name, value) in &raw.xattrs {
-        if name.is_empty() || name.contains('\0') {
-            return Err(EntryProblem::Xattr);
-        }
-        xattrs.push((name.clone().into_bytes(), value.0.clone()));
-    }
-    Ok(Entry {
-        path,
-        mode: u32::try_from(raw.mode & 0o7777).expect("twelve bits"),
-        uid: number(raw.uid, "uid")?,
-        gid: number(raw.gid, "gid")?,
+    let xattr = |(name, value): (&String, &Base64)| (name.clone().into_bytes(), value.0.clone());
+    let raw = RawEntry {
+        kind: &raw.kind,
+        name: raw.name.as_bytes(),
+        link: raw.link_name.as_bytes(),
+        mode: raw.mode,
+        size: raw.size,
+        uid: raw.uid,
+        gid: raw.gid,
         mtime: mtime(raw),
-        size: if kind == Kind::File { raw.size } else { 0 },
-        kind,
-        xattrs,
-    })
+        device: (raw.dev_major, raw.dev_minor),
+        xattrs: raw.xattrs.iter().map(xattr).collect(),
+    };
+    raw.check()
 }
 
 /// Go's zero time, with which earlier writers meant that there is none, is in the year 1.
@@ -261,37 +251,4 @@ fn mtime(raw: &TocEntry) -> Timestamp {
     const GO_ZERO: i64 = -62_135_596_800;
     let mtime = raw.mtime.map(|time| time.0).unwrap_or_default();
     if mtime.seconds == GO_ZERO { Timestamp::default() } else { mtime }
-}
-
-fn kind(raw: &TocEntry) -> Result<Kind, EntryProblem> {
-    let device = || -> Result<Device, EntryProblem> {
-        Ok(Device {
-            major: number(raw.dev_major, "devMajor")?,
-            minor: number(raw.dev_minor, "devMinor")?,
-        })
-    };
-    Ok(match &raw.kind[..] {
-        "dir" => Kind::Directory,
-        "reg" => Kind::File,
-        "symlink" => {
-            tar::check_target(raw.link_name.as_bytes())?;
-            Kind::Symlink(raw.link_name.clone().into_bytes())
-        }
-        "hardlink" => {
-            let target = tar::clean_path(raw.link_name.as_bytes())?;
-            if target.is_empty() {
-                return Err(Problem::NoTarget.into());
-            }
-            Kind::Hardlink(target)
-        }
-        "char" => Kind::CharDevice(device()?),
-        "block" => Kind::BlockDevice(device()?),
-        "fifo" => Kind::Fifo,
-        "chunk" => return Err(EntryProblem::Orphan),
-        other => return Err(EntryProblem::Kind(other.to_owned())),
-    })
-}
-
-fn number(n: u64, what: &'static str) -> Result<u32, EntryProblem> {
-    u32::try_from(n).map_err(|_| EntryProblem::Number(what))
 }

@@ -488,7 +488,7 @@ fn what_go_writes_is_read() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn a_damaged_blob_gives_an_error_or_the_right_content(

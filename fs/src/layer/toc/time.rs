@@ -8,7 +8,7 @@ const EPOCH: i64 = 719_468;
 const ERA: i64 = 146_097;
 
 /// Reads a time; `None` if it is none.
-pub(super) fn parse(text: &str) -> Option<Timestamp> {
+pub(in crate::layer) fn parse(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
     let number = |at: usize, len: usize| digits(bytes.get(at..at + len)?);
     let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
@@ -69,7 +69,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// Writes a time in UTC; `None` for years that have no four digits.
-pub(super) fn format(time: Timestamp) -> Option<String> {
+pub(in crate::layer) fn format(time: Timestamp) -> Option<String> {
     let (days, second) = (time.seconds.div_euclid(86_400), time.seconds.rem_euclid(86_400));
     let days = days.checked_add(EPOCH)?;
     let (era, day) = (days.div_euclid(ERA), days.rem_euclid(ERA));

@@ -81,6 +81,7 @@ fn stored(new: &NewLayer) -> Layer {
         descriptor: new.descriptor.clone(),
         diff_id: new.diff_id,
         blob: Arc::new(FileBlob::open(new.blob.path()).unwrap()),
+        ztoc: None,
     }
 }
 

@@ -150,3 +150,39 @@ fn null_lists_are_empty_ones() {
     let descriptor = fixture.put_json(MANIFEST, &manifest);
     assert!(open_in(&fixture, &descriptor).unwrap().layers.is_empty());
 }
+
+/// An image whose manifest names an index of this type, with a table for its layer.
+fn with_soci_index(fixture: &Fixture, config_type: &str) -> (Descriptor, Descriptor, Descriptor) {
+    let mut manifest = manifest_value(fixture);
+    let mut ztoc = fixture.put("application/octet-stream", b"table");
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    ztoc.annotations.insert("com.amazon.soci.image-layer-digest".into(), layer);
+    let config = fixture.put_json(config_type, &json!({}));
+    let index = fixture.put_json(
+        MANIFEST,
+        &json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [ztoc]}),
+    );
+    manifest["annotations"] = json!({"com.amazon.soci.index-digest": index.digest});
+    (fixture.put_json(MANIFEST, &manifest), index, ztoc)
+}
+
+#[test]
+fn a_soci_index_gives_layers_their_tables() {
+    const V1: &str = "application/vnd.amazon.soci.index.v1+json";
+    const V2: &str = "application/vnd.amazon.soci.index.v2+json";
+    let fixture = Fixture::new();
+    let table_of = |image: &Descriptor| {
+        let mut image = open_in(&fixture, image).unwrap();
+        image.layers.remove(0).ztoc
+    };
+    assert!(table_of(&fixture.manifest(&[fixture.layer("x", Compression::Gzip)])).is_none());
+    let (image, index, ztoc) = with_soci_index(&fixture, V2);
+    assert_eq!(table_of(&image).unwrap().descriptor.digest, ztoc.digest);
+    // Whatever is wrong with the index, the layers can be read whole.
+    fixture.flip(index.digest);
+    assert!(table_of(&image).is_none());
+    std::fs::remove_file(fixture.store.blob_path(index.digest)).unwrap();
+    assert!(table_of(&image).is_none());
+    let (image, ..) = with_soci_index(&fixture, V1);
+    assert!(table_of(&image).is_none());
+}

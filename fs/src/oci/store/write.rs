@@ -80,7 +80,7 @@ impl Writer {
         blob.as_file().sync_data().at("write", &path)?;
         blob.persist(&path).map_err(|error| error.error).at("write", &path)?;
         let blob = self.store.blob(descriptor.digest)?;
-        Ok(Layer { descriptor, diff_id, blob })
+        Ok(Layer { descriptor, diff_id, blob, ztoc: None })
     }
 
     /// Stores bytes that are at hand.

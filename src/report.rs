@@ -279,7 +279,8 @@ impl From<ReadError> for Failure {
             | ReadError::NotADirectory(_)
             | ReadError::IsADirectory(_)
             | ReadError::WrongKind(_)
-            | ReadError::Span(SpanError::Read { .. }) => failure,
+            | ReadError::Span(SpanError::Read { .. } | SpanError::Closed { .. }) => failure,
+            ReadError::Span(SpanError::TimedOut { .. }) => failure.hint("try again later"),
             ReadError::Span(
                 SpanError::Mismatch { .. } | SpanError::Index(_) | SpanError::TooLarge { .. },
             )

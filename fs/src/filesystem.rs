@@ -2,22 +2,21 @@
 
 mod errno;
 mod path;
+mod read;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub use path::Resolved;
 
+use crate::content::{Content, Options, Stats};
 use crate::digest::Digest;
 use crate::layer::Timestamp;
 use crate::layer::index::LayerIndex;
 use crate::layer::scan::{self, LayerError};
 use crate::oci::{Image, Layer};
-use crate::span::{self, SpanCache, SpanError};
+use crate::span::SpanError;
 use crate::tree::{self, Damaged, Extent, Inode, InodeKind, Metadata, Tree, TreeError};
-
-/// Decoded spans that an image keeps in memory, in bytes: enough for a few readers in sequence.
-/// What was read stays in the kernel's page cache, this is for the rest of a span.
-const SPAN_BUDGET: usize = 24 << 20;
 
 /// An inode number; the root's is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,8 +133,7 @@ pub enum ReadError {
 #[derive(Debug)]
 pub struct ImageFs {
     tree: Tree,
-    layers: Vec<(LayerIndex, Layer)>,
-    spans: SpanCache,
+    content: Content,
 }
 
 impl ImageFs {
@@ -145,6 +143,16 @@ impl ImageFs {
         image: &Image,
         indexes: &Path,
         progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self, OpenError> {
+        Self::open_with(image, indexes, progress, Options::default())
+    }
+
+    /// As [`ImageFs::open`], and the content is read as `options` say.
+    pub fn open_with(
+        image: &Image,
+        indexes: &Path,
+        progress: &(dyn Fn(u64) + Sync),
+        options: Options,
     ) -> Result<Self, OpenError> {
         let layers = open_layers(&image.layers, indexes, progress)?;
         let digests = digests(&layers);
@@ -156,7 +164,7 @@ impl ImageFs {
                 Tree::create(indexes, &digests, merged).map_err(failed)?
             }
         };
-        Ok(Self { tree, layers, spans: SpanCache::new(SPAN_BUDGET) })
+        Ok(Self { tree, content: Content::new(layers, options) })
     }
 
     /// Opens layers, bottom first, as a lower directory of overlayfs that goes over a tree which
@@ -171,7 +179,7 @@ impl ImageFs {
         let merged = tree::merge_over(&indexes_of(&layers), below)?;
         let failed = |source| OpenError::Index { dir: work.display().to_string(), source };
         let tree = Tree::create(work, &digests(&layers), merged).map_err(failed)?;
-        Ok(Self { tree, layers, spans: SpanCache::new(SPAN_BUDGET) })
+        Ok(Self { tree, content: Content::new(layers, Options::default()) })
     }
 
     /// Whether a directory hides what a tree below has in it.
@@ -264,33 +272,12 @@ impl ImageFs {
         xattrs.map(|xattr| Ok(xattr?.0)).collect()
     }
 
-    /// `size` bytes at `offset` of a file, fewer only at its end.
-    pub fn read(&self, ino: Ino, offset: u64, size: usize) -> Result<Vec<u8>, ReadError> {
-        let inode = self.inode(ino)?;
-        match inode.kind {
-            InodeKind::File => {}
-            InodeKind::Directory => return Err(ReadError::IsADirectory(ino.0)),
-            InodeKind::Symlink | InodeKind::Special => return Err(ReadError::WrongKind(ino.0)),
-        }
-        let left = inode.size.saturating_sub(offset);
-        let size = usize::try_from(left).unwrap_or(usize::MAX).min(size);
-        let mut buf = vec![0; size];
-        let end = offset + size as u64;
-        for extent in self.tree.extents_from(&inode, offset)? {
-            if extent.file_offset >= end {
-                break;
-            }
-            self.fill(&extent, offset, &mut buf)?;
-        }
-        Ok(buf)
-    }
-
     /// Whether two files of images are the same run of bytes of the same layer, and so have the
     /// same content. `false` says nothing.
     pub fn same_place(&self, ino: Ino, other: &Self, other_ino: Ino) -> Result<bool, ReadError> {
         let (inode, other_inode) = (self.inode(ino)?, other.inode(other_ino)?);
         let place = |fs: &Self, extent: Extent| {
-            let layer = fs.layers.get(extent.layer).map(|(index, _)| index.id());
+            let layer = fs.content.index(extent.layer).map(LayerIndex::id);
             (layer, extent.file_offset, extent.content_offset, extent.len)
         };
         let extents = self.tree.extents_from(&inode, 0)?.map(|extent| place(self, extent));
@@ -320,6 +307,34 @@ impl ImageFs {
         Ok(offset)
     }
 
+    /// What was read of remote layers and where it came from.
+    pub fn stats(&self) -> Stats {
+        self.content.stats()
+    }
+
+    /// Whether the content of some layer has to be fetched over a network.
+    pub fn is_remote(&self) -> bool {
+        self.content.has_remote()
+    }
+
+    /// Fetches all content of remote layers in the background, behind all that somebody waits
+    /// for. `false` when there is no place to keep it.
+    pub fn fetch_all(&self) -> bool {
+        self.content.fetch_in_background(self.content.all_spans())
+    }
+
+    /// Fails all reads that wait for a network, so that nobody who waits keeps a mount busy, and
+    /// those that would have to wait before `grace` has passed: the kernel asks once more for
+    /// what it could not read ahead.
+    pub fn fail_waiting(&self, grace: Duration) {
+        self.content.fail_waiting(grace);
+    }
+
+    /// Fails all reads that wait for a network, and those that would have to wait from then on.
+    pub fn shut_down(&self) {
+        self.content.shut_down();
+    }
+
     /// Sums for `statfs`.
     pub fn totals(&self) -> Totals {
         Totals { inodes: self.tree.inode_count() as u64, bytes: self.tree.bytes() }
@@ -346,42 +361,6 @@ impl ImageFs {
         let extents = self.tree.extents_from(inode, 0)?;
         let blocks = extents.map(|extent| extent.len.div_ceil(4096).saturating_mul(8));
         Ok(blocks.fold(0, u64::saturating_add))
-    }
-
-    /// Copies the part of an extent that lies in `buf`, which starts at `offset` of the file.
-    fn fill(&self, extent: &Extent, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-        let start = extent.file_offset.max(offset);
-        let skipped = start - extent.file_offset;
-        let mut content_offset = extent.content_offset.saturating_add(skipped);
-        let extent_end = extent.file_offset.saturating_add(extent.len);
-        let at = |file_offset: u64| {
-            usize::try_from(file_offset.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len())
-        };
-        let (from, to) = (at(start), at(extent_end));
-        let mut buf = &mut buf[from..to.max(from)];
-        while !buf.is_empty() {
-            let n = self.copy_span(extent.layer, content_offset, buf)?;
-            content_offset += n as u64;
-            buf = &mut buf[n..];
-        }
-        Ok(())
-    }
-
-    /// Copies from the span that holds `offset` of a layer's content, returns how much.
-    fn copy_span(&self, layer: usize, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
-        let (index, source) = self.layers.get(layer).ok_or(ReadError::NoInode(layer as u64))?;
-        let no_content = || ReadError::NoContent { layer: index.summary().digest, offset };
-        let number = index.span_at(offset).ok_or_else(no_content)?;
-        let start = index.span(number).map_err(SpanError::from)?.content_offset;
-        let content = self
-            .spans
-            .get((layer, number), || span::decode(index, source.blob.as_ref(), number))?;
-        let start = usize::try_from(offset - start).map_err(|_| no_content())?;
-        let content =
-            content.get(start..).filter(|rest| !rest.is_empty()).ok_or_else(no_content)?;
-        let n = content.len().min(buf.len());
-        buf[..n].copy_from_slice(&content[..n]);
-        Ok(n)
     }
 }
 

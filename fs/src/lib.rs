@@ -14,7 +14,9 @@
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod blob;
+pub mod cache;
 pub mod compare;
+pub mod content;
 pub mod digest;
 pub mod error;
 pub mod extract;

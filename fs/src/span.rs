@@ -50,6 +50,24 @@ pub enum SpanError {
     /// The index is damaged.
     #[error(transparent)]
     Index(Arc<Damaged>),
+    /// The blob did not answer in time.
+    #[error("layer {layer}, span {span}: not there after {seconds} s")]
+    TimedOut {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Number of the span.
+        span: usize,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The image is being closed.
+    #[error("layer {layer}, span {span}: the mount ends")]
+    Closed {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Number of the span.
+        span: usize,
+    },
     /// The index claims a span that cannot be.
     #[error("layer {layer}, span {span}: its index claims {size} bytes")]
     TooLarge {
@@ -105,39 +123,119 @@ pub fn decode_stored(
     number: usize,
     stored: &[u8],
 ) -> Result<Vec<u8>, SpanError> {
-    let layer = index.summary().digest;
     let span = index.span(number)?;
-    let decoded_len = span.inner_offset.saturating_add(span.content_len);
-    let decoded_len = fitting(decoded_len, layer, number)?;
-    let check = |found: SpanDigest| match found == span.digest {
-        true => Ok(()),
-        false => Err(SpanError::Mismatch {
-            layer,
-            span: number,
-            offset: span.blob_offset,
-            expected: span.digest.to_string(),
-            found: found.to_string(),
-        }),
-    };
+    let unpacked = unpack_checked(index, number, &span, stored, end_inside(&span))?;
+    content_of(index, number, &span, unpacked)
+}
+
+/// Where a span's content ends inside what its stored bytes decode to.
+fn end_inside(span: &Span) -> u64 {
+    span.inner_offset.saturating_add(span.content_len)
+}
+
+/// The first `len` bytes of what a span's stored bytes, verified if it is them that have a digest,
+/// decode to.
+fn unpack_checked(
+    index: &LayerIndex,
+    number: usize,
+    span: &Span,
+    stored: &[u8],
+    len: u64,
+) -> Result<Vec<u8>, SpanError> {
+    let layer = index.summary().digest;
+    let len = fitting(len, layer, number)?;
     if let SpanDigest::StoredSha256(_) = span.digest {
-        check(SpanDigest::StoredSha256(Digest::of(stored)))?;
+        check(index, number, span, SpanDigest::StoredSha256(Digest::of(stored)))?;
     }
-    let unpacked = unpack(&span, index.window(number)?, stored, decoded_len);
-    let mut content = unpacked.map_err(|source| SpanError::Read {
+    unpack(span, index.window(number)?, stored, len).map_err(|source| SpanError::Read {
         layer,
         span: number,
         source: Arc::new(source),
-    })?;
-    let inner_offset = usize::try_from(span.inner_offset).expect("it was found to fit");
-    content.drain(..inner_offset.min(content.len()));
+    })
+}
+
+/// Takes a span's content out of what its stored bytes decode to, and verifies it.
+fn content_of(
+    index: &LayerIndex,
+    number: usize,
+    span: &Span,
+    mut unpacked: Vec<u8>,
+) -> Result<Vec<u8>, SpanError> {
+    let inner_offset = usize::try_from(span.inner_offset).unwrap_or(usize::MAX);
+    unpacked.drain(..inner_offset.min(unpacked.len()));
     match span.digest {
         SpanDigest::Blake3(_) => {
-            check(SpanDigest::Blake3(*blake3::hash(&content).as_bytes()))?;
+            let found = SpanDigest::Blake3(*blake3::hash(&unpacked).as_bytes());
+            check(index, number, span, found)?;
         }
-        SpanDigest::Sha256(_) => check(SpanDigest::Sha256(Digest::of(&content)))?,
+        SpanDigest::Sha256(_) => {
+            check(index, number, span, SpanDigest::Sha256(Digest::of(&unpacked)))?;
+        }
         SpanDigest::StoredSha256(_) => {}
     }
-    Ok(content)
+    Ok(unpacked)
+}
+
+fn check(
+    index: &LayerIndex,
+    number: usize,
+    span: &Span,
+    found: SpanDigest,
+) -> Result<(), SpanError> {
+    if found == span.digest {
+        return Ok(());
+    }
+    Err(SpanError::Mismatch {
+        layer: index.summary().digest,
+        span: number,
+        offset: span.blob_offset,
+        expected: span.digest.to_string(),
+        found: found.to_string(),
+    })
+}
+
+/// Decodes spans one after the other, and those that lie in the same stored bytes only once.
+#[derive(Debug)]
+pub(crate) struct Decoder<'a> {
+    index: &'a LayerIndex,
+    /// What the stored bytes of this place (offset, length) decode to.
+    unpacked: Option<((u64, u64), Vec<u8>)>,
+}
+
+impl<'a> Decoder<'a> {
+    pub(crate) fn new(index: &'a LayerIndex) -> Self {
+        Self { index, unpacked: None }
+    }
+
+    /// As [`decode_stored`].
+    pub(crate) fn decode(&mut self, number: usize, stored: &[u8]) -> Result<Vec<u8>, SpanError> {
+        let span = self.index.span(number)?;
+        let place = (span.blob_offset, span.blob_len);
+        if self.unpacked.as_ref().is_none_or(|(known, _)| *known != place) {
+            self.unpacked = None;
+            let Some(len) = self.shared_len(number, place) else {
+                return decode_stored(self.index, number, stored);
+            };
+            let unpacked = unpack_checked(self.index, number, &span, stored, len)?;
+            self.unpacked = Some((place, unpacked));
+        }
+        let (_, unpacked) = self.unpacked.as_ref().expect("set above");
+        let end = usize::try_from(end_inside(&span)).unwrap_or(usize::MAX).min(unpacked.len());
+        content_of(self.index, number, &span, unpacked[..end].to_vec())
+    }
+
+    /// How much of their stored bytes this span and those after it need that lie in the same;
+    /// `None` if there are none.
+    fn shared_len(&self, number: usize, place: (u64, u64)) -> Option<u64> {
+        let spans = (number..).map_while(|number| self.index.span(number).ok());
+        let mut ends = spans
+            .take_while(|span| (span.blob_offset, span.blob_len) == place)
+            .map(|span| end_inside(&span));
+        let first = ends.next()?;
+        let longest = ends.max()?;
+        // What is too long for one span is refused when it is asked for.
+        Some(longest.max(first)).filter(|len| *len <= MAX_SPAN)
+    }
 }
 
 fn fitting(size: u64, layer: Digest, span: usize) -> Result<usize, SpanError> {
@@ -229,6 +327,28 @@ impl SpanCache {
         self.lock().insert(id, content.clone(), self.budget);
         drop(fetching);
         Ok(content)
+    }
+
+    /// The span's content if it is kept.
+    pub(crate) fn kept(&self, id: SpanId) -> Option<Arc<Vec<u8>>> {
+        let mut spans = self.lock();
+        let State::Ready(content) = spans.states.get(&id)? else { return None };
+        let content = content.clone();
+        spans.touch(id);
+        Some(content)
+    }
+
+    /// Whether the span's content is kept; it does not count as a use.
+    pub(crate) fn has(&self, id: SpanId) -> bool {
+        matches!(self.lock().states.get(&id), Some(State::Ready(_)))
+    }
+
+    /// Keeps a span that was fetched otherwise than by [`SpanCache::get`].
+    pub(crate) fn keep(&self, id: SpanId, content: Arc<Vec<u8>>) {
+        let mut spans = self.lock();
+        if !spans.states.contains_key(&id) {
+            spans.insert(id, content, self.budget);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Spans> {

@@ -241,10 +241,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.0.read(Ino(ino.0), offset, size.min(MAX_REQUEST) as usize) {
+        let size = size.min(MAX_REQUEST) as usize;
+        // What has to be fetched is answered by the thread that fetches: this one goes on.
+        self.0.read_then(Ino(ino.0), offset, size, move |data| match data {
             Ok(data) => reply.data(&data),
             Err(error) => reply.error(errno("read", ino, &error)),
-        }
+        });
     }
 
     /// ENOSYS: "open without me, and keep the directory cache".

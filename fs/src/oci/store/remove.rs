@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Part, Store, StoreError};
+use crate::cache;
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
 use crate::indexes;
@@ -163,8 +164,14 @@ impl Store {
                 Err(error) => return Err(error).at("remove", &path),
             }
         }
-        let gone = deleted.iter().copied().collect();
+        // Layers in a registry have no blob here, but an index and a cache.
+        let gone = blobs.iter().map(|blob| blob.digest);
+        let gone = gone.filter(|blob| !needed.contains(blob)).collect();
         indexes::forget(&self.dir(Part::Indexes), &gone)?;
+        if let Err(error) = cache::forget(&self.dir(Part::Cache), &gone) {
+            // The image is gone all the same, and what is left goes when room is made.
+            tracing::warn!("{error}");
+        }
         Ok(deleted)
     }
 

@@ -1,0 +1,328 @@
+//! The content of an image's layers: verified bytes, wherever they are had from.
+//!
+//! ```text
+//! copy: memory -> (local blob: decoded by the caller's thread) -> cache on disk -> "missing"
+//! want: missing -> queue -> worker: other layers' caches -> one ranged read for many spans
+//!                                   -> decode, verify -> memory, cache on disk -> waiters
+//! ```
+//!
+//! [`Content::copy`] never waits for a network, so that whoever answers the kernel may call it;
+//! what it lacks is asked for with [`Content::want`], which calls back, from a worker, in bounded
+//! time: with the span, or with an error once [`Options::timeout`] has passed. The fetch itself
+//! may come to its end later and serve the next reader.
+//!
+//! Only remote layers (`BlobSource::is_remote`) have workers and a cache on disk. A local blob
+//! needs none: decoding it again costs no more than reading it back.
+//!
+//! Memory: decoded spans that are kept, fetches under way, and replies begun but not finished
+//! have each a fixed share of [`Options::memory`].
+
+mod fetch;
+mod plan;
+mod queue;
+mod stats;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use self::stats::Stats;
+
+use self::plan::Readers;
+pub(crate) use self::queue::Waiter;
+use self::queue::{Hint, Queue};
+pub(crate) use self::stats::Counters;
+use crate::cache::{Cache, LayerCache};
+use crate::layer::index::{Coding, LayerIndex, Span};
+use crate::oci::Layer;
+use crate::span::{self, SpanCache, SpanError, SpanId};
+
+/// How the content of an image is read.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where content of remote layers is kept.
+    pub cache: Option<Arc<Cache>>,
+    /// How long a read waits for a remote blob before it fails.
+    pub timeout: Duration,
+    /// What all reads together may take, in bytes: a single span that is larger is still read.
+    pub memory: u64,
+}
+
+impl Default for Options {
+    /// No cache on disk, a minute, 64 MiB.
+    fn default() -> Self {
+        Self { cache: None, timeout: Duration::from_secs(60), memory: 64 << 20 }
+    }
+}
+
+/// The layers of an image, bottom first.
+#[derive(Debug)]
+pub(crate) struct Content(Arc<Shared>);
+
+/// What workers and readers share.
+#[derive(Debug)]
+struct Shared {
+    layers: Vec<LayerContent>,
+    options: Options,
+    memory: SpanCache,
+    queue: Mutex<Queue>,
+    /// There is something to do for workers.
+    work: Condvar,
+    /// There is an earlier deadline, or the end.
+    clock: Condvar,
+    /// Bytes of replies that are begun and wait for more.
+    parked: AtomicU64,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct LayerContent {
+    index: LayerIndex,
+    layer: Layer,
+    /// Of remote layers, if there is a cache at all.
+    cache: Option<LayerCache>,
+    readers: Mutex<Readers>,
+}
+
+impl LayerContent {
+    fn is_remote(&self) -> bool {
+        self.layer.blob.is_remote()
+    }
+
+    /// Where a span's bytes lie in the blob, with the byte before them that it shares; `None` if
+    /// they lie elsewhere or the index is damaged.
+    fn stored(&self, number: usize) -> Option<Range<u64>> {
+        let span = self.index.span(number).ok()?;
+        if span.coding == Coding::Unpacked {
+            return None;
+        }
+        let start = span.blob_offset.checked_sub(u64::from(span.bits > 0))?;
+        let end = span.blob_offset.checked_add(span.blob_len)?;
+        (end <= self.layer.blob.size()).then_some(start..end)
+    }
+}
+
+impl Content {
+    pub(crate) fn new(layers: Vec<(LayerIndex, Layer)>, options: Options) -> Self {
+        let layers = layers.into_iter().map(|(index, layer)| {
+            let cache = options.cache.as_ref().filter(|_| layer.blob.is_remote());
+            let cache = cache.map(|cache| LayerCache::new(cache, index.id()));
+            LayerContent { index, layer, cache, readers: Mutex::default() }
+        });
+        let memory = SpanCache::new(usize::try_from(options.memory / 8 * 3).unwrap_or(usize::MAX));
+        Self(Arc::new(Shared {
+            layers: layers.collect(),
+            options,
+            memory,
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            clock: Condvar::new(),
+            parked: AtomicU64::new(0),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// The index of the layer at this place.
+    pub(crate) fn index(&self, layer: usize) -> Option<&LayerIndex> {
+        self.0.layers.get(layer).map(|layer| &layer.index)
+    }
+
+    /// Whether a layer's blob is remote.
+    pub(crate) fn has_remote(&self) -> bool {
+        self.0.layers.iter().any(LayerContent::is_remote)
+    }
+
+    /// Copies what a span has at `skip`, returns how many bytes: 0 at its end. `None` when that
+    /// has to be fetched first.
+    pub(crate) fn copy(
+        &self,
+        id: SpanId,
+        skip: usize,
+        buf: &mut [u8],
+    ) -> Result<Option<usize>, SpanError> {
+        let shared = &self.0;
+        let of = &shared.layers[id.0];
+        let span = of.index.span(id.1)?;
+        if !of.is_remote() || span.coding == Coding::Unpacked {
+            let decode = || span::decode(&of.index, of.layer.blob.as_ref(), id.1);
+            let content = shared.memory.get(id, decode)?;
+            return Ok(Some(copy_from(&content, skip, buf)));
+        }
+        if let Some(stored) = of.stored(id.1) {
+            shared.read_ahead(id, &stored);
+            self.0.start_threads();
+        }
+        if let Some(content) = shared.memory.kept(id) {
+            Counters::add(&shared.counters.memory_hits, 1);
+            return Ok(Some(copy_from(&content, skip, buf)));
+        }
+        let found = shared.read_disk(of, id.1, &span, skip, buf);
+        let counter = match found {
+            Some(_) => &shared.counters.disk_hits,
+            None => &shared.counters.misses,
+        };
+        Counters::add(counter, 1);
+        Ok(found)
+    }
+
+    /// Has a span fetched; `waiter` is called with it, at the latest with an error when
+    /// [`Options::timeout`] has passed, maybe before this returns.
+    pub(crate) fn want(&self, id: SpanId, waiter: Waiter) {
+        let until = Instant::now() + self.0.options.timeout;
+        let refused = self.0.lock().want(id, until, waiter);
+        match refused {
+            None => self.0.start_threads(),
+            Some(waiter) => waiter(Err(self.0.closed(id))),
+        }
+    }
+
+    /// Has a span fetched and waits for it.
+    pub(crate) fn wait(&self, id: SpanId) -> Result<Arc<Vec<u8>>, SpanError> {
+        let (done, answer) = std::sync::mpsc::sync_channel(1);
+        let waiter = move |result| {
+            if done.send(result).is_err() {
+                tracing::debug!("nobody waits for a span any more");
+            }
+        };
+        self.want(id, Box::new(waiter));
+        answer.recv().unwrap_or_else(|_| Err(self.0.closed(id)))
+    }
+
+    /// Whether a reply of this size, begun already, may be kept while it waits for more. If so,
+    /// `leave` has to be called when it does not wait any more.
+    pub(crate) fn may_park(&self, size: usize) -> bool {
+        let (size, most) = (size as u64, self.0.options.memory / 4);
+        let fits = |parked: u64| (parked == 0 || parked + size <= most).then_some(parked + size);
+        self.0.parked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// See [`Content::may_park`].
+    pub(crate) fn leave(&self, size: usize) {
+        self.0.parked.fetch_sub(size as u64, Ordering::Relaxed);
+    }
+
+    /// Has spans fetched when nobody waits for others, in this order. `false` when there is no
+    /// place to keep them.
+    pub(crate) fn fetch_in_background(&self, spans: impl IntoIterator<Item = SpanId>) -> bool {
+        if self.0.options.cache.is_none() {
+            return false;
+        }
+        let remote = |layer: usize| self.0.layers.get(layer).is_some_and(LayerContent::is_remote);
+        let hints = runs(spans.into_iter().filter(|(layer, _)| remote(*layer)));
+        self.0.lock().background(hints);
+        self.0.start_threads();
+        true
+    }
+
+    /// All spans, layer by layer.
+    pub(crate) fn all_spans(&self) -> impl Iterator<Item = SpanId> + '_ {
+        let layers = self.0.layers.iter().enumerate();
+        layers.flat_map(|(layer, of)| (0..of.index.span_count()).map(move |span| (layer, span)))
+    }
+
+    /// Counters since the start.
+    pub(crate) fn stats(&self) -> Stats {
+        let queue = self.0.lock();
+        Stats {
+            in_flight: queue.running() as u64,
+            waiting: queue.waiting() as u64,
+            ..self.0.counters.now()
+        }
+    }
+
+    /// Fails all who wait now, and those who want to wait before `grace` has passed.
+    pub(crate) fn fail_waiting(&self, grace: Duration) {
+        let waiters = self.0.lock().dismiss(Instant::now() + grace);
+        self.fail(waiters);
+    }
+
+    /// Fails all who wait, and whoever wants to wait from then on. What is there already can
+    /// still be copied.
+    pub(crate) fn shut_down(&self) {
+        let waiters = self.0.lock().close();
+        self.0.work.notify_all();
+        self.0.clock.notify_all();
+        self.fail(waiters);
+    }
+
+    fn fail(&self, waiters: Vec<(SpanId, Waiter)>) {
+        for (id, waiter) in waiters {
+            waiter(Err(self.0.closed(id)));
+        }
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // The queue is consistent between any two statements: a panic elsewhere is no reason to
+        // stop.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_disk(
+        &self,
+        of: &LayerContent,
+        number: usize,
+        span: &Span,
+        skip: usize,
+        buf: &mut [u8],
+    ) -> Option<usize> {
+        of.cache.as_ref()?.read(number, span, skip, buf, &self.counters)
+    }
+
+    /// Asks for what a sequential reader, who is at `number` now, will want soon.
+    fn read_ahead(&self, (layer, number): SpanId, stored: &Range<u64>) {
+        let of = &self.layers[layer];
+        let mut readers = of.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = readers.read(stored);
+        drop(readers);
+        if ahead.is_empty() {
+            return;
+        }
+        let after = (number + 1..of.index.span_count()).take_while(|next| {
+            of.stored(*next)
+                .is_some_and(|next| next.start >= stored.start && next.start < ahead.end)
+        });
+        let inside = |next: &usize| of.stored(*next).is_some_and(|next| next.start >= ahead.start);
+        let hints = runs(after.filter(inside).map(|span| (layer, span)));
+        if hints.is_empty() {
+            return;
+        }
+        let mut queue = self.lock();
+        for hint in hints {
+            queue.hint(hint);
+        }
+    }
+
+    fn closed(&self, (layer, span): SpanId) -> SpanError {
+        let layer = self.layers[layer].index.summary().digest;
+        SpanError::Closed { layer, span }
+    }
+}
+
+fn copy_from(content: &[u8], skip: usize, buf: &mut [u8]) -> usize {
+    let rest = content.get(skip..).unwrap_or_default();
+    let n = rest.len().min(buf.len());
+    buf[..n].copy_from_slice(&rest[..n]);
+    n
+}
+
+/// Spans as few hints.
+fn runs(spans: impl IntoIterator<Item = SpanId>) -> Vec<Hint> {
+    let mut hints: Vec<Hint> = Vec::new();
+    for (layer, span) in spans {
+        match hints.last_mut() {
+            Some(last) if last.layer == layer && last.spans.contains(&span) => {}
+            Some(last) if last.layer == layer && last.spans.end == span => last.spans.end += 1,
+            _ => hints.push(Hint { layer, spans: span..span + 1 }),
+        }
+    }
+    hints
+}

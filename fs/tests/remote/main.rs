@@ -1,0 +1,10 @@
+//! Layers in a registry, on good days and bad ones: what is fetched, kept, and served.
+
+#[path = "../../../tests/skip/mod.rs"]
+mod skip;
+
+mod disk;
+mod fetching;
+mod fixture;
+mod mounted;
+mod source;

@@ -19,7 +19,7 @@ pub(super) mod writer;
 use std::io::{self, Read};
 
 use super::index::Extent;
-use super::{Device, Entry, Kind};
+use super::{Device, Entry, Kind, Timestamp};
 use crate::printable;
 pub(super) use header::BLOCK;
 use header::{Header, TypeFlag};
@@ -114,6 +114,40 @@ pub struct Member {
     pub entry: Entry,
     /// The extents of a file, in the order of their file offsets.
     pub extents: Vec<Extent>,
+    /// Bytes of content that lie in the stream; fewer than the file's size if it is sparse.
+    pub stored: u64,
+    /// What else the headers say.
+    pub spelling: Spelling,
+}
+
+impl Member {
+    /// Whether the content in the stream is the file's, without holes.
+    pub fn is_plain(&self) -> bool {
+        match &self.extents[..] {
+            [] => self.entry.size == 0 && self.stored == 0,
+            [extent] => extent.file_offset == 0 && extent.len == self.entry.size,
+            _ => false,
+        }
+    }
+}
+
+/// What an [`Entry`] does not keep of the headers, but a table of contents repeats: it has to be
+/// what Go's `archive/tar` makes of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spelling {
+    /// The name as the headers have it: `./a`, `a/`.
+    pub name: Vec<u8>,
+    /// The target as the headers have it; empty if it is no link.
+    pub link: Vec<u8>,
+    /// The mode with all of its bits, of which some are no permissions.
+    pub mode: u32,
+    /// Time of the last access, if there is one.
+    pub atime: Option<Timestamp>,
+    /// Time of the last change of the inode, if there is one.
+    pub ctime: Option<Timestamp>,
+    /// Whether there was a header that other readers take for an entry (a global PAX header, a
+    /// volume label) or type flags that some do not know.
+    pub odd: bool,
 }
 
 /// Reads the members of a tar stream; contents are skipped.
@@ -134,6 +168,7 @@ struct Before {
     pax: Pax,
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
+    odd: bool,
 }
 
 impl<R: Read> TarReader<R> {
@@ -159,6 +194,16 @@ impl<R: Read> TarReader<R> {
                 }
             }
         }
+    }
+
+    /// Reads content of the last member, as it is stored; nothing at its end. What is not read is
+    /// skipped.
+    pub fn read_content(&mut self, buf: &mut [u8]) -> Result<usize, TarError> {
+        let limit = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let read = read_full(&mut self.input, &mut buf[..limit]);
+        let n = read.map_err(|error| self.error(Vec::new(), error.into()))?;
+        (self.offset, self.left) = (self.offset + n as u64, self.left - n as u64);
+        if n < limit { Err(self.error(Vec::new(), Problem::Truncated)) } else { Ok(n) }
     }
 
     /// Reads what lies behind the end of the archive.
@@ -216,7 +261,7 @@ impl<R: Read> TarReader<R> {
             TypeFlag::LongLink => before.link = until_nul(self.meta(header)?),
             TypeFlag::PaxGlobal | TypeFlag::VolumeLabel => {
                 // It is a member of its own, to which what came before belongs.
-                *before = Before::default();
+                *before = Before { odd: true, ..Before::default() };
                 self.left = header.size()?;
             }
             _ => return self.member(header, before).map(Some),
@@ -264,6 +309,17 @@ impl<R: Read> TarReader<R> {
             (None, Some(link)) => link.to_vec(),
             (None, None) => header.link_name(),
         };
+        let (atime, ctime) = header.gnu_times();
+        let mut spelling = Spelling {
+            mode: header.mode()?,
+            atime: pax.atime().or(atime),
+            ctime: pax.ctime().or(ctime),
+            odd: before.odd || !header.is_usual(),
+            ..Spelling::default()
+        };
+        if matches!(flag, TypeFlag::Hardlink | TypeFlag::Symlink) {
+            spelling.link.clone_from(&link);
+        }
         let kind = kind(header, flag, link)?;
         let stored = pax.size()?.map_or_else(|| header.size(), Ok)?;
         let (size, extents) = match flag {
@@ -274,17 +330,20 @@ impl<R: Read> TarReader<R> {
             }
             _ => (0, Vec::new()),
         };
+        spelling.name = before.name.take().unwrap_or_default();
         let entry = Entry {
             path,
             kind,
-            mode: header.mode()? & 0o7777,
+            mode: spelling.mode & 0o7777,
             uid: pax.uid()?.map_or_else(|| header.uid(), Ok)?,
             gid: pax.gid()?.map_or_else(|| header.gid(), Ok)?,
             mtime: pax.mtime()?.map_or_else(|| header.mtime(), Ok)?,
             size,
             xattrs: pax.into_xattrs(),
         };
-        Ok(Member { entry, extents })
+        // Some writers give links a size; what it means depends on the reader.
+        spelling.odd |= stored > 0 && entry.kind != Kind::File;
+        Ok(Member { entry, extents, stored: self.left, spelling })
     }
 
     /// Size and extents of a file whose content comes next and takes `stored` bytes.

@@ -103,6 +103,12 @@ pub struct TocEntry {
     /// Modification time; `None` stands for 1970. eStargz has whole seconds.
     #[serde(rename = "modtime", skip_serializing_if = "Option::is_none")]
     pub mtime: Option<TocTime>,
+    /// zstd:chunked: time of the last access, where the tar stream has it.
+    #[serde(rename = "accesstime", skip_serializing_if = "Option::is_none")]
+    pub atime: Option<TocTime>,
+    /// zstd:chunked: time of the last change of the inode, where the tar stream has it.
+    #[serde(rename = "changetime", skip_serializing_if = "Option::is_none")]
+    pub ctime: Option<TocTime>,
     /// Major number of a device.
     #[serde(skip_serializing_if = "is_zero")]
     pub dev_major: u64,
@@ -145,6 +151,13 @@ pub struct TocTime(pub Timestamp);
 /// Bytes that are written in base64 with padding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Base64(pub Vec<u8>);
+
+impl TocTime {
+    /// Whether the time can be written: years have four digits.
+    pub fn has_form(self) -> bool {
+        time::format(self.0).is_some()
+    }
+}
 
 fn is_zero(n: &u64) -> bool {
     *n == 0

@@ -91,6 +91,23 @@ impl Header {
         !times && field(&self.0[345..500]).is_ascii()
     }
 
+    /// Whether the type flag is one that every reader of layers knows.
+    pub(super) fn is_usual(&self) -> bool {
+        matches!(self.0[156], 0 | b'0'..=b'6')
+    }
+
+    /// Times of the last access and change, where GNU's format has them.
+    pub(super) fn gnu_times(&self) -> (Option<Timestamp>, Option<Timestamp>) {
+        let time = |bytes: &[u8]| {
+            let seconds = number(bytes).and_then(|n| i64::try_from(n).ok());
+            seconds.filter(|_| bytes[0] != 0).map(|seconds| Timestamp { seconds, nanos: 0 })
+        };
+        if !self.is_gnu() {
+            return (None, None);
+        }
+        (time(&self.0[345..357]), time(&self.0[357..369]))
+    }
+
     /// Whether this is GNU's own format.
     pub(super) fn is_gnu(&self) -> bool {
         &self.0[257..265] == b"ustar  \0"

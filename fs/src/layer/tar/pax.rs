@@ -12,6 +12,8 @@ pub(super) struct Pax {
     uid: Option<Vec<u8>>,
     gid: Option<Vec<u8>>,
     mtime: Option<Vec<u8>>,
+    atime: Option<Vec<u8>>,
+    ctime: Option<Vec<u8>>,
     /// Sorted by name.
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// `GNU.sparse.*` without the prefix, in order: version 0.0 repeats its keys.
@@ -41,6 +43,8 @@ impl Pax {
             b"uid" => &mut self.uid,
             b"gid" => &mut self.gid,
             b"mtime" => &mut self.mtime,
+            b"atime" => &mut self.atime,
+            b"ctime" => &mut self.ctime,
             _ => return self.set_prefixed(key, value),
         };
         // An empty value takes the record back: the header's own field holds.
@@ -83,6 +87,16 @@ impl Pax {
     pub(super) fn mtime(&self) -> Result<Option<Timestamp>, Problem> {
         let parse = |text| timestamp(text).ok_or(Problem::Number("mtime"));
         self.mtime.as_deref().map(parse).transpose()
+    }
+
+    /// `None` also if it cannot be read: nothing depends on it.
+    pub(super) fn atime(&self) -> Option<Timestamp> {
+        self.atime.as_deref().and_then(timestamp)
+    }
+
+    /// `None` also if it cannot be read: nothing depends on it.
+    pub(super) fn ctime(&self) -> Option<Timestamp> {
+        self.ctime.as_deref().and_then(timestamp)
     }
 
     /// The last value of a `GNU.sparse.` key, unless it is empty.

@@ -6,7 +6,7 @@
 //! and bsdtar take them as they are.
 
 use super::header::BLOCK;
-use super::{MAX_META, Problem, check_target, clean_path};
+use super::{MAX_META, Problem, Spelling, check_target, clean_path};
 use crate::layer::{Device, Entry, Kind, Timestamp};
 
 /// Place and length of the fields of a header block.
@@ -76,6 +76,17 @@ pub(in crate::layer) fn header(entry: &Entry) -> Result<Vec<u8>, Problem> {
     let mut header = pax.into_blocks()?;
     header.extend(block.finish());
     Ok(header)
+}
+
+/// What a reader finds of an entry in its header.
+pub(in crate::layer) fn spelling(entry: &Entry) -> Result<Spelling, Problem> {
+    let (_, link) = flag_and_link(&entry.kind)?;
+    Ok(Spelling {
+        name: stored_path(entry)?,
+        link: link.to_vec(),
+        mode: entry.mode & 0o7777,
+        ..Spelling::default()
+    })
 }
 
 /// The path as it is stored: directories end in a slash, the root is `./`.

@@ -1,98 +1,207 @@
-//! The stream of a new layer, cut into frames that are compressed on all cores.
+//! The stream of a new layer, cut into pieces, each of which becomes a frame or member.
+//!
+//! Where the cuts are is what a format is about ([`Shape`]):
 //!
 //! ```text
-//! caller: fill frame, sha256(content) -> workers: blake3, compress -> collector: sha256, write
+//! even:     |1 MiB of the stream|1 MiB of the stream|...
+//! chunks:   |headers|chunk|chunk|padding, headers|chunk|...
+//! members:  |headers|chunk|chunk, padding, headers|chunk, padding, ...
 //! ```
 //!
-//! The collector takes the frames in the order in which they were cut, so that the blob does not
-//! depend on the number of workers. As many frames are under way as its queue has places.
+//! Pieces can be of a few hundred bytes, so they go through the threads of [`Pipeline`] in
+//! batches. What a batch holds does not depend on the threads.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver};
 
-use tempfile::NamedTempFile;
+use super::chunker::{Chunker, Cut, HOLE, MAX_CHUNK};
+use super::collect::{Collected, Collector};
+use super::pipeline::Pipeline;
+use super::{Compression, Failure, Member};
+use crate::digest::Hasher;
+use crate::layer::index::{IndexBuilder, STORED_SPAN};
 
-use super::Compression;
-use crate::digest::{DiffId, Digest, Hasher};
-use crate::layer::index::{Coding, STORED_SPAN, Span, SpanDigest};
-
-/// Content of a compressed frame in bytes: what a read has to decode (see `gzip`'s spans). zstd
-/// loses about 2 % of its ratio to frames of this size.
+/// Content of a compressed frame in bytes where the cuts are even: what a read has to decode (see
+/// `gzip`'s spans). zstd loses about 2 % of its ratio to frames of this size.
 const FRAME: usize = 1 << 20;
+/// A chunk of eStargz in bytes. The original writer takes 4 MiB; this is what a read has to fetch
+/// and decode, and gzip's window of 32 KiB loses nothing to speak of.
+const MEMBER: usize = 1 << 20;
+/// A batch is passed on when it has this many bytes: enough for the threads not to matter, few
+/// enough for all cores to have something to do.
+const BATCH: usize = 256 << 10;
+/// Where there is no file content for this many bytes, there is a cut all the same.
+const BETWEEN: usize = 256 << 10;
+/// Most that is read of a file at once, in bytes.
+const READ: usize = 64 << 10;
 
-/// Length of a gzip member's header without optional fields (RFC 1952, section 2.3).
-const GZIP_HEADER: usize = 10;
+/// Where a stream is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Every so many bytes.
+    Even(usize),
+    /// Around every file and between its chunks.
+    Chunks,
+    /// Before every chunk of a file.
+    Members,
+}
 
-/// More are of no use: sha256 of the content, which only one core can do, feeds no more.
-const MAX_WORKERS: usize = 16;
+impl Compression {
+    pub(super) fn shape(self) -> Shape {
+        match self {
+            Self::ZstdChunked(_) => Shape::Chunks,
+            Self::Estargz(_) => Shape::Members,
+            Self::Zstd(_) | Self::Gzip(_) => Shape::Even(FRAME),
+            Self::None => Shape::Even(usize::try_from(STORED_SPAN).expect("a small constant")),
+        }
+    }
+}
 
-/// As many workers as there are cores, within reason.
-pub(super) fn workers() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS)
+impl Shape {
+    fn buffer_len(self) -> usize {
+        match self {
+            Self::Even(len) => len,
+            // What is passed on at once, what can be open behind it, and room for more.
+            Self::Chunks | Self::Members => BATCH + MAX_CHUNK + HOLE + BETWEEN + READ,
+        }
+    }
+
+    /// Whether the contents of files are cut into chunks.
+    pub(super) fn has_chunks(self) -> bool {
+        match self {
+            Self::Even(_) => false,
+            Self::Chunks | Self::Members => true,
+        }
+    }
+
+    /// Length from which on a piece without the end of a chunk is cut.
+    fn limit(self) -> usize {
+        match self {
+            Self::Even(len) => len,
+            Self::Chunks | Self::Members => BETWEEN,
+        }
+    }
+
+    fn chunker(self, size: u64) -> Option<Chunker> {
+        match self {
+            Self::Even(_) => None,
+            Self::Chunks => Some(Chunker::by_content(size)),
+            Self::Members => Some(Chunker::even(MEMBER)),
+        }
+    }
+}
+
+/// A run of the stream that becomes one frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    /// Its length in bytes.
+    pub(super) len: usize,
+    /// How many of them, from its start, are a chunk of a file.
+    pub(super) payload: usize,
+    /// Whether it is known to be nothing but zeros.
+    pub(super) zeros: bool,
+}
+
+/// What a batch consists of, in order.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// The entry that the next chunks, as many as make its size, belong to.
+    Member(Box<Member>),
+    /// Bytes of the stream behind the last entry; [`Shape::Chunks`] only.
+    Trailer(Vec<u8>),
+    Piece(Piece),
 }
 
 /// A stream on its way to becoming a blob.
 #[derive(Debug)]
 pub(super) struct Frames {
-    compression: Compression,
-    /// The frame that is being filled, always of full length.
-    frame: Vec<u8>,
+    shape: Shape,
+    /// Always of the shape's length; pieces, the open piece, room.
+    buffer: Vec<u8>,
+    /// Where the open piece starts.
+    start: usize,
     filled: usize,
-    content_len: u64,
+    /// How much of the open piece is a chunk that has ended.
+    payload: usize,
+    chunker: Option<Chunker>,
+    cuts: Vec<Cut>,
+    parts: Vec<Part>,
+    /// Parts that come behind the open piece.
+    waiting: Vec<Part>,
+    /// All since the last content of a file or the last entry; kept for [`Shape::Chunks`].
+    between: Vec<u8>,
+    len: u64,
     diff_id: Hasher,
-    /// Frames that were written and can be filled again.
+    /// Buffers that can be filled again.
     spare: Receiver<Vec<u8>>,
     pipeline: Pipeline,
-}
-
-/// The finished blob.
-#[derive(Debug)]
-pub(super) struct Blob {
-    pub(super) file: NamedTempFile,
-    pub(super) digest: Digest,
-    pub(super) len: u64,
-    pub(super) spans: Vec<Span>,
 }
 
 impl Frames {
     /// A stream whose blob is written to a file in `dir`, compressed by at most this many
     /// workers.
-    pub(super) fn new(dir: &Path, compression: Compression, workers: usize) -> io::Result<Self> {
-        let file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
+    pub(super) fn new(
+        dir: &Path,
+        index: IndexBuilder,
+        compression: Compression,
+        workers: usize,
+    ) -> io::Result<Self> {
+        let shape = compression.shape();
         let (spare_tx, spare) = mpsc::channel();
+        let collector = Collector::new(dir, index, compression, spare_tx)?;
         Ok(Self {
-            compression,
-            frame: vec![0; compression.frame_len()],
+            shape,
+            buffer: vec![0; shape.buffer_len()],
+            start: 0,
             filled: 0,
-            content_len: 0,
+            payload: 0,
+            chunker: None,
+            cuts: Vec::new(),
+            parts: Vec::new(),
+            waiting: Vec::new(),
+            between: Vec::new(),
+            len: 0,
             diff_id: Hasher::new(),
             spare,
-            pipeline: Pipeline::start(file, compression, workers, spare_tx)?,
+            pipeline: Pipeline::start(collector, compression, workers)?,
         })
     }
 
     /// Bytes of the stream so far.
-    pub(super) fn content_len(&self) -> u64 {
-        self.content_len
+    pub(super) fn len(&self) -> u64 {
+        self.len
     }
 
     /// Room for more of the stream, never empty; then call [`Self::advance`].
     pub(super) fn room(&mut self) -> &mut [u8] {
-        &mut self.frame[self.filled..]
+        let end = match self.shape {
+            Shape::Even(len) => self.start + len,
+            Shape::Chunks | Shape::Members => self.filled + READ,
+        };
+        let end = end.min(self.buffer.len());
+        &mut self.buffer[self.filled..end]
     }
 
     /// Adds the first `n` bytes of [`Self::room`] to the stream.
-    pub(super) fn advance(&mut self, n: usize) -> io::Result<()> {
+    pub(super) fn advance(&mut self, n: usize) -> Result<(), Failure> {
+        if let Some(chunker) = &mut self.chunker {
+            chunker.push(&self.buffer[self.filled..self.filled + n], &mut self.cuts);
+        } else if self.shape == Shape::Chunks {
+            self.between.extend_from_slice(&self.buffer[self.filled..self.filled + n]);
+        }
         self.filled += n;
-        self.content_len += n as u64;
-        if self.filled == self.frame.len() { self.cut() } else { Ok(()) }
+        self.len += n as u64;
+        if self.chunker.is_some() {
+            self.cut_chunks();
+        } else if self.filled - self.start - self.payload >= self.shape.limit() {
+            self.cut();
+        }
+        self.flush()
     }
 
-    /// Adds `bytes` to the stream.
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Adds `bytes` to the stream, which are no content of a file.
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
         while !bytes.is_empty() {
             let room = self.room();
             let n = room.len().min(bytes.len());
@@ -103,243 +212,117 @@ impl Frames {
         Ok(())
     }
 
-    /// Ends the stream and waits for all of it to be written; the file is not synced.
-    pub(super) fn finish(mut self) -> io::Result<(Blob, DiffId)> {
-        if self.filled > 0 {
-            self.cut()?;
+    /// Adds the entry whose headers are the end of what was written.
+    pub(super) fn member(&mut self, mut member: Box<Member>) {
+        member.raw = std::mem::take(&mut self.between);
+        self.add(Part::Member(member));
+    }
+
+    /// Adds to the stream what no entry comes behind.
+    pub(super) fn trailer(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.write(bytes)?;
+        if self.shape == Shape::Chunks {
+            let between = std::mem::take(&mut self.between);
+            self.add(Part::Trailer(between));
         }
-        let blob = self.pipeline.join()?;
-        Ok((blob, DiffId::new(self.diff_id.finish())))
-    }
-
-    fn cut(&mut self) -> io::Result<()> {
-        let len = std::mem::take(&mut self.filled);
-        self.diff_id.update(&self.frame[..len]);
-        let next = self.spare.try_recv().unwrap_or_else(|_| vec![0; self.compression.frame_len()]);
-        self.pipeline.send(std::mem::replace(&mut self.frame, next), len)
-    }
-}
-
-impl Compression {
-    fn frame_len(self) -> usize {
-        match self {
-            Self::None => usize::try_from(STORED_SPAN).expect("a small constant"),
-            Self::Gzip(_) | Self::Zstd(_) => FRAME,
-        }
-    }
-}
-
-/// The threads behind a stream.
-#[derive(Debug)]
-struct Pipeline {
-    compression: Compression,
-    max_workers: usize,
-    workers: Vec<JoinHandle<()>>,
-    jobs: Option<Sender<Job>>,
-    jobs_rx: Arc<Mutex<Receiver<Job>>>,
-    /// The answers of the workers, in the order of the frames.
-    order: Option<SyncSender<Receiver<io::Result<Done>>>>,
-    collector: Option<JoinHandle<io::Result<Blob>>>,
-}
-
-/// A frame to be compressed.
-#[derive(Debug)]
-struct Job {
-    frame: Vec<u8>,
-    len: usize,
-    done: SyncSender<io::Result<Done>>,
-}
-
-/// A compressed frame.
-struct Done {
-    frame: Vec<u8>,
-    len: usize,
-    hash: [u8; 32],
-    /// `None` if the frame is stored as it is.
-    packed: Option<Vec<u8>>,
-}
-
-impl Pipeline {
-    fn start(
-        file: NamedTempFile,
-        compression: Compression,
-        max_workers: usize,
-        spare: Sender<Vec<u8>>,
-    ) -> io::Result<Self> {
-        let (jobs, jobs_rx) = mpsc::channel();
-        let (order, order_rx) = mpsc::sync_channel(max_workers + 1);
-        let collector = Collector::new(file, compression, spare);
-        let collect = move || collector.run(&order_rx);
-        Ok(Self {
-            compression,
-            max_workers,
-            workers: Vec::new(),
-            jobs: Some(jobs),
-            jobs_rx: Arc::new(Mutex::new(jobs_rx)),
-            order: Some(order),
-            collector: Some(thread::Builder::new().name("layer-write".into()).spawn(collect)?),
-        })
-    }
-
-    /// Passes a frame on; waits while too many are under way.
-    fn send(&mut self, frame: Vec<u8>, len: usize) -> io::Result<()> {
-        // A layer of one frame needs one worker.
-        if self.workers.len() < self.max_workers {
-            self.workers.push(start_worker(self.compression, self.jobs_rx.clone())?);
-        }
-        let (done, answer) = mpsc::sync_channel(1);
-        let sent = self.order.as_ref().is_some_and(|order| order.send(answer).is_ok());
-        let job = Job { frame, len, done };
-        let sent = sent && self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        if sent {
-            return Ok(());
-        }
-        // The collector only leaves early with a reason.
-        Err(self.join().err().unwrap_or_else(died))
-    }
-
-    /// Waits for all that was sent.
-    fn join(&mut self) -> io::Result<Blob> {
-        self.order = None;
-        self.jobs = None;
-        let blob = self.collector.take().map(JoinHandle::join);
-        for worker in self.workers.drain(..) {
-            // The collector has noticed a panic: the frame never came.
-            drop(worker.join());
-        }
-        blob.and_then(Result::ok).unwrap_or_else(|| Err(died()))
-    }
-}
-
-impl Drop for Pipeline {
-    /// Waits for the threads, so that the blob of a layer that is given up is gone by then.
-    fn drop(&mut self) {
-        if self.collector.is_some() {
-            drop(self.join());
-        }
-    }
-}
-
-fn died() -> io::Error {
-    io::Error::other("a thread that writes the layer died")
-}
-
-fn start_worker(
-    compression: Compression,
-    jobs: Arc<Mutex<Receiver<Job>>>,
-) -> io::Result<JoinHandle<()>> {
-    let mut compressor = Compressor::new(compression)?;
-    let run = move || {
-        loop {
-            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Job { frame, len, done }) = job else { return };
-            let packed = compressor.compress(&frame[..len]);
-            let hash = *blake3::hash(&frame[..len]).as_bytes();
-            let answer = packed.map(|packed| Done { frame, len, hash, packed });
-            // Nobody waits for it once the collector has failed.
-            drop(done.send(answer));
-        }
-    };
-    thread::Builder::new().name("layer-compress".into()).spawn(run)
-}
-
-/// What a worker compresses with.
-enum Compressor {
-    Zstd(zstd::bulk::Compressor<'static>),
-    Gzip(flate2::Compression),
-    None,
-}
-
-impl Compressor {
-    fn new(compression: Compression) -> io::Result<Self> {
-        Ok(match compression {
-            Compression::Zstd(level) => Self::Zstd(zstd::bulk::Compressor::new(level)?),
-            Compression::Gzip(level) => Self::Gzip(flate2::Compression::new(level)),
-            Compression::None => Self::None,
-        })
-    }
-
-    fn compress(&mut self, content: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        match self {
-            Self::Zstd(compressor) => compressor.compress(content).map(Some),
-            Self::Gzip(level) => {
-                // No name, no time, "unknown" system: a header of the fixed ten bytes.
-                let mut member = flate2::GzBuilder::new().write(Vec::new(), *level);
-                member.write_all(content)?;
-                member.finish().map(Some)
-            }
-            Self::None => Ok(None),
-        }
-    }
-}
-
-/// Last stage: writes the frames and notes where they lie.
-struct Collector {
-    file: NamedTempFile,
-    hasher: Hasher,
-    coding: Coding,
-    /// Length of what a frame has before its data.
-    header: usize,
-    len: u64,
-    content_len: u64,
-    spans: Vec<Span>,
-    spare: Sender<Vec<u8>>,
-}
-
-impl Collector {
-    fn new(file: NamedTempFile, compression: Compression, spare: Sender<Vec<u8>>) -> Self {
-        let (coding, header) = match compression {
-            Compression::Zstd(_) => (Coding::Zstd, 0),
-            Compression::Gzip(_) => (Coding::Deflate, GZIP_HEADER),
-            Compression::None => (Coding::Stored, 0),
-        };
-        let (len, content_len, spans) = (0, 0, Vec::new());
-        Self { file, hasher: Hasher::new(), coding, header, len, content_len, spans, spare }
-    }
-
-    fn run(mut self, order: &Receiver<Receiver<io::Result<Done>>>) -> io::Result<Blob> {
-        for answer in order {
-            let done = answer.recv().map_err(|_| died())??;
-            self.add(done)?;
-        }
-        Ok(Blob { file: self.file, digest: self.hasher.finish(), len: self.len, spans: self.spans })
-    }
-
-    fn add(&mut self, done: Done) -> io::Result<()> {
-        let stored = done.packed.as_deref().unwrap_or(&done.frame[..done.len]);
-        self.file.write_all(stored)?;
-        self.hasher.update(stored);
-        self.spans.push(Span {
-            content_offset: self.content_len,
-            content_len: done.len as u64,
-            blob_offset: self.len + self.header as u64,
-            blob_len: (stored.len() - self.header) as u64,
-            coding: self.coding,
-            bits: 0,
-            inner_offset: 0,
-            digest: SpanDigest::Blake3(done.hash),
-        });
-        self.len += stored.len() as u64;
-        self.content_len += done.len as u64;
-        // The stream may be complete, then nobody takes it.
-        drop(self.spare.send(done.frame));
         Ok(())
+    }
+
+    fn add(&mut self, part: Part) {
+        let open = self.filled > self.start;
+        if open { &mut self.waiting } else { &mut self.parts }.push(part);
+    }
+
+    /// Says that what comes now is the content of the last member, of this many bytes.
+    pub(super) fn start_content(&mut self, size: u64) {
+        self.chunker = self.shape.chunker(size);
+        if self.chunker.is_some() {
+            self.cut();
+        }
+    }
+
+    /// Says that the content ends.
+    pub(super) fn end_content(&mut self) -> Result<(), Failure> {
+        let Some(chunker) = self.chunker.take() else { return Ok(()) };
+        chunker.finish(&mut self.cuts);
+        if self.shape == Shape::Members
+            && let Some(last) = self.cuts.pop()
+        {
+            self.cut_chunks();
+            self.payload = last.len;
+        }
+        self.cut_chunks();
+        self.flush()
+    }
+
+    /// Ends the stream and waits for all of it to be written; the file is not synced. Returns
+    /// the hash of the stream so far, too.
+    pub(super) fn finish(mut self) -> Result<(Collected, Hasher), Failure> {
+        self.cut();
+        if self.start > 0 || !self.parts.is_empty() {
+            self.pass_on()?;
+        }
+        Ok((self.pipeline.join()?, self.diff_id))
+    }
+
+    fn cut_chunks(&mut self) {
+        let mut cuts = std::mem::take(&mut self.cuts);
+        for Cut { len, zeros } in cuts.drain(..) {
+            self.parts.push(Part::Piece(Piece { len, payload: len, zeros }));
+            self.start += len;
+        }
+        self.cuts = cuts;
+    }
+
+    /// Ends the open piece, if there is anything in it.
+    fn cut(&mut self) {
+        let len = self.filled - self.start;
+        if len > 0 {
+            let payload = std::mem::take(&mut self.payload);
+            self.parts.push(Part::Piece(Piece { len, payload, zeros: false }));
+            self.start = self.filled;
+        }
+        self.parts.append(&mut self.waiting);
+    }
+
+    /// Passes the pieces on if they are enough.
+    fn flush(&mut self) -> Result<(), Failure> {
+        let enough = match self.shape {
+            Shape::Even(len) => len,
+            Shape::Chunks | Shape::Members => BATCH,
+        };
+        if self.start >= enough { self.pass_on() } else { Ok(()) }
+    }
+
+    fn pass_on(&mut self) -> Result<(), Failure> {
+        let mut next = self.spare.try_recv().unwrap_or_else(|_| vec![0; self.buffer.len()]);
+        let open = self.start..self.filled;
+        next[..open.len()].copy_from_slice(&self.buffer[open.clone()]);
+        let content = std::mem::replace(&mut self.buffer, next);
+        let len = std::mem::take(&mut self.start);
+        self.filled -= len;
+        self.diff_id.update(&content[..len]);
+        self.pipeline.send(content, len, std::mem::take(&mut self.parts))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
     fn a_worker_that_dies_is_an_error_and_no_hang() {
         let dir = tempfile::tempdir().unwrap();
         // No worker is started; this one takes a frame and is gone.
-        let mut frames = Frames::new(dir.path(), Compression::None, 0).unwrap();
-        let jobs = frames.pipeline.jobs_rx.clone();
+        let index = IndexBuilder::new(dir.path()).unwrap();
+        let mut frames = Frames::new(dir.path(), index, Compression::None, 0).unwrap();
+        let jobs = frames.pipeline.jobs();
         let worker = thread::spawn(move || drop(jobs.lock().unwrap().recv()));
         let written = (0..8).try_for_each(|_| frames.write(&[1; 512 << 10]));
         let error = written.and_then(|()| frames.finish().map(|_| ())).unwrap_err();
+        let Failure::Blob(error) = error else { panic!("{error:?}") };
         assert_eq!(error.to_string(), "a thread that writes the layer died");
         worker.join().unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

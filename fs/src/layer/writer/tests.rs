@@ -13,7 +13,9 @@ use crate::layer::{Device, Timestamp, scan};
 use crate::oci::Layer;
 use crate::span;
 
-const ALL: [Compression; 3] = [Compression::Zstd(3), Compression::Gzip(6), Compression::None];
+const PLAIN: [Compression; 3] = [Compression::Zstd(3), Compression::Gzip(6), Compression::None];
+const ALL: [Compression; 5] =
+    [Compression::ZstdChunked(3), Compression::Estargz(6), PLAIN[0], PLAIN[1], PLAIN[2]];
 
 fn entry(path: &str, kind: Kind, size: usize) -> Entry {
     Entry {
@@ -113,7 +115,7 @@ fn listing(index: &LayerIndex) -> Vec<String> {
 
 #[test]
 fn a_scan_finds_what_the_writer_indexed() {
-    for compression in ALL {
+    for compression in PLAIN {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let new = write(dir.path(), compression, 2);
         let layer = stored(&new);
@@ -143,7 +145,7 @@ fn a_scan_finds_what_the_writer_indexed() {
 fn the_same_input_is_the_same_layer_on_any_machine() {
     for compression in ALL {
         let dir = tempfile::tempdir().unwrap();
-        let digests = [1, 2, 7].map(|workers| {
+        let digests = [1, 5].map(|workers| {
             let new = write(dir.path(), compression, workers);
             let bytes = std::fs::read(new.blob.path()).unwrap();
             assert_eq!(Descriptor::of(compression.media_type(), &bytes), new.descriptor);
@@ -160,7 +162,11 @@ fn a_layer_without_entries() {
         let writer = LayerWriter::create(dir.path(), dir.path(), compression).unwrap();
         let new = writer.finish().unwrap();
         assert!(new.index.is_empty());
-        assert!(content(&stored(&new), &new.index) == [0; 1024]);
+        if PLAIN.contains(&compression) {
+            assert!(content(&stored(&new), &new.index) == [0; 1024]);
+        } else {
+            assert_eq!(new.index.span_count(), 0);
+        }
     }
 }
 
@@ -181,7 +187,7 @@ fn filter(input: File, command: &[&str]) -> Option<Vec<u8>> {
 
 #[test]
 fn the_usual_tools_read_it() {
-    for (compression, tool) in ALL.into_iter().zip(["zstd", "gzip", "cat"]) {
+    for (compression, tool) in PLAIN.into_iter().zip(["zstd", "gzip", "cat"]) {
         let dir = tempfile::tempdir().unwrap();
         let new = write(dir.path(), compression, 2);
         let input = new.blob.reopen().unwrap();
@@ -316,7 +322,7 @@ fn fill(dir: &Path, blobs_fit: bool, compression: Compression) {
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing() {
     for (blobs_fit, compression) in
-        [(false, ALL[0]), (false, ALL[1]), (false, ALL[2]), (true, ALL[0])]
+        ALL.map(|compression| (false, compression)).into_iter().chain([(true, ALL[0])])
     {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
@@ -324,3 +330,5 @@ fn a_full_disk_is_said_and_leaves_nothing() {
         std::thread::spawn(move || fill(&path, blobs_fit, compression)).join().unwrap();
     }
 }
+
+mod tables;

@@ -12,8 +12,9 @@ mod unsupported;
 use std::sync::Arc;
 
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
+use serde_json::Value;
 
-use crate::config::{StageConfig, triggers};
+use crate::config::StageConfig;
 use crate::kubefile::expand::{self, ExpandError};
 use crate::kubefile::{
     Command, CopyRule, Dialect, From, Instruction, Kubefile, KubefileError, Location, Problem,
@@ -120,15 +121,18 @@ impl StagePlan {
     pub fn from(&self) -> &Statement {
         &self.from
     }
+
+    /// How many steps there are, FROM included.
+    pub fn total(&self) -> usize {
+        self.statements.len() + 1
+    }
 }
 
 /// A stage with its variables expanded.
 #[derive(Clone, Debug)]
 pub struct Expanded {
-    /// After FROM, triggers of the base first.
+    /// After FROM.
     pub steps: Vec<Step>,
-    /// How many steps there are, FROM included.
-    pub total: usize,
     /// What the stage's image has for a config.
     pub config: ImageConfig,
     /// What the last line of the stage sees, for stages that begin with this one.
@@ -219,7 +223,8 @@ impl Plan {
     /// with another one, `parent` is that one: its ARGs are known in this stage, too (Dockerfile
     /// reference, "Scope" of ARG).
     ///
-    /// Fails with the line whose variables, flags or values are wrong.
+    /// Fails with the line whose variables, flags or values are wrong, or if the base has ONBUILD
+    /// triggers.
     pub fn expand(
         &self,
         number: usize,
@@ -227,13 +232,15 @@ impl Plan {
         parent: Option<&Expanded>,
     ) -> Result<Expanded, KubefileError> {
         let stage = &self.stages[number];
-        let mut statements = self.triggers(stage, base)?;
-        statements.extend(stage.statements.iter().cloned());
-        let total = statements.len() + 1;
+        if base.config.extra.get("OnBuild").and_then(Value::as_array).is_some_and(|o| !o.is_empty())
+        {
+            let what = "a base image with ONBUILD triggers".to_owned();
+            return Err(KubefileError::new(&stage.from.location, Problem::Unsupported(what)));
+        }
         let mut scope = parent.map_or_else(|| self.scope.clone(), |parent| parent.scope.clone());
         let mut config = StageConfig::new(base.clone(), self.dialect);
         let mut steps = Vec::new();
-        for (i, statement) in statements.iter().enumerate() {
+        for (i, statement) in stage.statements.iter().enumerate() {
             if let Some(what) = unsupported(&statement.instruction) {
                 return Err(KubefileError::new(&statement.location, Problem::Unsupported(what)));
             }
@@ -245,7 +252,7 @@ impl Plan {
                 .map_err(|error| located(statement, error))?;
             steps.push(Step {
                 index: i + 2,
-                total,
+                total: stage.total(),
                 location: statement.location.clone(),
                 text: statement.text.clone(),
                 origins: self.origins(&instruction),
@@ -253,40 +260,7 @@ impl Plan {
                 build_args: scope.visible(&config),
             });
         }
-        Ok(Expanded { steps, total, config: config.into_image(), scope })
-    }
-
-    /// The statements that the base's ONBUILD lines put at the head of a stage.
-    fn triggers(
-        &self,
-        stage: &StagePlan,
-        base: &ImageConfig,
-    ) -> Result<Vec<Statement>, KubefileError> {
-        let location = &stage.from.location;
-        let mut statements = Vec::new();
-        for trigger in triggers(base) {
-            let refused = |why: String| {
-                let text = format!("the base's trigger ONBUILD {trigger} cannot be built: {why}");
-                KubefileError::new(location, Problem::Syntax(text))
-            };
-            // The same language, so the same parser; only what may stand in a file is left.
-            let file = format!("FROM scratch\n{trigger}\n");
-            let file = Kubefile::parse("ONBUILD", file.as_bytes(), self.dialect)
-                .map_err(|error| refused(error.problem.to_string()))?;
-            let mut rest = file.statements.into_iter().skip(1);
-            match (rest.next(), rest.next()) {
-                (Some(one), None)
-                    if !matches!(
-                        one.instruction,
-                        Instruction::From(_) | Instruction::Onbuild(_)
-                    ) =>
-                {
-                    statements.push(Statement { location: location.clone(), ..one });
-                }
-                _ => return Err(refused("it is not one instruction of a stage".to_owned())),
-            }
-        }
-        Ok(statements)
+        Ok(Expanded { steps, config: config.into_image(), scope })
     }
 
     /// What the `from`s of an instruction mean: a named context goes before a stage of that name

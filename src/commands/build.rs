@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,15 +18,13 @@ use kfs_fs::oci::image::host_architecture;
 use kfs_fs::oci::manifest::Platform;
 use kfs_fs::oci::reference::Name;
 
-use super::{Context, print};
+use super::{Context, compression, print};
 use crate::look::escape;
 use crate::report::{Failure, NOT_FOUND, USAGE};
 use crate::table::size;
 
 /// The build file's name where none is given: the first of these that the context has.
 const FILE_NAMES: [&str; 4] = ["Sealfile", "Kubefile", "Dockerfile", "Containerfile"];
-/// Fast and small for gzip: its default takes three times as long for 5 % less.
-const GZIP_LEVEL: u32 = 4;
 
 /// Build an image from a Kubefile or Dockerfile
 ///
@@ -61,9 +59,10 @@ pub(crate) struct Args {
     #[arg(long)]
     no_cache: bool,
 
-    /// Compression of new layers
-    #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
-    compression: CompressionArg,
+    #[arg(long, value_name = "FORMAT[:LEVEL]", default_value = "zstd-chunked",
+        value_parser = compression::parse, help = compression::SUMMARY,
+        long_help = compression::FORMATS)]
+    compression: Compression,
 
     /// How RUN is shut in: a container where the rootfs has /bin/sh, else the host's tools
     #[arg(long, value_enum, default_value_t = IsolationArg::Auto)]
@@ -76,16 +75,6 @@ pub(crate) struct Args {
     /// Seconds since 1970 for all times that the build makes up
     #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", hide_env_values = true)]
     timestamp: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum CompressionArg {
-    /// Fast, and small
-    Zstd,
-    /// For tools that cannot read zstd
-    Gzip,
-    /// None
-    Uncompressed,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -125,7 +114,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         contexts: BTreeMap::new(),
         tag: args.tag.clone(),
         no_cache: args.no_cache,
-        compression: args.compression.into(),
+        compression: args.compression,
         isolation: args.isolation.into(),
         timestamp: args.timestamp.map(time),
         target,
@@ -151,16 +140,12 @@ fn find_file(args: &Args) -> Result<PathBuf, Failure> {
         let inside = args.context.join(file);
         return Ok(if !file.exists() && inside.exists() { inside } else { file.clone() });
     }
-    build_file_in(&args.context)
-}
-
-/// The build file of a directory: the first of the names that it has.
-pub(crate) fn build_file_in(directory: &Path) -> Result<PathBuf, Failure> {
-    match FILE_NAMES.iter().find(|name| directory.join(name).is_file()) {
-        Some(name) => Ok(directory.join(name)),
+    let found = FILE_NAMES.iter().find(|name| args.context.join(name).is_file());
+    match found {
+        Some(name) => Ok(args.context.join(name)),
         None => {
             let names = FILE_NAMES.join(", ");
-            let message = format!("{} has no build file: none of {names}", directory.display());
+            let message = format!("{} has no build file: none of {names}", args.context.display());
             Err(Failure::new(message).code(NOT_FOUND).hint("name it with -f FILE"))
         }
     }
@@ -246,16 +231,6 @@ fn overwritten(line: &[u8]) -> &[u8] {
 
 fn seconds(duration: Duration) -> String {
     format!("{:.2}s", duration.as_secs_f64())
-}
-
-impl From<CompressionArg> for Compression {
-    fn from(arg: CompressionArg) -> Self {
-        match arg {
-            CompressionArg::Zstd => Self::default(),
-            CompressionArg::Gzip => Self::Gzip(GZIP_LEVEL),
-            CompressionArg::Uncompressed => Self::None,
-        }
-    }
 }
 
 impl From<IsolationArg> for Isolation {

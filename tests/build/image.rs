@@ -63,14 +63,24 @@ fn other_tools_read_every_compression() {
     shop.write("tree/file", "file");
     let text =
         "FROM base\nCOPY tree /tree\nRUN echo ran >/ran && ln /ran /hard && rm /etc/passwd\n";
-    let media = [("zstd", "tar+zstd"), ("gzip", "tar+gzip"), ("uncompressed", "tar")];
-    for (compression, media_type) in media {
+    let toc = "containerd.io/snapshot/stargz/toc.digest";
+    let chunked = "io.github.containers.zstd-chunked.manifest-checksum";
+    let media = [
+        ("zstd", "tar+zstd", None),
+        ("zstd-chunked", "tar+zstd", Some(chunked)),
+        ("gzip", "tar+gzip", Some(toc)),
+        ("uncompressed", "tar", None),
+    ];
+    for (compression, media_type, annotation) in media {
         let digest = shop.build_with(text, &["--compression", compression]).digest;
         let layers = shop.inspect("new")["manifest"]["layers"].clone();
         assert_eq!(layers.as_array().unwrap().len(), 3);
         for layer in &layers.as_array().unwrap()[1..] {
             let expected = format!("application/vnd.oci.image.layer.v1.{media_type}");
             assert_eq!(layer["mediaType"], expected);
+            let annotations = layer["annotations"].as_object();
+            let known = annotation.is_none_or(|key| annotations.unwrap().contains_key(key));
+            assert!(known && annotations.is_some() == annotation.is_some(), "{layer}");
         }
         shop.ok(&["tag", "new", compression]);
         let from = format!("oci:store:{}", ref_name(&shop, compression));
@@ -81,7 +91,9 @@ fn other_tools_read_every_compression() {
         // Debian's skopeo makes no Docker image of zstd layers.
         let file = format!("{compression}.tar");
         match compression {
-            "zstd" => drop(shop.ok(&["save", "-o", &file, "--format", "docker-archive", "new"])),
+            "zstd" | "zstd-chunked" => {
+                drop(shop.ok(&["save", "-o", &file, "--format", "docker-archive", "new"]))
+            }
             _ => skopeo(&shop, &from, &format!("docker-archive:{file}:x:1")),
         }
         let loaded = format!("docker-archive:{file}");

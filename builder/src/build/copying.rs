@@ -88,6 +88,9 @@ impl StageBuild<'_> {
         }
         let mut digest = ItemsDigest::new(&resolved.items);
         let new = self.stage.copy(&resolved.items, &mut |piece| digest.content(piece))?;
+        if let Some(plain) = &new.plain {
+            report(Event::Warning(format!("{}: {plain}", step.location)));
+        }
         let digest = digest.finish();
         let key = cache::key(started_from, &[&digest.to_string()]);
         let made = self.push_new(new, key, text(&digest), alias)?;

@@ -11,8 +11,7 @@
 //! | `${X/p/w}`, `${X//p/w}` | of X with w for the first, every longest match of p |
 //!
 //! In a pattern `*` is any text, `?` any character, `\` makes the next character plain; there are
-//! no classes, as in BuildKit. In the w of a replacement escapes are kept, as there. A word w that is
-//! not needed is not evaluated, as in a shell.
+//! no classes, as in BuildKit. A word w that is not needed is not evaluated, as in a shell.
 
 mod pattern;
 
@@ -68,31 +67,8 @@ pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// Expands variables in `text` and removes quotes and escapes.
 pub fn word(text: &str, escape: char, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
-    Reader::new(text, escape, lookup).until(None, false)
-}
-
-/// A variable that a text names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Reference {
-    pub(super) name: String,
-    /// The reference says itself what holds if the variable is unset.
-    pub(super) guarded: bool,
-}
-
-/// The variables that [`word`] would look up, also those that are needed only if others are unset;
-/// none from where the text is broken.
-pub(super) fn references(text: &str, escape: char) -> Vec<Reference> {
-    let mut reader = Reader::new(text, escape, &|_| None);
-    drop(reader.until(None, false));
-    reader.seen
-}
-
-/// The variables that a shell would look up in `text`, whatever it quotes.
-pub(super) fn shell_references(text: &str) -> Vec<Reference> {
-    let after_dollar = text.split('$').skip(1);
-    let name = |rest: &str| name_of(rest.strip_prefix('{').unwrap_or(rest)).to_owned();
-    let names = after_dollar.map(name).filter(|name| !name.is_empty());
-    names.map(|name| Reference { name, guarded: true }).collect()
+    let mut reader = Reader { text, at: 0, escape, lookup, live: true, depth: 0 };
+    reader.until(None, false)
 }
 
 /// Expands only references to variables that `lookup` knows, and keeps quotes, escapes and all
@@ -112,8 +88,8 @@ pub fn known(text: &str, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
             '$' => {
                 let after = text[end..].strip_prefix('{').unwrap_or(&text[end..]);
                 if lookup(name_of(after)).is_some() {
-                    let mut reader = Reader::new(text, '\\', lookup);
-                    reader.at = at;
+                    let live = true;
+                    let mut reader = Reader { text, at, escape: '\\', lookup, live, depth: 0 };
                     out.push_str(&reader.dollar()?);
                     at = reader.at;
                     continue;
@@ -127,18 +103,23 @@ pub fn known(text: &str, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
     Ok(out)
 }
 
-/// Expands variables in the lines of a heredoc that COPY writes: quotes are plain characters, a
-/// backslash is dropped and makes the next character plain, whatever the escape character is.
-/// Heredocs whose name is quoted are not expanded, which keeps their backslashes.
-pub fn heredoc(text: &str, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
-    let mut reader = Reader::new(text, '\\', lookup);
+/// Expands variables in the lines of a heredoc as a shell does: quotes are plain characters, the
+/// escape character escapes `$` and itself only.
+pub fn heredoc(text: &str, escape: char, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
+    let mut reader = Reader { text, at: 0, escape, lookup, live: true, depth: 0 };
     let mut out = String::new();
     while let Some(c) = reader.peek() {
         if c == '$' {
             out.push_str(&reader.dollar()?);
         } else {
             reader.next();
-            out.extend(if c == '\\' { reader.next() } else { Some(c) });
+            match reader.peek() {
+                Some(escaped) if c == escape && (escaped == '$' || escaped == escape) => {
+                    reader.next();
+                    out.push(escaped);
+                }
+                _ => out.push(c),
+            }
         }
         // A heredoc is a file, not a word; it may be as long as the build file it stands in.
         if out.len() > super::MAX_FILE {
@@ -157,19 +138,9 @@ struct Reader<'a> {
     /// False while a word is read that is not needed.
     live: bool,
     depth: usize,
-    /// All references so far, for [`references`].
-    seen: Vec<Reference>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(text: &'a str, escape: char, lookup: &'a Lookup<'a>) -> Self {
-        Self { text, at: 0, escape, lookup, live: true, depth: 0, seen: Vec::new() }
-    }
-
-    fn see(&mut self, name: &str, guarded: bool) {
-        self.seen.push(Reference { name: name.to_owned(), guarded });
-    }
-
     fn peek(&self) -> Option<char> {
         self.text[self.at..].chars().next()
     }
@@ -263,11 +234,11 @@ impl<'a> Reader<'a> {
         self.next();
         if !self.take('{') {
             let name = self.name();
-            if name.is_empty() {
-                return Ok("$".to_owned());
-            }
-            self.see(name, false);
-            return Ok(self.get(name).unwrap_or_default());
+            return Ok(if name.is_empty() {
+                "$".to_owned()
+            } else {
+                self.get(name).unwrap_or_default()
+            });
         }
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -296,7 +267,6 @@ impl<'a> Reader<'a> {
         }
         let value = self.get(&name);
         let modifier = self.next().ok_or(ExpandError::MissingBrace)?;
-        self.see(&name, matches!(modifier, ':' | '-' | '+' | '?'));
         match modifier {
             '}' => Ok(value.unwrap_or_default()),
             ':' => match self.next() {
@@ -365,7 +335,7 @@ impl<'a> Reader<'a> {
             ExpandError::MissingBrace => ExpandError::MissingSlash(name.to_owned()),
             other => other,
         })?;
-        let replacement = self.until(Some('}'), true)?;
+        let replacement = self.until(Some('}'), false)?;
         Pattern::new(&text, self.escape)
             .replace(value, &replacement, all)
             .ok_or_else(|| ExpandError::TooCostly(name.to_owned()))?

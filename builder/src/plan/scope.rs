@@ -15,7 +15,7 @@ use kfs_fs::oci::manifest::Platform;
 use super::{Options, expand, map_command};
 use crate::config::StageConfig;
 use crate::kubefile::expand::ExpandError;
-use crate::kubefile::{Arg, Command, Dialect, Instruction, Rule, Statement, Warning};
+use crate::kubefile::{Arg, Command, Dialect, Instruction, Statement, Warning};
 
 /// Docker knows these without an ARG, in upper and lower case.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
@@ -109,7 +109,7 @@ impl Scope {
 
     /// Expands the lines of a heredoc that COPY writes.
     pub(super) fn heredoc(&self, text: &str, config: &StageConfig) -> Result<String, ExpandError> {
-        expand::heredoc(text, &|name| self.get(name, config))
+        expand::heredoc(text, self.escape, &|name| self.get(name, config))
     }
 
     /// A CMD: in a Kubefile ARGs are expanded, as no shell will know them when the cluster starts.
@@ -181,7 +181,6 @@ impl Scope {
         unused
             .into_iter()
             .map(|name| Warning {
-                rule: Rule::UnusedBuildArg,
                 location: None,
                 message: format!("build argument {name} is not used: no ARG declares it"),
             })

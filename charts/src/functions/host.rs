@@ -1,0 +1,95 @@
+//! What a run shares among all its templates: limits and what is left of them, chance, and time.
+
+use std::cell::{Cell, RefCell};
+
+use sha2::{Digest as _, Sha256};
+
+use super::time::Time;
+use crate::template::Limits;
+
+pub(crate) struct Host {
+    pub(crate) limits: Limits,
+    pub(crate) now: Time,
+    steps: Cell<u64>,
+    bytes: Cell<usize>,
+    depth: Cell<usize>,
+    random: RefCell<Random>,
+}
+
+impl Host {
+    pub(crate) fn new(limits: Limits, now: Time, seed: [u8; 32]) -> Host {
+        Host {
+            limits,
+            now,
+            steps: Cell::new(0),
+            bytes: Cell::new(0),
+            depth: Cell::new(0),
+            random: RefCell::new(Random { seed, turn: 0, left: Vec::new() }),
+        }
+    }
+
+    pub(crate) fn step(&self) -> Result<(), String> {
+        self.steps.set(self.steps.get() + 1);
+        if self.steps.get() > self.limits.steps {
+            return Err(format!("the template takes more than {} steps", self.limits.steps));
+        }
+        Ok(())
+    }
+
+    /// Counts what was made.
+    pub(crate) fn charge(&self, bytes: usize) -> Result<(), String> {
+        self.bytes.set(self.bytes.get().saturating_add(bytes));
+        if self.bytes.get() > self.limits.bytes {
+            return Err(format!("the template makes more than {} bytes", self.limits.bytes));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn enter(&self) -> Result<(), String> {
+        if self.depth.get() >= self.limits.depth {
+            let depth = self.limits.depth;
+            return Err(format!("more than {depth} templates within one another"));
+        }
+        self.depth.set(self.depth.get() + 1);
+        Ok(())
+    }
+
+    pub(crate) fn leave(&self) {
+        self.depth.set(self.depth.get() - 1);
+    }
+
+    pub(crate) fn random_bytes(&self, count: usize) -> Vec<u8> {
+        self.random.borrow_mut().bytes(count)
+    }
+
+    /// An even choice below `limit`, which is not zero.
+    pub(crate) fn random_below(&self, limit: u64) -> u64 {
+        // What is above the last whole multiple would be uneven.
+        let fair = u64::MAX - u64::MAX % limit;
+        loop {
+            let bytes = self.random_bytes(8);
+            let number = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+            if number < fair {
+                return number % limit;
+            }
+        }
+    }
+}
+
+/// Bytes that cannot be told from random ones without the seed.
+struct Random {
+    seed: [u8; 32],
+    turn: u64,
+    left: Vec<u8>,
+}
+
+impl Random {
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.left.len() < count {
+            let block = Sha256::new().chain_update(self.seed).chain_update(self.turn.to_le_bytes());
+            self.left.extend_from_slice(&block.finalize());
+            self.turn += 1;
+        }
+        self.left.drain(..count).collect()
+    }
+}

@@ -1,0 +1,112 @@
+//! Regular expressions in Go's syntax, which is RE2's.
+
+mod syntax;
+
+use regex::{Regex, RegexBuilder};
+
+use super::{Args, Function, Host, Outcome, fixed};
+use crate::value::{List, Value};
+
+pub(crate) use syntax::translated;
+
+pub(super) fn find(name: &str) -> Option<Function> {
+    Some(match name {
+        // Not an error: what is no expression matches nothing.
+        "regexMatch" => fixed(2, |_, args| {
+            let text = args.text(1)?;
+            Ok(compiled(args).is_ok_and(|regex| regex.is_match(&text)).into())
+        }),
+        "mustRegexMatch" => fixed(2, |_, args| Ok(compiled(args)?.is_match(&args.text(1)?).into())),
+        "regexFind" | "mustRegexFind" => fixed(2, |_, args| {
+            let text = args.text(1)?;
+            Ok(compiled(args)?.find(&text).map_or("", |found| found.as_str()).into())
+        }),
+        "regexFindAll" | "mustRegexFindAll" => fixed(3, |_, args| {
+            let text = args.text(1)?;
+            let most = usize::try_from(args.int(2)?).unwrap_or(usize::MAX);
+            let regex = compiled(args)?;
+            let found = regex.find_iter(&text).take(most).map(|found| found.as_str());
+            Ok(Value::List(List::texts(found)))
+        }),
+        "regexReplaceAll" | "mustRegexReplaceAll" => fixed(3, |host, args| {
+            replaced(host, args, |captures, by, out| captures.expand(by, out))
+        }),
+        "regexReplaceAllLiteral" | "mustRegexReplaceAllLiteral" => {
+            fixed(3, |host, args| replaced(host, args, |_, by, out| out.push_str(by)))
+        }
+        "regexSplit" | "mustRegexSplit" => fixed(3, split),
+        "regexQuoteMeta" => fixed(1, |_, args| Ok(quoted(&args.text(0)?).into())),
+        _ => return None,
+    })
+}
+
+/// The expression of the first argument.
+fn compiled(args: Args<'_>) -> Result<Regex, String> {
+    compile(&args.text(0)?)
+}
+
+/// An expression in Go's syntax.
+pub(crate) fn compile(text: &str) -> Result<Regex, String> {
+    let regex = RegexBuilder::new(&translated(text)).size_limit(4 << 20).build();
+    regex.map_err(|error| format!("error parsing regexp: {error}"))
+}
+
+fn replaced(
+    host: &Host,
+    args: Args<'_>,
+    add: fn(&regex::Captures<'_>, &str, &mut String),
+) -> Outcome {
+    let (text, by) = (args.text(1)?, args.text(2)?);
+    let regex = compiled(args)?;
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    for captures in regex.captures_iter(&text) {
+        let found = captures.get(0).ok_or("a match has no text")?;
+        out.push_str(&text[at..found.start()]);
+        add(&captures, &by, &mut out);
+        super::arguments::limited(Some(out.len()), host.limits.text)?;
+        at = found.end();
+    }
+    out.push_str(&text[at..]);
+    Ok(out.into())
+}
+
+fn split(_: &Host, args: Args<'_>) -> Outcome {
+    let text = args.text(1)?;
+    let most = args.int(2)?;
+    if most == 0 {
+        return Ok(Value::List(List::unmade()));
+    }
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let regex = compiled(args)?;
+    if text.is_empty() && !args.text(0)?.is_empty() {
+        return Ok(Value::List(List::texts([""])));
+    }
+    let (mut parts, mut start, mut end) = (Vec::new(), 0, 0);
+    for found in regex.find_iter(&text) {
+        if parts.len() + 1 >= most {
+            break;
+        }
+        end = found.start();
+        // A match of nothing at the start makes no part.
+        if found.end() != 0 {
+            parts.push(&text[start..end]);
+        }
+        start = found.end();
+    }
+    if end != text.len() {
+        parts.push(&text[start..]);
+    }
+    Ok(Value::List(List::texts(parts)))
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if r"\.+*?()|[]{}^$".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}

@@ -33,6 +33,8 @@ enum Command {
     Build(commands::build::Args),
     Images(commands::images::Args),
     Rmi(commands::rmi::Args),
+    Prune(commands::prune::Args),
+    Fsck(commands::fsck::Args),
     Tag(commands::tag::Args),
     Inspect(commands::inspect::Args),
     History(commands::history::Args),
@@ -71,6 +73,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let context = Context::new(cli.root, cli.quiet)?;
     match cli.command {
         Command::Images(args) => commands::images::run(&args, &context),
+        Command::Fsck(args) => commands::fsck::run(&args, &context),
+        Command::Prune(args) => commands::prune::run(&args, &context),
         Command::Rmi(args) => commands::rmi::run(&args, &context),
         Command::Tag(args) => commands::tag::run(&args, &context),
         Command::Inspect(args) => commands::inspect::run(&args, &context),

@@ -170,6 +170,14 @@ impl From<StoreError> for Failure {
             StoreError::Corrupt(_) | StoreError::DiffId { .. } => {
                 Self::from_error(&error).code(CORRUPT)
             }
+            StoreError::Mounts(error) => (*error).into(),
+            StoreError::Busy { .. } => {
+                Self::from_error(&error).code(BUSY).hint("try again when it is done")
+            }
+            StoreError::Undecided { ref image, .. } => {
+                let hint = format!("get the image again, or remove it with `kfs rmi {image}`");
+                Self::from_error(&error).code(CORRUPT).hint(hint)
+            }
             StoreError::NotATar { .. } => Self::from_error(&error).code(CORRUPT),
             StoreError::DigestInName(_) => Self::from_error(&error).code(USAGE),
             StoreError::SeveralNames { .. } => Self::from_error(&error)

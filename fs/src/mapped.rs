@@ -9,12 +9,13 @@
 //! 24   sections   count x { offset u64, length u64 }
 //! ..   checksum   blake3 of all that comes before it, 32 bytes
 //! ..   sections, each at a multiple of 8
+//! ..   sum        blake3 of all that comes before it, 32 bytes
 //! ```
 //!
 //! All numbers are little-endian. The header is checked when the file is opened: another version,
 //! a file cut short or a broken header means "there is no index", and it is made again. The
-//! sections are not summed at open, which would cost a pass over the file at every mount; their
-//! readers check every index against the bounds, so damage there can give an error, never a panic.
+//! sections are not summed at open, which would cost a pass over the file at every mount (who has
+//! the time asks [`MappedFile::is_intact`]); their readers check every index against the bounds, so damage there can give an error, never a panic.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -34,9 +35,12 @@ pub(crate) struct Format {
     pub(crate) sections: usize,
 }
 
+/// Length of the checksums, in bytes.
+const SUM: usize = blake3::OUT_LEN;
+
 impl Format {
     fn header_len(self) -> usize {
-        24 + self.sections * 16 + 32
+        24 + self.sections * 16 + SUM
     }
 }
 
@@ -58,6 +62,20 @@ impl MappedFile {
         let map = Map::new(&file)?;
         let sections = read_header(&map, format);
         Ok(sections.map(|sections| Self { map, sections }))
+    }
+
+    /// Whether all of the file is as it was written. Reads all of it.
+    pub(crate) fn is_intact(&self) -> bool {
+        let (content, sum) = self.map.split_at(self.map.len() - SUM);
+        blake3::hash(content).as_bytes()[..] == *sum
+    }
+
+    /// Whether `path` is such a file, of another version.
+    pub(crate) fn is_of_another_version(path: &Path, format: Format) -> io::Result<bool> {
+        let mut start = Vec::new();
+        File::open(path)?.take(12).read_to_end(&mut start)?;
+        let is_such = start.len() == 12 && start[..8] == format.magic;
+        Ok(is_such && start[8..] != format.version.to_le_bytes())
     }
 
     /// The bytes of a section.
@@ -90,7 +108,7 @@ fn read_header(map: &[u8], format: Format) -> Option<Vec<(usize, usize)>> {
     let section = |i: usize| {
         let start = usize::try_from(u64_at(24 + 16 * i)).ok()?;
         let len = usize::try_from(u64_at(32 + 16 * i)).ok()?;
-        (start.checked_add(len)? <= map.len()).then_some((start, len))
+        (start.checked_add(len)? <= map.len().checked_sub(SUM)?).then_some((start, len))
     };
     (0..format.sections).map(section).collect()
 }
@@ -173,7 +191,9 @@ pub(crate) fn write(path: &Path, format: Format, contents: Vec<Content>) -> io::
     assert_eq!(contents.len(), format.sections, "as many sections as the format has");
     let dir = path.parent().expect("an index lies in a directory");
     let out = UnnamedFile::new_in(dir)?;
-    let mut file = BufWriter::with_capacity(256 << 10, out.file());
+    let mut hasher = blake3::Hasher::new();
+    let mut file =
+        BufWriter::with_capacity(256 << 10, Summed { file: out.file(), hasher: &mut hasher });
     file.write_all(&header(format, &contents))?;
     let mut at = format.header_len() as u64;
     for content in contents {
@@ -184,8 +204,27 @@ pub(crate) fn write(path: &Path, format: Format, contents: Vec<Content>) -> io::
     }
     file.flush()?;
     drop(file);
+    out.file().write_all(hasher.finalize().as_bytes())?;
     out.file().sync_data()?;
     out.persist(path)
+}
+
+/// A file that is hashed as it is written.
+struct Summed<'a> {
+    file: &'a File,
+    hasher: &'a mut blake3::Hasher,
+}
+
+impl Write for Summed<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(data)?;
+        self.hasher.update(&data[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 fn header(format: Format, contents: &[Content]) -> Vec<u8> {
@@ -197,10 +236,11 @@ fn header(format: Format, contents: &[Content]) -> Vec<u8> {
         table.extend(content.len().to_le_bytes());
         at += content.len();
     }
+    let len = at + SUM as u64;
     let mut header = format.magic.to_vec();
     header.extend(format.version.to_le_bytes());
     header.extend(u32::try_from(format.sections).expect("a handful").to_le_bytes());
-    header.extend(at.to_le_bytes());
+    header.extend(len.to_le_bytes());
     header.extend(table);
     let checksum = blake3::hash(&header);
     header.extend(checksum.as_bytes());
@@ -231,12 +271,22 @@ mod tests {
         assert_eq!(records.len(), 1000);
         assert_eq!(records[999].get(), 999);
 
+        assert!(file.is_intact());
         let other = Format { version: 4, ..FORMAT };
         assert!(MappedFile::open(&path, other).unwrap().is_none());
+        assert!(MappedFile::is_of_another_version(&path, other).unwrap());
+        assert!(!MappedFile::is_of_another_version(&path, FORMAT).unwrap());
         let whole = std::fs::read(&path).unwrap();
         for cut in [0, 7, 30, 80, whole.len() - 1] {
             std::fs::write(&path, &whole[..cut]).unwrap();
             assert!(MappedFile::open(&path, FORMAT).unwrap().is_none(), "cut at {cut}");
+        }
+        for place in [whole.len() / 2, whole.len() - 1] {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 1;
+            std::fs::write(&path, &flipped).unwrap();
+            let file = MappedFile::open(&path, FORMAT).unwrap().unwrap();
+            assert!(!file.is_intact(), "flipped at {place}");
         }
         let mut flipped = whole.clone();
         flipped[40] ^= 1;

@@ -214,6 +214,18 @@ impl Mounts {
         Ok(Listing { mounts, cleared })
     }
 
+    /// How many mounts there are, alive and dead. Changes nothing.
+    pub fn count(&self) -> Result<(usize, usize), MountError> {
+        let (mut live, mut dead) = (0, 0);
+        for dir in self.directories()? {
+            match dir.try_lock()? {
+                Some(_) => dead += 1,
+                None => live += 1,
+            }
+        }
+        Ok((live, dead))
+    }
+
     /// Unmounts what kfs mounted at `mountpoint`, dead or alive, and waits until its processes are
     /// gone.
     ///

@@ -28,7 +28,7 @@ use crate::mapped::{Format, MappedFile};
 
 pub use build::IndexBuilder;
 
-const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 2, sections: 7 };
+const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 3, sections: 7 };
 const SUMMARY: usize = 0;
 const ENTRIES: usize = 1;
 const EXTENTS: usize = 2;
@@ -381,6 +381,16 @@ impl LayerIndex {
             },
         };
         Ok((summary.id() == id).then_some(Self { file, path, summary, unpacked }))
+    }
+
+    /// Whether all of the index is as it was written. Reads all of it.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.file.is_intact()
+    }
+
+    /// Whether the file at `path` is an index that another version of this program made.
+    pub(crate) fn is_of_another_version(path: &Path) -> io::Result<bool> {
+        MappedFile::is_of_another_version(path, FORMAT)
     }
 
     /// The file that holds the unpacked spans, if there are any.

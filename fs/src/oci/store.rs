@@ -14,6 +14,8 @@
 //! `writers.lock` first or only tries for it. What is read needs no lock: files appear whole, by
 //! rename.
 
+mod check;
+mod prune;
 mod remove;
 mod temp;
 mod write;
@@ -24,6 +26,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use check::{Check, Finding, Health, Severity};
+pub use prune::{Kind, Pruned, Wanted};
 pub use remove::{Kept, Removal};
 pub use temp::{TempDir, TempFile};
 pub use write::{Expected, Writer};
@@ -31,12 +35,14 @@ pub(crate) use write::{Stage, input_error};
 
 use super::Image;
 use super::archive::ArchiveError;
+use super::image::ImageError;
 use super::layout::{self, Layout, LayoutError, Selection, ref_name};
 use super::manifest::{Descriptor, Index, MAX_JSON, REF_NAME};
 use super::reference::{Name, ReferenceError};
 use crate::blob::{BlobSource, FileBlob};
 use crate::digest::{Digest, Mismatch};
 use crate::error::{AtPath, PathError};
+use crate::mount::MountError;
 
 const LAYOUT_JSON: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
@@ -136,6 +142,23 @@ pub enum StoreError {
         /// That of the stream.
         found: Digest,
     },
+    /// What is mounted could not be looked at.
+    #[error(transparent)]
+    Mounts(Box<MountError>),
+    /// Something is to be removed while somebody adds.
+    #[error("another process is loading or building images in {}", dir.display())]
+    Busy {
+        /// The store.
+        dir: PathBuf,
+    },
+    /// It cannot be told which blobs an image needs.
+    #[error("image {image} is broken and may need what would be removed: {source}")]
+    Undecided {
+        /// The image.
+        image: String,
+        /// What is wrong with it.
+        source: Box<ImageError>,
+    },
     /// Only names with a tag can be given to an image.
     #[error("{0:?} has a digest, give a name with a tag")]
     DigestInName(String),
@@ -155,6 +178,12 @@ pub enum StoreError {
         /// A compression that is not known.
         compression: Option<&'static str>,
     },
+}
+
+impl StoreError {
+    fn mounts(error: MountError) -> Self {
+        Self::Mounts(Box::new(error))
+    }
 }
 
 impl From<ArchiveError> for StoreError {

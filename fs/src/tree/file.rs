@@ -12,7 +12,7 @@ use crate::layer::Timestamp;
 use crate::layer::index::Xattr;
 use crate::mapped::{self, Format, MappedFile};
 
-const FORMAT: Format = Format { magic: *b"KFSTREE\0", version: 1, sections: 7 };
+const FORMAT: Format = Format { magic: *b"KFSTREE\0", version: 2, sections: 7 };
 const LAYERS: usize = 0;
 const SUMMARY: usize = 1;
 const INODES: usize = 2;
@@ -183,6 +183,16 @@ impl Tree {
         mapped::write(&Self::path(indexes, layers), FORMAT, merged.0)?;
         Self::open(indexes, layers)?
             .ok_or_else(|| io::Error::other("a new image index cannot be read back"))
+    }
+
+    /// Whether all of the index is as it was written. Reads all of it.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.file.is_intact()
+    }
+
+    /// Whether the file at `path` is an index that another version of this program made.
+    pub(crate) fn is_of_another_version(path: &Path) -> io::Result<bool> {
+        MappedFile::is_of_another_version(path, FORMAT)
     }
 
     /// How many inodes there are.

@@ -123,7 +123,7 @@ impl Store {
         blobs: &[Descriptor],
     ) -> Result<Result<HashSet<Digest>, Kept>, StoreError> {
         let mounts = self.live_mounts()?;
-        let uses = |mount: &&Mount| {
+        let uses = |mount: &&LiveMount| {
             mount.manifest.is_none_or(|digest| blobs.iter().any(|blob| blob.digest == digest))
         };
         let users: Vec<_> = mounts.iter().filter(uses).map(|mount| mount.id.clone()).collect();
@@ -175,10 +175,12 @@ impl Store {
         Ok(deleted)
     }
 
-    fn live_mounts(&self) -> Result<Vec<Mount>, PathError> {
+    /// The mounts that processes serve.
+    pub(super) fn live_mounts(&self) -> Result<Vec<LiveMount>, PathError> {
         #[derive(Deserialize)]
         struct State {
             manifest_digest: Digest,
+            image: Option<String>,
         }
         let dir = self.dir(Part::Mounts);
         let mut mounts = Vec::new();
@@ -191,9 +193,10 @@ impl Store {
             let state = fs::read(path.join("state.json"))
                 .ok()
                 .and_then(|json| serde_json::from_slice::<State>(&json).ok());
-            mounts.push(Mount {
+            mounts.push(LiveMount {
                 id: entry.file_name().to_string_lossy().into_owned(),
-                manifest: state.map(|state| state.manifest_digest),
+                manifest: state.as_ref().map(|state| state.manifest_digest),
+                image: state.and_then(|state| state.image),
             });
         }
         mounts.sort_by(|a, b| a.id.cmp(&b.id));
@@ -202,10 +205,12 @@ impl Store {
 }
 
 /// A mount that a process serves.
-struct Mount {
+pub(super) struct LiveMount {
     id: String,
     /// None when its state cannot be read: it may then be any image's.
-    manifest: Option<Digest>,
+    pub(super) manifest: Option<Digest>,
+    /// The image as the user named it.
+    pub(super) image: Option<String>,
 }
 
 /// Whether a process holds a lock on the file.

@@ -152,6 +152,21 @@ pub(super) fn sweep(dir: &Path) -> Result<(), PathError> {
     Ok(())
 }
 
+/// How many entries no process uses.
+pub(super) fn left_over(dir: &Path) -> Result<usize, PathError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries.at("read", dir)?,
+    };
+    let mut left = 0;
+    for entry in entries {
+        // One that goes away meanwhile is not left over.
+        let open = File::open(entry.at("read", dir)?.path());
+        left += usize::from(open.is_ok_and(|file| file.try_lock_shared().is_ok()));
+    }
+    Ok(left)
+}
+
 fn sweep_entry(path: &Path) -> Result<(), PathError> {
     let kind = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,0 +1,453 @@
+//! Checking all of a store, and mending what can be mended.
+//!
+//! Blobs are held against their digests and images against their blobs. What kfs made from them
+//! (indexes, build cache) is held against its checksums, and what is wrong of it can go: it is
+//! made again. A wrong blob is put aside, and the images that lose it are named.
+//!
+//! What a killed process leaves is no damage: all that gets a name is whole. It is told of as
+//! left over, like blobs that no image has.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::prune::{Entry, Record, digest_of, files};
+use super::{Part, Store, StoreError, temp};
+use crate::blob::{BlobReader, BlobSource as _, FileBlob};
+use crate::digest::{Digest, Mismatch, VerifyReader};
+use crate::error::{AtPath, PathError};
+use crate::layer::index::{Coding, LayerIndex};
+use crate::mount::Mounts;
+use crate::oci::image::ImageError;
+use crate::oci::layout::{Layout, label, ref_name};
+use crate::oci::manifest::Descriptor;
+use crate::oci::walk::closure;
+use crate::span;
+use crate::tree::Tree;
+
+/// Where wrong blobs are put, below the store.
+const QUARANTINE: &str = "quarantine";
+
+/// How to check.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Check {
+    /// Leave out what reads all bytes: digests of blobs, sums of indexes.
+    pub quick: bool,
+    /// Mend what can be mended.
+    pub repair: bool,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing is wrong; it takes space.
+    Leftover,
+    /// Something that kfs makes again is wrong.
+    Derived,
+    /// Content is lost.
+    Lost,
+}
+
+/// Something that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where: a path in the store.
+    pub place: PathBuf,
+    /// What it is.
+    pub problem: String,
+    /// The images that suffer from it.
+    pub images: Vec<String>,
+    /// What was done about it.
+    pub repair: Option<String>,
+}
+
+/// What was looked at, and what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// Images, with and without a name.
+    pub images: usize,
+    /// Blobs.
+    pub blobs: usize,
+    /// Bytes of blobs.
+    pub bytes: u64,
+    /// Indexes of layers and images.
+    pub indexes: usize,
+    /// Records of the build cache.
+    pub build_cache: usize,
+    /// Mounts.
+    pub mounts: usize,
+    /// The worst first.
+    pub findings: Vec<Finding>,
+}
+
+impl Health {
+    /// Whether content is lost, or something is wrong that was not mended.
+    pub fn is_damaged(&self) -> bool {
+        self.findings.iter().any(|finding| match finding.severity {
+            Severity::Leftover => false,
+            Severity::Derived => finding.repair.is_none(),
+            Severity::Lost => true,
+        })
+    }
+}
+
+impl Store {
+    /// Checks the store. `progress` is called with the number of bytes just read.
+    ///
+    /// Takes part like a writer, so that nothing is removed meanwhile; to mend, nobody may write.
+    pub fn check(&self, how: Check, progress: &dyn Fn(u64)) -> Result<Health, StoreError> {
+        let _lock = self.lock_for_check(how)?;
+        let health = Health::default();
+        let (users, needed) = (BTreeMap::new(), HashSet::new());
+        let mut run = Run { store: self, how, progress, health, users, needed };
+        run.layout()?;
+        run.build_cache()?;
+        run.blobs()?;
+        run.indexes()?;
+        run.temporary()?;
+        run.mounts()?;
+        run.health.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        Ok(run.health)
+    }
+
+    /// None where there is no store, or it may only be read.
+    fn lock_for_check(&self, how: Check) -> Result<Option<File>, StoreError> {
+        let path = self.root.join("writers.lock");
+        if !how.repair {
+            let Ok(lock) = File::open(&path) else { return Ok(None) };
+            lock.lock_shared().at("lock", &path)?;
+            return Ok(Some(lock));
+        }
+        let lock = self.lock_file("writers.lock")?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Busy { dir: self.root.clone() }),
+            Err(TryLockError::Error(error)) => Err(error).at("lock", &path).map_err(Into::into),
+        }
+    }
+}
+
+/// Who has a blob, and how large it has to be.
+#[derive(Debug, Default)]
+struct User {
+    images: BTreeSet<String>,
+    sizes: BTreeSet<u64>,
+    /// An entry without a name that a removal did not finish with.
+    only_nameless: bool,
+}
+
+struct Run<'a> {
+    store: &'a Store,
+    how: Check,
+    progress: &'a dyn Fn(u64),
+    health: Health,
+    users: BTreeMap<Digest, User>,
+    /// Blobs that the build cache has.
+    needed: HashSet<Digest>,
+}
+
+impl Run<'_> {
+    fn found(&mut self, severity: Severity, path: &Path, problem: String) -> &mut Finding {
+        let place = path.strip_prefix(&self.store.root).unwrap_or(path).to_owned();
+        let (images, repair) = (Vec::new(), None);
+        self.health.findings.push(Finding { severity, place, problem, images, repair });
+        self.health.findings.last_mut().expect("it was pushed just now")
+    }
+
+    fn layout(&mut self) -> Result<(), StoreError> {
+        let layout = match self.store.layout() {
+            Ok(layout) => layout,
+            Err(error) => {
+                let index = self.store.root.join("index.json");
+                self.found(Severity::Lost, &index, error.to_string());
+                return Ok(());
+            }
+        };
+        self.health.images = layout.descriptors().len();
+        for image in layout.descriptors() {
+            self.image(&layout, image);
+        }
+        Ok(())
+    }
+
+    fn image(&mut self, layout: &Layout, image: &Descriptor) {
+        let nameless = ref_name(image).is_none();
+        let path = self.store.blob_path(image.digest);
+        match closure(layout, image) {
+            Ok(blobs) => {
+                for blob in blobs {
+                    let new = User { only_nameless: true, ..User::default() };
+                    let user = self.users.entry(blob.digest).or_insert(new);
+                    user.images.insert(label(image));
+                    user.sizes.insert(blob.size);
+                    user.only_nameless &= nameless;
+                }
+            }
+            Err(ImageError::Missing { .. }) if nameless => {
+                let problem = "a removal was not finished; `kfs prune` does it".to_owned();
+                self.found(Severity::Leftover, &path, problem);
+            }
+            Err(error) => {
+                self.users.entry(image.digest).or_default().images.insert(label(image));
+                let finding = self.found(Severity::Lost, &path, error.to_string());
+                finding.images.push(label(image));
+            }
+        }
+    }
+
+    fn blobs(&mut self) -> Result<(), StoreError> {
+        let dir = self.store.root.join("blobs/sha256");
+        let (mut there, mut unused) = (HashSet::new(), (0_usize, 0_u64));
+        for entry in files(&dir)? {
+            let Some(digest) = digest_of(&entry.name) else {
+                self.found(Severity::Leftover, &entry.path, "no blob has this name".to_owned());
+                continue;
+            };
+            self.health.blobs += 1;
+            self.health.bytes += entry.metadata.len();
+            there.insert(digest);
+            if !self.users.contains_key(&digest) && !self.needed.contains(&digest) {
+                unused = (unused.0 + 1, unused.1 + entry.metadata.len());
+            }
+            if let Some(mismatch) = self.wrong(digest, &entry)? {
+                self.wrong_blob(digest, &entry.path, &mismatch)?;
+            }
+        }
+        if unused.0 > 0 {
+            let (blobs, bytes) = unused;
+            let problem = format!(
+                "{blobs} blobs ({bytes} bytes) belong to no image; \
+                                   `kfs prune` removes them"
+            );
+            self.found(Severity::Leftover, &dir, problem);
+        }
+        self.missing_blobs(&there);
+        Ok(())
+    }
+
+    /// How a blob differs from what it should be.
+    fn wrong(&self, digest: Digest, entry: &Entry) -> Result<Option<String>, PathError> {
+        let size = entry.metadata.len();
+        let sizes = self.users.get(&digest).map(|user| &user.sizes);
+        if let Some(expected) = sizes.and_then(|sizes| sizes.iter().find(|other| **other != size)) {
+            return Ok(Some(format!("it has {size} bytes, and should have {expected}")));
+        }
+        if self.how.quick {
+            return Ok(None);
+        }
+        let blob = std::sync::Arc::new(FileBlob::open(&entry.path)?);
+        let mut reader = VerifyReader::new(BlobReader::new(blob), digest, size);
+        match io::copy(&mut reader, &mut Counted(self.progress)) {
+            Ok(_) => Ok(None),
+            Err(error) => match error.downcast::<Mismatch>() {
+                Ok(mismatch) => Ok(Some(mismatch.to_string())),
+                Err(error) => Ok(Some(format!("it cannot be read: {error}"))),
+            },
+        }
+    }
+
+    fn wrong_blob(&mut self, digest: Digest, path: &Path, problem: &str) -> Result<(), PathError> {
+        let images = self.images_of(digest);
+        let severity = if images.is_empty() && !self.needed.contains(&digest) {
+            Severity::Derived
+        } else {
+            Severity::Lost
+        };
+        let repair = if self.how.repair {
+            let dir = self.store.root.join(QUARANTINE);
+            fs::create_dir_all(&dir).at("create", &dir)?;
+            let aside = dir.join(digest.hex());
+            fs::rename(path, &aside).at("rename to", &aside)?;
+            Some(format!("moved to {QUARANTINE}/{}", digest.hex()))
+        } else {
+            None
+        };
+        let finding = self.found(severity, path, problem.to_owned());
+        (finding.images, finding.repair) = (images, repair);
+        Ok(())
+    }
+
+    fn images_of(&self, digest: Digest) -> Vec<String> {
+        let user = self.users.get(&digest);
+        user.map(|user| user.images.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    fn missing_blobs(&mut self, there: &HashSet<Digest>) {
+        let missing: Vec<(Digest, bool)> = self
+            .users
+            .iter()
+            .filter(|(digest, user)| !there.contains(digest) && !user.sizes.is_empty())
+            .map(|(digest, user)| (*digest, user.only_nameless))
+            .collect();
+        for (digest, only_nameless) in missing {
+            let images = self.images_of(digest);
+            let path = self.store.blob_path(digest);
+            let finding = if only_nameless {
+                let problem = "a removal was not finished; `kfs prune` does it".to_owned();
+                self.found(Severity::Leftover, &path, problem)
+            } else {
+                self.found(Severity::Lost, &path, "the blob is missing".to_owned())
+            };
+            finding.images = images;
+        }
+    }
+
+    /// Records whose layer is gone are as good as none, and no finding.
+    fn build_cache(&mut self) -> Result<(), PathError> {
+        for entry in files(&self.store.dir(Part::BuildCache))? {
+            self.health.build_cache += 1;
+            let json = fs::read(&entry.path).at("read", &entry.path)?;
+            match serde_json::from_slice::<Record>(&json) {
+                Ok(record) => self.needed.extend(record.layer.map(|layer| layer.digest)),
+                Err(error) => self.derived(&entry.path, format!("no record: {error}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Something that kfs makes again when it is not there.
+    fn derived(&mut self, path: &Path, problem: String) -> Result<(), PathError> {
+        let repair = if self.how.repair {
+            fs::remove_file(path).at("remove", path)?;
+            Some("removed; it is made again when it is needed".to_owned())
+        } else {
+            None
+        };
+        self.found(Severity::Derived, path, problem).repair = repair;
+        Ok(())
+    }
+
+    fn indexes(&mut self) -> Result<(), PathError> {
+        let dir = self.store.dir(Part::Indexes);
+        let mut known = HashMap::new();
+        let mut trees = Vec::new();
+        for entry in files(&dir)? {
+            if entry.name.ends_with(".tree") {
+                trees.push(entry);
+            } else if let Some(id) = LayerIndex::id_of(&entry.name) {
+                self.health.indexes += 1;
+                match LayerIndex::open(&dir, id).at("read", &entry.path)? {
+                    Some(index) => match self.wrong_layer_index(&index) {
+                        None => drop(known.insert(id.digest(), index.summary().content_len)),
+                        Some(problem) => self.derived(&entry.path, problem)?,
+                    },
+                    None => {
+                        let older = LayerIndex::is_of_another_version(&entry.path);
+                        self.not_opened(&entry.path, older.at("read", &entry.path)?)?;
+                    }
+                }
+            }
+        }
+        for entry in trees {
+            self.health.indexes += 1;
+            let layers = Tree::layers(&entry.path).at("read", &entry.path)?;
+            match Tree::open(&dir, &layers).at("read", &entry.path)? {
+                Some(tree) if Tree::path(&dir, &layers) == entry.path => {
+                    if !self.how.quick && !tree.is_intact() {
+                        self.derived(&entry.path, "its checksum is wrong".to_owned())?;
+                    }
+                }
+                _ => {
+                    let older = Tree::is_of_another_version(&entry.path);
+                    self.not_opened(&entry.path, older.at("read", &entry.path)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn not_opened(&mut self, path: &Path, older: bool) -> Result<(), PathError> {
+        if older {
+            let problem = "another version of kfs made it; `kfs prune` removes it".to_owned();
+            self.found(Severity::Leftover, path, problem);
+            return Ok(());
+        }
+        self.derived(path, "it is cut short or damaged".to_owned())
+    }
+
+    fn wrong_layer_index(&self, index: &LayerIndex) -> Option<String> {
+        let summary = index.summary();
+        let blob = FileBlob::open(&self.store.blob_path(summary.digest)).ok();
+        if let Some(blob) = &blob
+            && blob.size() != summary.blob_len
+        {
+            return Some(format!(
+                "it is of a blob of {} bytes, which has {}",
+                summary.blob_len,
+                blob.size()
+            ));
+        }
+        if self.how.quick {
+            return None;
+        }
+        if !index.is_intact() {
+            return Some("its checksum is wrong".to_owned());
+        }
+        // Nothing but the digests of the spans protects the file of unpacked ones.
+        let unpacked = index.unpacked()?;
+        (0..index.span_count()).find_map(|number| match index.span(number) {
+            Ok(span) if span.coding == Coding::Unpacked => {
+                span::decode(index, unpacked, number).err().map(|error| error.to_string())
+            }
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        })
+    }
+
+    fn temporary(&mut self) -> Result<(), PathError> {
+        let dir = self.store.dir(Part::Tmp);
+        if self.how.repair {
+            temp::sweep(&dir)?;
+        }
+        let left = temp::left_over(&dir)?;
+        if left > 0 {
+            let problem = format!(
+                "{left} temporary files of processes that were killed; \
+                                   the next command that writes removes them"
+            );
+            self.found(Severity::Leftover, &dir, problem);
+        }
+        Ok(())
+    }
+
+    fn mounts(&mut self) -> Result<(), StoreError> {
+        let mounts = Mounts::new(&self.store.root);
+        if self.how.repair {
+            for state in mounts.list().map_err(StoreError::mounts)?.cleared {
+                let problem = format!("the mount of {} was dead", state.image);
+                let dir = self.store.dir(Part::Mounts).join(state.id);
+                self.found(Severity::Leftover, &dir, problem).repair = Some("unmounted".to_owned());
+            }
+        }
+        let (live, dead) = mounts.count().map_err(StoreError::mounts)?;
+        self.health.mounts = live;
+        if dead > 0 {
+            let problem = format!("{dead} dead mounts; `kfs mounts` clears them away");
+            self.found(Severity::Leftover, &self.store.dir(Part::Mounts), problem);
+        }
+        Ok(())
+    }
+}
+
+/// Where the bytes of a blob go that is only to be verified.
+struct Counted<'a>(&'a dyn Fn(u64));
+
+impl io::Write for Counted<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        (self.0)(data.len() as u64);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,8 @@
 //! | `${X/p/w}`, `${X//p/w}` | of X with w for the first, every longest match of p |
 //!
 //! In a pattern `*` is any text, `?` any character, `\` makes the next character plain; there are
-//! no classes, as in BuildKit. A word w that is not needed is not evaluated, as in a shell.
+//! no classes, as in BuildKit. In the w of a replacement escapes are kept, as there. A word w that is
+//! not needed is not evaluated, as in a shell.
 
 mod pattern;
 
@@ -103,23 +104,18 @@ pub fn known(text: &str, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
     Ok(out)
 }
 
-/// Expands variables in the lines of a heredoc as a shell does: quotes are plain characters, the
-/// escape character escapes `$` and itself only.
-pub fn heredoc(text: &str, escape: char, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
-    let mut reader = Reader { text, at: 0, escape, lookup, live: true, depth: 0 };
+/// Expands variables in the lines of a heredoc that COPY writes: quotes are plain characters, a
+/// backslash is dropped and makes the next character plain, whatever the escape character is.
+/// Heredocs whose name is quoted are not expanded, which keeps their backslashes.
+pub fn heredoc(text: &str, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
+    let mut reader = Reader { text, at: 0, escape: '\\', lookup, live: true, depth: 0 };
     let mut out = String::new();
     while let Some(c) = reader.peek() {
         if c == '$' {
             out.push_str(&reader.dollar()?);
         } else {
             reader.next();
-            match reader.peek() {
-                Some(escaped) if c == escape && (escaped == '$' || escaped == escape) => {
-                    reader.next();
-                    out.push(escaped);
-                }
-                _ => out.push(c),
-            }
+            out.extend(if c == '\\' { reader.next() } else { Some(c) });
         }
         // A heredoc is a file, not a word; it may be as long as the build file it stands in.
         if out.len() > super::MAX_FILE {
@@ -335,7 +331,7 @@ impl<'a> Reader<'a> {
             ExpandError::MissingBrace => ExpandError::MissingSlash(name.to_owned()),
             other => other,
         })?;
-        let replacement = self.until(Some('}'), false)?;
+        let replacement = self.until(Some('}'), true)?;
         Pattern::new(&text, self.escape)
             .replace(value, &replacement, all)
             .ok_or_else(|| ExpandError::TooCostly(name.to_owned()))?

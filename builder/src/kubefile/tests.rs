@@ -494,7 +494,7 @@ proptest! {
         for text in [&text, &any, &format!("${{{text}"), &format!("${{A{text}}}")] {
             drop(expand::word(text, '\\', &lookup));
             drop(expand::known(text, &lookup));
-            drop(expand::heredoc(text, '`', &lookup));
+            drop(expand::heredoc(text, &lookup));
         }
     }
 

@@ -109,7 +109,7 @@ impl Scope {
 
     /// Expands the lines of a heredoc that COPY writes.
     pub(super) fn heredoc(&self, text: &str, config: &StageConfig) -> Result<String, ExpandError> {
-        expand::heredoc(text, self.escape, &|name| self.get(name, config))
+        expand::heredoc(text, &|name| self.get(name, config))
     }
 
     /// A CMD: in a Kubefile ARGs are expanded, as no shell will know them when the cluster starts.

@@ -77,6 +77,10 @@ ${A//?/x}               | xxxxx
 ${A//p/}                | ale
 ${A/$A/x}               | x
 ${A/q/x}                | apple
+${A/p/\/}               | a\/ple
+${P//\//\/}             | \/usr\/local\/lib
+${Q/\*\?/x}             | x
+${A/$A/$P}              | /usr/local/lib
 ${P//\//-}              | -usr-local-lib
 ${P/\/usr/}             | /local/lib
 ${S// /_}               | a_b
@@ -133,6 +137,20 @@ fn words() {
 #[test]
 fn a_backtick_escapes_where_the_file_says_so() {
     assert_eq!(word("c:\\a`$A$A", '`', &lookup).unwrap(), "c:\\a$Aapple");
+}
+
+#[test]
+fn a_heredoc_keeps_quotes_and_loses_backslashes() {
+    for (input, expected) in [
+        ("\"$A\" '$A' it's\n", "\"apple\" 'apple' it's\n"),
+        ("\\\n", "\n"),
+        ("\\\\\n", "\\\n"),
+        ("\\$A \\n", "$A n"),
+        ("${U:-x y} $", "x y $"),
+        ("end\\", "end"),
+    ] {
+        assert_eq!(heredoc(input, &lookup).unwrap(), expected, "{input:?}");
+    }
 }
 
 #[test]

@@ -179,6 +179,26 @@ fn build_files() {
 }
 
 #[test]
+fn lints() {
+    let home = Home::new();
+    let text = "# syntax=docker/dockerfile:1\nFROM scratch AS Base\nRUN a\nENV token x\ncmd foo\n";
+    home.write("Dockerfile", text);
+    home.write("clean/Kubefile", "FROM scratch\nCOPY . .\nCMD kubectl apply -f manifests\n");
+    home.write("broken", "FROM scratch\nRUN --mount=type=cahce,target=/x a\n");
+    home.write("empty/file", "");
+    insta::assert_snapshot!(home.transcript(&[
+        "kfs lint",
+        "kfs lint --strict Dockerfile",
+        "kfs lint --format json",
+        "kfs lint --strict clean",
+        "kfs lint broken",
+        "kfs lint empty",
+        "kfs lint nowhere",
+        "kfs lint --rules",
+    ]));
+}
+
+#[test]
 fn mount_points() {
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         return skip("needs root and /dev/fuse");

@@ -12,6 +12,7 @@ pub mod expand;
 mod instruction;
 mod keyword;
 mod lexer;
+pub mod lint;
 mod parser;
 mod words;
 
@@ -27,6 +28,7 @@ pub use instruction::{
     Pair, Run, Security, Sharing, Shell, Source, StopSignal, TmpfsMount, User, Volume, Workdir,
 };
 pub use keyword::Keyword;
+pub use lint::Rule;
 
 /// Build files larger than this are refused, in bytes. The largest of 4,000 real ones has 60 KB.
 pub const MAX_FILE: usize = 1 << 20;
@@ -134,6 +136,8 @@ pub struct Statement {
 /// Something that is probably not meant, but allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
+    /// What kind of thing.
+    pub rule: Rule,
     /// Where; none if it is about the command line.
     pub location: Option<Location>,
     /// What, lower-case.
@@ -143,9 +147,10 @@ pub struct Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.location {
-            Some(location) => write!(f, "{location}: {}", self.message),
-            None => f.write_str(&self.message),
+            Some(location) => write!(f, "{location}: {}", self.message)?,
+            None => f.write_str(&self.message)?,
         }
+        write!(f, " [{}]", self.rule)
     }
 }
 
@@ -162,7 +167,7 @@ pub struct Kubefile {
     pub copy_rule: Option<CopyRule>,
     /// In the order of the file; at least one FROM, before which stand only ARGs.
     pub statements: Vec<Statement>,
-    /// What is probably not meant.
+    /// What is probably not meant, in the order of the lines; see [`lint`].
     pub warnings: Vec<Warning>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -140,12 +140,16 @@ fn find_file(args: &Args) -> Result<PathBuf, Failure> {
         let inside = args.context.join(file);
         return Ok(if !file.exists() && inside.exists() { inside } else { file.clone() });
     }
-    let found = FILE_NAMES.iter().find(|name| args.context.join(name).is_file());
-    match found {
-        Some(name) => Ok(args.context.join(name)),
+    build_file_in(&args.context)
+}
+
+/// The build file of a directory: the first of the names that it has.
+pub(crate) fn build_file_in(directory: &Path) -> Result<PathBuf, Failure> {
+    match FILE_NAMES.iter().find(|name| directory.join(name).is_file()) {
+        Some(name) => Ok(directory.join(name)),
         None => {
             let names = FILE_NAMES.join(", ");
-            let message = format!("{} has no build file: none of {names}", args.context.display());
+            let message = format!("{} has no build file: none of {names}", directory.display());
             Err(Failure::new(message).code(NOT_FOUND).hint("name it with -f FILE"))
         }
     }

@@ -68,8 +68,31 @@ pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// Expands variables in `text` and removes quotes and escapes.
 pub fn word(text: &str, escape: char, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
-    let mut reader = Reader { text, at: 0, escape, lookup, live: true, depth: 0 };
-    reader.until(None, false)
+    Reader::new(text, escape, lookup).until(None, false)
+}
+
+/// A variable that a text names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reference {
+    pub(super) name: String,
+    /// The reference says itself what holds if the variable is unset.
+    pub(super) guarded: bool,
+}
+
+/// The variables that [`word`] would look up, also those that are needed only if others are unset;
+/// none from where the text is broken.
+pub(super) fn references(text: &str, escape: char) -> Vec<Reference> {
+    let mut reader = Reader::new(text, escape, &|_| None);
+    drop(reader.until(None, false));
+    reader.seen
+}
+
+/// The variables that a shell would look up in `text`, whatever it quotes.
+pub(super) fn shell_references(text: &str) -> Vec<Reference> {
+    let after_dollar = text.split('$').skip(1);
+    let name = |rest: &str| name_of(rest.strip_prefix('{').unwrap_or(rest)).to_owned();
+    let names = after_dollar.map(name).filter(|name| !name.is_empty());
+    names.map(|name| Reference { name, guarded: true }).collect()
 }
 
 /// Expands only references to variables that `lookup` knows, and keeps quotes, escapes and all
@@ -89,8 +112,8 @@ pub fn known(text: &str, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
             '$' => {
                 let after = text[end..].strip_prefix('{').unwrap_or(&text[end..]);
                 if lookup(name_of(after)).is_some() {
-                    let live = true;
-                    let mut reader = Reader { text, at, escape: '\\', lookup, live, depth: 0 };
+                    let mut reader = Reader::new(text, '\\', lookup);
+                    reader.at = at;
                     out.push_str(&reader.dollar()?);
                     at = reader.at;
                     continue;
@@ -108,7 +131,7 @@ pub fn known(text: &str, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
 /// backslash is dropped and makes the next character plain, whatever the escape character is.
 /// Heredocs whose name is quoted are not expanded, which keeps their backslashes.
 pub fn heredoc(text: &str, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
-    let mut reader = Reader { text, at: 0, escape: '\\', lookup, live: true, depth: 0 };
+    let mut reader = Reader::new(text, '\\', lookup);
     let mut out = String::new();
     while let Some(c) = reader.peek() {
         if c == '$' {
@@ -134,9 +157,19 @@ struct Reader<'a> {
     /// False while a word is read that is not needed.
     live: bool,
     depth: usize,
+    /// All references so far, for [`references`].
+    seen: Vec<Reference>,
 }
 
 impl<'a> Reader<'a> {
+    fn new(text: &'a str, escape: char, lookup: &'a Lookup<'a>) -> Self {
+        Self { text, at: 0, escape, lookup, live: true, depth: 0, seen: Vec::new() }
+    }
+
+    fn see(&mut self, name: &str, guarded: bool) {
+        self.seen.push(Reference { name: name.to_owned(), guarded });
+    }
+
     fn peek(&self) -> Option<char> {
         self.text[self.at..].chars().next()
     }
@@ -230,11 +263,11 @@ impl<'a> Reader<'a> {
         self.next();
         if !self.take('{') {
             let name = self.name();
-            return Ok(if name.is_empty() {
-                "$".to_owned()
-            } else {
-                self.get(name).unwrap_or_default()
-            });
+            if name.is_empty() {
+                return Ok("$".to_owned());
+            }
+            self.see(name, false);
+            return Ok(self.get(name).unwrap_or_default());
         }
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -263,6 +296,7 @@ impl<'a> Reader<'a> {
         }
         let value = self.get(&name);
         let modifier = self.next().ok_or(ExpandError::MissingBrace)?;
+        self.see(&name, matches!(modifier, ':' | '-' | '+' | '?'));
         match modifier {
             '}' => Ok(value.unwrap_or_default()),
             ':' => match self.next() {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::words::{self, HeredocStart, Json};
-use super::{CopyRule, Heredoc, Keyword, KubefileError, Location, Mark, Problem};
+use super::{CopyRule, Heredoc, Keyword, KubefileError, Location, Mark, Problem, Rule, Warning};
 
 /// What the lexer makes of a file.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(super) struct Lexed {
     /// From `# copy=`.
     pub(super) copy_rule: Option<CopyRule>,
     pub(super) lines: Vec<Logical>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// One instruction's lines.
@@ -79,14 +80,14 @@ pub(super) struct Body {
 /// Lexes the text of a file.
 pub(super) fn lex(file: &Arc<str>, text: &str) -> Result<Lexed, KubefileError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut lexer =
-        Lexer { file, lines: text.split_inclusive('\n').collect(), next: 0, escape: '\\' };
+    let lines = text.split_inclusive('\n').collect();
+    let mut lexer = Lexer { file, lines, next: 0, escape: '\\', warnings: Vec::new() };
     let copy_rule = lexer.directives()?;
     let mut lines = Vec::new();
     while let Some(line) = lexer.logical()? {
         lines.push(line);
     }
-    Ok(Lexed { escape: lexer.escape, copy_rule, lines })
+    Ok(Lexed { escape: lexer.escape, copy_rule, lines, warnings: lexer.warnings })
 }
 
 struct Lexer<'a> {
@@ -96,17 +97,22 @@ struct Lexer<'a> {
     /// The first line that is not consumed, from 0.
     next: usize,
     escape: char,
+    warnings: Vec<Warning>,
 }
 
 impl<'a> Lexer<'a> {
     /// Reads `# key=value` lines at the head. They are comments as well, so nothing is consumed.
-    /// `syntax` and `check` mean nothing to kfs; unknown keys are plain comments.
+    /// `check` means nothing to kfs, nor does `syntax`, which is told; unknown keys are plain comments.
     fn directives(&mut self) -> Result<Option<CopyRule>, KubefileError> {
         let mut seen = Vec::new();
         let mut copy_rule = None;
         for at in 0..self.lines.len() {
             let Some((key, value)) = directive(without_end(self.lines[at])) else { break };
             let here = self.location(at, at);
+            if seen.contains(&key) {
+                let text = format!("the directive {key} stands here for the second time");
+                return Err(KubefileError::new(&here, Problem::Syntax(text)));
+            }
             match key.as_str() {
                 "escape" => {
                     self.escape = match value {
@@ -122,12 +128,13 @@ impl<'a> Lexer<'a> {
                         _ => return Err(bad_directive(&here, &key, value, "docker or kubefile")),
                     });
                 }
-                "syntax" | "check" => {}
+                "syntax" => self.warnings.push(Warning {
+                    rule: Rule::IgnoredSyntax,
+                    message: format!("# syntax={value} is ignored: kfs reads the language itself"),
+                    location: Some(here),
+                }),
+                "check" => {}
                 _ => continue,
-            }
-            if seen.contains(&key) {
-                let text = format!("the directive {key} stands here for the second time");
-                return Err(KubefileError::new(&here, Problem::Syntax(text)));
             }
             seen.push(key);
         }

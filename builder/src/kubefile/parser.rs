@@ -11,16 +11,15 @@ use super::lexer::{self, Lexed, Logical};
 use super::words::{self, Flag, Json};
 use super::{
     Arg, Cmd, Command, Dialect, Entrypoint, Env, Expose, From, Heredoc, Instruction, Keyword,
-    Kubefile, KubefileError, Label, Location, MAX_FILE, Maintainer, Onbuild, Pair, Problem, Shell,
-    Statement, StopSignal, User, Volume, Warning, Workdir,
+    Kubefile, KubefileError, Label, Location, MAX_FILE, Maintainer, Onbuild, Pair, Problem, Rule,
+    Shell, Statement, StopSignal, User, Volume, Warning, Workdir, lint,
 };
 
 /// Parses a whole file.
 pub(super) fn parse(name: &str, bytes: &[u8], dialect: Dialect) -> Result<Kubefile, KubefileError> {
     let name: Arc<str> = name.into();
     let text = decode(&name, bytes)?;
-    let Lexed { escape, copy_rule, lines } = lexer::lex(&name, text)?;
-    let mut warnings = Vec::new();
+    let Lexed { escape, copy_rule, lines, mut warnings } = lexer::lex(&name, text)?;
     let mut statements = Vec::new();
     for line in lines {
         let mut parser = Parser { line: &line, escape, dialect, warnings: &mut warnings };
@@ -28,7 +27,9 @@ pub(super) fn parse(name: &str, bytes: &[u8], dialect: Dialect) -> Result<Kubefi
     }
     check_from(&name, &statements)?;
     cluster::check_exclusive(&statements)?;
-    Ok(Kubefile { name, dialect, escape, copy_rule, statements, warnings })
+    let mut file = Kubefile { name, dialect, escape, copy_rule, statements, warnings };
+    lint::check(&mut file);
+    Ok(file)
 }
 
 /// Parses an ONBUILD trigger as a base image keeps it.
@@ -103,7 +104,7 @@ impl<'a> Parser<'a> {
         let keyword = self.keyword(word)?;
         let instruction = self.instruction(keyword, rest)?;
         if let Some(blank) = line.blank {
-            self.warn(format!(
+            self.warn(Rule::BlankContinuation, format!(
                 "line {blank} is blank inside this instruction, which Docker will refuse one day"
             ));
         }
@@ -194,9 +195,9 @@ impl<'a> Parser<'a> {
         self.at(part, Problem::Syntax(message.into()))
     }
 
-    fn warn(&mut self, message: impl Into<String>) {
+    fn warn(&mut self, rule: Rule, message: impl Into<String>) {
         let location = Some(self.line.location.clone());
-        self.warnings.push(Warning { location, message: message.into() });
+        self.warnings.push(Warning { rule, location, message: message.into() });
     }
 
     /// The text after a keyword that needs some.
@@ -278,7 +279,7 @@ impl<'a> Parser<'a> {
             return Ok(Command::Exec(elements));
         }
         if rest.starts_with('[') && rest.ends_with(']') && !rest.starts_with("[ ") {
-            self.warn(format!(
+            self.warn(Rule::JsonLook, format!(
                 "{keyword} looks like a JSON array but is none, so it is taken as a shell line; \
                  strings of a JSON array stand between double quotes"
             ));

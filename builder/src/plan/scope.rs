@@ -15,7 +15,7 @@ use kfs_fs::oci::manifest::Platform;
 use super::{Options, expand, map_command};
 use crate::config::StageConfig;
 use crate::kubefile::expand::ExpandError;
-use crate::kubefile::{Arg, Command, Dialect, Instruction, Statement, Warning};
+use crate::kubefile::{Arg, Command, Dialect, Instruction, Rule, Statement, Warning};
 
 /// Docker knows these without an ARG, in upper and lower case.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
@@ -181,6 +181,7 @@ impl Scope {
         unused
             .into_iter()
             .map(|name| Warning {
+                rule: Rule::UnusedBuildArg,
                 location: None,
                 message: format!("build argument {name} is not used: no ARG declares it"),
             })

@@ -219,7 +219,7 @@ fn a_run_sees_args_that_have_a_value_and_are_not_hidden() {
     assert_eq!(steps[5].build_args, [pair("B", "2"), pair("C", "3")]);
     assert_eq!(plan.proxies(), [pair("http_proxy", "p")]);
     let warnings: Vec<String> = plan.warnings().iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, ["build argument X is not used: no ARG declares it"]);
+    assert_eq!(warnings, ["build argument X is not used: no ARG declares it [unused-build-arg]"]);
 }
 
 #[test]

@@ -18,9 +18,9 @@ mod port;
 use std::collections::BTreeMap;
 
 use kfs_fs::oci::manifest::{ContainerConfig, ImageConfig};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::kubefile::{Command, Dialect, Instruction, Pair};
+use crate::kubefile::{Command, Dialect, Healthcheck, Instruction, Pair};
 
 /// What shell forms are handed to when neither the base image nor SHELL says otherwise.
 pub const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -120,10 +120,14 @@ impl StageConfig {
             | Instruction::Cmds(_)
             | Instruction::Cni(_)
             | Instruction::Csi(_)
-            | Instruction::Healthcheck(_)
             | Instruction::KubeVersion(_)
-            | Instruction::Launch(_)
-            | Instruction::Onbuild(_) => {}
+            | Instruction::Launch(_) => {}
+            Instruction::Healthcheck(check) => self.set("Healthcheck", healthcheck(check)),
+            Instruction::Onbuild(onbuild) => {
+                let mut triggers = triggers(&self.image);
+                triggers.push(onbuild.text.clone());
+                self.set("OnBuild", Value::from(triggers));
+            }
             Instruction::Cmd(cmd) => self.cmd(&cmd.command),
             Instruction::Entrypoint(entrypoint) => self.entrypoint(&entrypoint.command),
             Instruction::Env(env) => set_env(&mut self.image.config.env, &env.pairs)?,
@@ -153,13 +157,9 @@ impl StageConfig {
                 if !is_signal(&stop.signal) {
                     return Err(ConfigError::Signal(stop.signal.clone()));
                 }
-                let signal = Value::from(stop.signal.as_str());
-                self.image.config.extra.insert("StopSignal".to_owned(), signal);
+                self.set("StopSignal", Value::from(stop.signal.as_str()));
             }
-            Instruction::Shell(shell) => {
-                let words = Value::from(shell.arguments.clone());
-                self.image.config.extra.insert("Shell".to_owned(), words);
-            }
+            Instruction::Shell(shell) => self.set("Shell", Value::from(shell.arguments.clone())),
         }
         Ok(())
     }
@@ -172,6 +172,10 @@ impl StageConfig {
             self.image.config.labels.insert(key.clone(), value.clone());
         }
         Ok(())
+    }
+
+    fn set(&mut self, field: &str, value: Value) {
+        self.image.config.extra.insert(field.to_owned(), value);
     }
 
     fn cmd(&mut self, command: &Command) {
@@ -206,6 +210,43 @@ impl StageConfig {
             }
         }
     }
+}
+
+/// The form of Docker's config: durations in nanoseconds, what is not said left out.
+fn healthcheck(check: &Healthcheck) -> Value {
+    let check = match check {
+        Healthcheck::None => return json!({ "Test": ["NONE"] }),
+        Healthcheck::Check(check) => check,
+    };
+    let test: Vec<&str> = match &check.command {
+        Command::Shell(line) => vec!["CMD-SHELL", line],
+        Command::Exec(arguments) => {
+            ["CMD"].into_iter().chain(arguments.iter().map(String::as_str)).collect()
+        }
+    };
+    let mut value = Map::from_iter([("Test".to_owned(), json!(test))]);
+    for (name, duration) in [
+        ("Interval", check.interval),
+        ("Timeout", check.timeout),
+        ("StartPeriod", check.start_period),
+        ("StartInterval", check.start_interval),
+    ] {
+        if let Some(duration) = duration {
+            let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+            value.insert(name.to_owned(), Value::from(nanoseconds));
+        }
+    }
+    if let Some(retries) = check.retries {
+        value.insert("Retries".to_owned(), Value::from(retries));
+    }
+    Value::Object(value)
+}
+
+/// The ONBUILD triggers that a config keeps for images on top of it.
+pub fn triggers(config: &ImageConfig) -> Vec<String> {
+    let triggers = config.config.extra.get("OnBuild").and_then(Value::as_array);
+    let texts = triggers.into_iter().flatten().filter_map(Value::as_str);
+    texts.map(str::to_owned).collect()
 }
 
 fn lookup<'a>(env: &'a [String], name: &str) -> Option<&'a str> {

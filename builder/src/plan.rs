@@ -12,9 +12,8 @@ mod unsupported;
 use std::sync::Arc;
 
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
-use serde_json::Value;
 
-use crate::config::StageConfig;
+use crate::config::{StageConfig, triggers};
 use crate::kubefile::expand::{self, ExpandError};
 use crate::kubefile::{
     Command, CopyRule, Dialect, From, Instruction, Kubefile, KubefileError, Location, Problem,
@@ -121,18 +120,15 @@ impl StagePlan {
     pub fn from(&self) -> &Statement {
         &self.from
     }
-
-    /// How many steps there are, FROM included.
-    pub fn total(&self) -> usize {
-        self.statements.len() + 1
-    }
 }
 
 /// A stage with its variables expanded.
 #[derive(Clone, Debug)]
 pub struct Expanded {
-    /// After FROM.
+    /// After FROM, triggers of the base first.
     pub steps: Vec<Step>,
+    /// How many steps there are, FROM included.
+    pub total: usize,
     /// What the stage's image has for a config.
     pub config: ImageConfig,
     /// What the last line of the stage sees, for stages that begin with this one.
@@ -223,8 +219,7 @@ impl Plan {
     /// with another one, `parent` is that one: its ARGs are known in this stage, too (Dockerfile
     /// reference, "Scope" of ARG).
     ///
-    /// Fails with the line whose variables, flags or values are wrong, or if the base has ONBUILD
-    /// triggers.
+    /// Fails with the line whose variables, flags or values are wrong.
     pub fn expand(
         &self,
         number: usize,
@@ -232,15 +227,13 @@ impl Plan {
         parent: Option<&Expanded>,
     ) -> Result<Expanded, KubefileError> {
         let stage = &self.stages[number];
-        if base.config.extra.get("OnBuild").and_then(Value::as_array).is_some_and(|o| !o.is_empty())
-        {
-            let what = "a base image with ONBUILD triggers".to_owned();
-            return Err(KubefileError::new(&stage.from.location, Problem::Unsupported(what)));
-        }
+        let mut statements = self.triggers(stage, base)?;
+        statements.extend(stage.statements.iter().cloned());
+        let total = statements.len() + 1;
         let mut scope = parent.map_or_else(|| self.scope.clone(), |parent| parent.scope.clone());
         let mut config = StageConfig::new(base.clone(), self.dialect);
         let mut steps = Vec::new();
-        for (i, statement) in stage.statements.iter().enumerate() {
+        for (i, statement) in statements.iter().enumerate() {
             if let Some(what) = unsupported(&statement.instruction) {
                 return Err(KubefileError::new(&statement.location, Problem::Unsupported(what)));
             }
@@ -252,7 +245,7 @@ impl Plan {
                 .map_err(|error| located(statement, error))?;
             steps.push(Step {
                 index: i + 2,
-                total: stage.total(),
+                total,
                 location: statement.location.clone(),
                 text: statement.text.clone(),
                 origins: self.origins(&instruction),
@@ -260,7 +253,40 @@ impl Plan {
                 build_args: scope.visible(&config),
             });
         }
-        Ok(Expanded { steps, config: config.into_image(), scope })
+        Ok(Expanded { steps, total, config: config.into_image(), scope })
+    }
+
+    /// The statements that the base's ONBUILD lines put at the head of a stage.
+    fn triggers(
+        &self,
+        stage: &StagePlan,
+        base: &ImageConfig,
+    ) -> Result<Vec<Statement>, KubefileError> {
+        let location = &stage.from.location;
+        let mut statements = Vec::new();
+        for trigger in triggers(base) {
+            let refused = |why: String| {
+                let text = format!("the base's trigger ONBUILD {trigger} cannot be built: {why}");
+                KubefileError::new(location, Problem::Syntax(text))
+            };
+            // The same language, so the same parser; only what may stand in a file is left.
+            let file = format!("FROM scratch\n{trigger}\n");
+            let file = Kubefile::parse("ONBUILD", file.as_bytes(), self.dialect)
+                .map_err(|error| refused(error.problem.to_string()))?;
+            let mut rest = file.statements.into_iter().skip(1);
+            match (rest.next(), rest.next()) {
+                (Some(one), None)
+                    if !matches!(
+                        one.instruction,
+                        Instruction::From(_) | Instruction::Onbuild(_)
+                    ) =>
+                {
+                    statements.push(Statement { location: location.clone(), ..one });
+                }
+                _ => return Err(refused("it is not one instruction of a stage".to_owned())),
+            }
+        }
+        Ok(statements)
     }
 
     /// What the `from`s of an instruction mean: a named context goes before a stage of that name

@@ -119,3 +119,16 @@ fn a_failing_stage_ends_the_others() {
     assert!(said.contains("exit status 7") && !said.contains("interrupted"), "{said}");
     shop.assert_nothing_left();
 }
+
+#[test]
+fn triggers_run_in_the_image_built_on_it() {
+    let Some(shop) = Workshop::with_base() else { return };
+    shop.write("app", "app");
+    shop.build("FROM base\nONBUILD COPY app /app\nONBUILD RUN cat /app >/seen\n");
+    assert!(!shop.files("new").contains(&"seen".to_owned()));
+    shop.ok(&["tag", "new", "onbuild"]);
+    let built = shop.build("FROM onbuild AS a\nRUN echo more >>/seen\nFROM a\nRUN cat /seen\n");
+    assert_eq!(built.said.matches("RUN cat /app").count(), 1, "{}", built.said);
+    assert_eq!(shop.ok(&["cat", "new", "/seen"]), "appmore\n");
+    assert_eq!(shop.inspect("new")["config"]["config"].get("OnBuild"), None);
+}

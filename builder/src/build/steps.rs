@@ -82,7 +82,7 @@ impl<'a> StageBuild<'a> {
         let plan = &site.plan.stages()[number];
         let ready = &site.prepared.stages[&number];
         let from = plan.from();
-        report(Event::Step { index: 1, total: plan.total(), text: from.text.clone() });
+        report(Event::Step { index: 1, total: ready.expanded.total, text: from.text.clone() });
         let started = Instant::now();
         let begun = Self::begin(site, number, ready, report);
         let mut build = begun.map_err(|error| Failed::at(from.location.clone(), error))?;

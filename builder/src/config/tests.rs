@@ -142,3 +142,24 @@ fn history_texts() {
         format!("/bin/sh -c #(nop) COPY dir:{} in /n1 ", digest.hex())
     );
 }
+
+#[test]
+fn checks_and_triggers_are_stored_as_docker_has_them() {
+    let config = dockerfile(
+        "HEALTHCHECK --interval=5m --timeout=1.5s --retries=3 CMD curl -f x\n\
+         ONBUILD RUN a\nONBUILD COPY <<E /x\ntext\nE",
+    );
+    let check = serde_json::json!({
+        "Test": ["CMD-SHELL", "curl -f x"],
+        "Interval": 300_000_000_000_u64,
+        "Timeout": 1_500_000_000_u64,
+        "Retries": 3
+    });
+    assert_eq!(config.extra["Healthcheck"], check);
+    let triggers = serde_json::json!(["RUN a", "COPY <<E /x\ntext\nE"]);
+    assert_eq!(config.extra["OnBuild"], triggers);
+    let config = dockerfile("HEALTHCHECK CMD [\"a\", \"b\"]");
+    assert_eq!(config.extra["Healthcheck"], serde_json::json!({ "Test": ["CMD", "a", "b"] }));
+    let config = dockerfile("HEALTHCHECK CMD a\nHEALTHCHECK NONE");
+    assert_eq!(config.extra["Healthcheck"], serde_json::json!({ "Test": ["NONE"] }));
+}

@@ -257,8 +257,6 @@ fn mistakes_are_found_before_anything_runs() {
 #[test]
 fn what_is_not_built_yet_is_named() {
     for (line, what) in [
-        ("onbuild RUN x", "ONBUILD"),
-        ("HEALTHCHECK NONE", "HEALTHCHECK"),
         ("APP a local://b", "APP"),
         ("CNI a local://b", "CNI"),
         ("CSI a local://b", "CSI"),
@@ -281,10 +279,24 @@ fn what_is_not_built_yet_is_named() {
 }
 
 #[test]
-fn onbuild_triggers_are_refused() {
+fn triggers_of_the_base_come_first() {
     let mut base = ImageConfig::default();
-    base.config.extra.insert("OnBuild".to_owned(), serde_json::json!(["RUN x"]));
-    assert!(plan("FROM x\nUSER 1").expand(0, &base, None).unwrap_err().is_unsupported());
-    base.config.extra.insert("OnBuild".to_owned(), Value::Null);
-    plan("FROM x\nUSER 1").expand(0, &base, None).unwrap();
+    let triggers = ["ARG V=1", "RUN echo $V", "COPY <<E /x\n$V\nE", "ENV R=$V"];
+    base.config.extra.insert("OnBuild".to_owned(), serde_json::json!(triggers));
+    let plan = plan_with(Dialect::Dockerfile, "FROM x\nUSER ${R:-0}", &[("V", "2")]).unwrap();
+    let expanded = plan.expand(0, &base, None).unwrap();
+    let texts: Vec<_> = expanded.steps.iter().map(|step| &step.text[..]).collect();
+    assert_eq!(texts, ["ARG V=1", "RUN echo $V", "COPY <<E /x", "ENV R=$V", "USER ${R:-0}"]);
+    assert_eq!((expanded.total, expanded.steps[0].location.first), (6, 1));
+    assert_eq!(expanded.config.config.user, "2");
+    // They are used up.
+    assert_eq!(expanded.config.config.extra.get("OnBuild"), None);
+    base.config.extra.insert("OnBuild".to_owned(), serde_json::Value::Null);
+    assert_eq!(plan.expand(0, &base, None).unwrap().total, 2);
+    for bad in ["FROM y", "ONBUILD RUN x", "FROBNICATE", "RUN x\nRUN y", ""] {
+        base.config.extra.insert("OnBuild".to_owned(), serde_json::json!([bad]));
+        let error = plan.expand(0, &base, None).expect_err(bad);
+        assert_eq!(error.location.first, 1);
+        assert!(error.to_string().contains("trigger ONBUILD"), "{error}");
+    }
 }

@@ -12,10 +12,8 @@ pub(super) fn unsupported(instruction: &Instruction) -> Option<String> {
         | Instruction::Cmds(_)
         | Instruction::Cni(_)
         | Instruction::Csi(_)
-        | Instruction::Healthcheck(_)
         | Instruction::KubeVersion(_)
-        | Instruction::Launch(_)
-        | Instruction::Onbuild(_) => Some(instruction.keyword().to_string()),
+        | Instruction::Launch(_) => Some(instruction.keyword().to_string()),
         Instruction::Run(run) => in_run(run).map(str::to_owned),
         Instruction::Add(_)
         | Instruction::Arg(_)
@@ -25,8 +23,10 @@ pub(super) fn unsupported(instruction: &Instruction) -> Option<String> {
         | Instruction::Env(_)
         | Instruction::Expose(_)
         | Instruction::From(_)
+        | Instruction::Healthcheck(_)
         | Instruction::Label(_)
         | Instruction::Maintainer(_)
+        | Instruction::Onbuild(_)
         | Instruction::Shell(_)
         | Instruction::StopSignal(_)
         | Instruction::User(_)

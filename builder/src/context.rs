@@ -22,7 +22,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::copy::{BadPattern, Content, Owner};
 use crate::diff::Xattrs;
 use crate::view::{Seen, View, at_path};
-use ignore::Ignore;
+pub use ignore::Ignore;
 
 /// As many symlinks as Linux follows in one lookup.
 const MAX_LINKS: usize = 40;

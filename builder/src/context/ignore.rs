@@ -30,7 +30,7 @@ const NAMES: [&str; 2] = [".containerignore", ".dockerignore"];
 
 /// The rules of an ignore file.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ignore {
+pub struct Ignore {
     /// As it is named to the user.
     file: PathBuf,
     rules: Vec<Rule>,
@@ -65,7 +65,10 @@ impl Ignore {
         Ok(Self::default())
     }
 
-    pub(super) fn parse(file: PathBuf, text: &[u8]) -> Result<Self, ContextError> {
+    /// Reads the lines of an ignore file; `file` is its name, for messages.
+    ///
+    /// Fails with the line that is no pattern.
+    pub fn parse(file: PathBuf, text: &[u8]) -> Result<Self, ContextError> {
         let text = String::from_utf8_lossy(text);
         let mut rules = Vec::new();
         for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').split('\n')) {
@@ -92,8 +95,8 @@ impl Ignore {
         self.rules.is_empty()
     }
 
-    /// The line that hides a path (relative to the context), if one does.
-    pub(super) fn line(&self, path: &Path) -> Option<usize> {
+    /// The line, from 1, that hides a path (relative to the context), if one does.
+    pub fn line(&self, path: &Path) -> Option<usize> {
         if self.is_empty() || path.as_os_str().is_empty() {
             return None;
         }

@@ -3,8 +3,8 @@
 //! A pattern is run as a set of states over the text, so the cost is at most pattern times text
 //! (times text again for a replacement); [`MAX_CELLS`] bounds it.
 
-/// More steps than this are refused: a fraction of a second, and far beyond real values.
-const MAX_CELLS: usize = 1 << 24;
+/// More steps than this are refused: some milliseconds, and far beyond real values.
+const MAX_CELLS: usize = 1 << 22;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {

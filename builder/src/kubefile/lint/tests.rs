@@ -91,6 +91,7 @@ fn each_rule_leaves_alone_what_it_is_not_for() {
         "ARG A=1\nARG B=$A\nFROM x:$B",
         "FROM x\nUSER $FROM_THE_BASE",
         "FROM x AS a\nENV V=1\nFROM a\nUSER $V",
+        "FROM scratch AS a\nARG V=1\nFROM a\nUSER $V",
         "FROM scratch\nUSER ${A:-1}\nENV P=$PATH",
         "FROM x AS build\nCOPY --from=builder/image a b\nCOPY --from=0 a b",
         "from x as a\ncopy a b",

@@ -27,24 +27,32 @@ pub(super) fn check(file: &Kubefile, findings: &mut Findings) {
     file.statements.iter().for_each(|statement| secrets(statement, findings));
     let (global, stages) = stages::of(file);
     let globals = check_from(file, global, &stages, findings);
-    let mut environments: Vec<BTreeSet<String>> = Vec::new();
-    for stage in &stages {
-        let inherited = match stage.base {
-            Some(base) => environments[base].clone(),
-            None => BTreeSet::from(["PATH".to_owned()]),
-        };
-        let mut scope = Scope {
-            file,
-            globals: &globals,
-            stage,
-            environment: inherited,
-            declared: BTreeSet::new(),
-            unused: BTreeMap::new(),
-            told: BTreeSet::new(),
-        };
+    let mut known: Vec<Known> = Vec::new();
+    for (i, stage) in stages.iter().enumerate() {
+        let inherited = stage.base.map_or_else(Known::default, |base| known[base].clone());
+        let (unused, told) = (BTreeMap::new(), BTreeSet::new());
+        let mut scope = Scope { file, globals: &globals, stage, known: inherited, unused, told };
         stage.statements.iter().for_each(|statement| scope.statement(statement, findings));
-        scope.finish(findings);
-        environments.push(scope.environment);
+        // A stage that begins with this one knows its ARGs.
+        if stages[i..].iter().all(|other| other.base != Some(i)) {
+            scope.finish(findings);
+        }
+        known.push(scope.known);
+    }
+}
+
+/// Names that a stage has declared.
+#[derive(Clone)]
+struct Known {
+    /// By ENV.
+    environment: BTreeSet<String>,
+    /// By ARG.
+    args: BTreeSet<String>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { environment: BTreeSet::from(["PATH".to_owned()]), args: BTreeSet::new() }
     }
 }
 
@@ -121,10 +129,8 @@ struct Scope<'a> {
     /// ARGs before FROM.
     globals: &'a BTreeMap<&'a str, bool>,
     stage: &'a Stage<'a>,
-    /// Names of ENV, also of stages below.
-    environment: BTreeSet<String>,
-    /// Names of ARGs so far.
-    declared: BTreeSet<String>,
+    /// So far, also in the stage that this one begins with.
+    known: Known,
     /// ARGs that nothing has used yet.
     unused: BTreeMap<String, &'a Statement>,
     /// Names that were found undefined already.
@@ -142,12 +148,12 @@ impl<'a> Scope<'a> {
         match &statement.instruction {
             Instruction::Arg(arg) => {
                 for (name, _) in &arg.args {
-                    self.declared.insert(name.clone());
+                    self.known.args.insert(name.clone());
                     self.unused.insert(name.clone(), statement);
                 }
             }
             Instruction::Env(env) => {
-                self.environment.extend(env.pairs.iter().map(|pair| pair.key.clone()));
+                self.known.environment.extend(env.pairs.iter().map(|pair| pair.key.clone()));
             }
             // What it runs may read all of them from its environment.
             Instruction::Run(_) => self.unused.clear(),
@@ -167,14 +173,15 @@ impl<'a> Scope<'a> {
     fn undefined(&mut self, name: &str, statement: &Statement, findings: &mut Findings) {
         let is_arch = name == "ARCH" && self.file.dialect == super::super::Dialect::Kubefile;
         let is_name = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        let known = self.environment.contains(name) || self.declared.contains(name);
+        let Known { environment, args } = &self.known;
+        let known = environment.contains(name) || args.contains(name);
         if known || is_arch || !is_name || !self.told.insert(name.to_owned()) {
             return;
         }
         let message = if self.globals.contains_key(name) || is_platform(name) {
             format!("{name} is not known in this stage; take it with ARG {name}")
         } else {
-            let names = self.environment.iter().chain(&self.declared).map(String::as_str);
+            let names = environment.iter().chain(args).map(String::as_str);
             match did_you_mean(name, names.take(MAX_COMPARED)) {
                 Some(near) => format!("no ARG or ENV declares {name}; did you mean {near}?"),
                 None if self.stage.is_from_scratch => format!("no ARG or ENV declares {name}"),

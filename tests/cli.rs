@@ -184,6 +184,9 @@ fn lints() {
     let text = "# syntax=docker/dockerfile:1\nFROM scratch AS Base\nRUN a\nENV token x\ncmd foo\n";
     home.write("Dockerfile", text);
     home.write("clean/Kubefile", "FROM scratch\nCOPY . .\nCMD kubectl apply -f manifests\n");
+    home.write("rules/Kubefile", "FROM scratch\nCOPY apollo charts\nCOPY list manifests\n");
+    home.write("rules/apollo/Chart.yaml", "");
+    home.write("rules/list", "");
     home.write("broken", "FROM scratch\nRUN --mount=type=cahce,target=/x a\n");
     home.write("empty/file", "");
     insta::assert_snapshot!(home.transcript(&[
@@ -191,6 +194,9 @@ fn lints() {
         "kfs lint --strict Dockerfile",
         "kfs lint --format json",
         "kfs lint --strict clean",
+        "kfs lint rules",
+        "kfs lint --context rules rules/Kubefile",
+        "kfs lint --context nowhere rules/Kubefile",
         "kfs lint broken",
         "kfs lint empty",
         "kfs lint nowhere",

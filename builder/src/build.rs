@@ -33,6 +33,7 @@ use crate::context::Context;
 use crate::copy::{BadMode, CopyError, OwnerError};
 use crate::exec::{Executor, Isolation};
 use crate::interrupt::{Interrupted, Interrupts};
+use crate::kubefile::lint::Level;
 use crate::kubefile::{Instruction, KubefileError, Location};
 use crate::plan::Plan;
 use crate::rootfs::{self, RootfsError};
@@ -91,7 +92,14 @@ pub fn build(
     report: &mut Report<'_>,
 ) -> Result<Built, BuildError> {
     for warning in plan.warnings() {
-        report("", Event::Warning(warning.to_string()));
+        let text = warning.to_string();
+        report(
+            "",
+            match warning.rule.level() {
+                Level::Note => Event::Note(text),
+                Level::Warning => Event::Warning(text),
+            },
+        );
     }
     let writer = store.writer()?;
     let prepared = Prepared::new(plan, options, store)?;

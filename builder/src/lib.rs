@@ -24,6 +24,7 @@ pub mod diff;
 pub mod exec;
 pub mod interrupt;
 pub mod kubefile;
+pub mod lint;
 pub mod plan;
 pub mod rootfs;
 pub mod stage;

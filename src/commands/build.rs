@@ -176,7 +176,8 @@ fn plan_options(args: &Args, target: &Platform) -> Result<plan::Options, Failure
     })
 }
 
-fn host() -> Platform {
+/// What kfs runs on.
+pub(crate) fn host() -> Platform {
     Platform {
         architecture: host_architecture().to_owned(),
         os: "linux".to_owned(),
@@ -212,6 +213,7 @@ fn tell(context: &Context, stage: &str, event: &Event) {
                 drop(stderr.write_all(&line));
             }
         }
+        Event::Note(text) => context.say(&format!("note: {text}")),
         Event::Warning(text) => context.say(&format!("warning: {text}")),
         Event::Done { took, layer, cached } => {
             let took = if *cached { "cached".to_owned() } else { seconds(*took) };

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use kfs_builder::context::Context as BuildContext;
 use kfs_builder::kubefile::lint::Level;
 use kfs_builder::kubefile::{Dialect, Kubefile, Rule, Warning};
+use kfs_builder::{lint, plan};
 use kfs_fs::error::AtPath as _;
 use serde::Serialize;
 
-use super::build::build_file_in;
+use super::build::{build_file_in, host};
 use super::{Context, print, print_json};
 use crate::look::escape;
 use crate::report::Failure;
@@ -26,6 +28,10 @@ pub(crate) struct Args {
     /// The build file, or a directory with a Sealfile, Kubefile, Dockerfile or Containerfile
     #[arg(default_value = ".")]
     file: PathBuf,
+
+    /// Directory whose files COPY may take [default: that of the build file]
+    #[arg(long, value_name = "DIR")]
+    context: Option<PathBuf>,
 
     /// How to print the findings
     #[arg(long, value_enum, default_value_t)]
@@ -72,18 +78,25 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         return rules(args.format);
     }
     let path = if args.file.is_dir() { build_file_in(&args.file)? } else { args.file.clone() };
+    let directory = match (&args.context, path.parent()) {
+        (Some(directory), _) => directory,
+        (None, Some(parent)) if !parent.as_os_str().is_empty() => parent,
+        (None, _) => Path::new("."),
+    };
     let file = read(&path)?;
+    let shown = escape(file.name.as_bytes());
+    let context_files = BuildContext::open(directory)?.with_ignore_file(&path)?;
+    let found = findings(file, &context_files);
     match args.format {
-        Format::Text => print(&text(&file.warnings))?,
-        Format::Json => print_json(&file.warnings.iter().map(finding).collect::<Vec<_>>())?,
+        Format::Text => print(&text(&found))?,
+        Format::Json => print_json(&found.iter().map(finding).collect::<Vec<_>>())?,
     }
-    let count = |level| file.warnings.iter().filter(|w| w.rule.level() == level).count();
+    let count = |level| found.iter().filter(|w| w.rule.level() == level).count();
     let (warnings, notes) = (count(Level::Warning), count(Level::Note));
     let counted = |count: usize, what: &str| match count {
         1 => format!("1 {what}"),
         _ => format!("{count} {what}s"),
     };
-    let shown = escape(file.name.as_bytes());
     let summary = format!("{shown}: {}, {}", counted(warnings, "warning"), counted(notes, "note"));
     if args.strict && warnings > 0 {
         return Err(Failure::new(summary));
@@ -97,6 +110,22 @@ fn read(path: &Path) -> Result<Kubefile, Failure> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let dialect = Dialect::of_file_name(&name);
     Ok(Kubefile::parse(&path.display().to_string(), &text, dialect)?)
+}
+
+/// What the file tells, and what it tells with its context, by line.
+fn findings(file: Kubefile, context: &BuildContext) -> Vec<Warning> {
+    let options = plan::Options {
+        build_args: Vec::new(),
+        copy_rule: None,
+        target: host(),
+        build: host(),
+        stage: None,
+        contexts: Vec::new(),
+    };
+    let mut found = file.warnings.clone();
+    found.extend(lint::copy_rules(file, options, context));
+    found.sort_by_key(|warning| warning.location.as_ref().map(|at| at.first));
+    found
 }
 
 fn text(warnings: &[Warning]) -> String {

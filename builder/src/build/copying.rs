@@ -16,7 +16,7 @@ use crate::cache;
 use crate::config::history;
 use crate::context::Context;
 use crate::copy::{self, Owner, Place};
-use crate::kubefile::{Add, Copy};
+use crate::kubefile::{Add, Copy, Rule};
 use crate::plan::{Origin, Step};
 use crate::view::{View, at_path};
 
@@ -67,7 +67,8 @@ impl StageBuild<'_> {
         }
         let resolved = self.resolve(copying, &tree.context)?;
         if let Some(difference) = &resolved.difference {
-            report(Event::Warning(format!("{}: {difference}", step.location)));
+            let (at, rule) = (&step.location, Rule::CopyRulesDiffer);
+            report(Event::Warning(format!("{at}: {difference} [{rule}]")));
         }
         for socket in &resolved.skipped {
             let path = socket.display();

@@ -30,6 +30,8 @@ pub enum Event {
     },
     /// A line of a RUN's output.
     Output(Vec<u8>),
+    /// Something that is good to know.
+    Note(String),
     /// Something that is probably not meant.
     Warning(String),
     /// The step ended.

@@ -29,8 +29,10 @@ pub(crate) mod umount;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use kfs_fs::oci::find::Lookup;
 use kfs_fs::oci::store::{Store, StoreError};
 
+use crate::finding::FindArgs;
 use crate::report::{Failure, talk};
 
 /// What every command is given.
@@ -40,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) root: PathBuf,
     /// Whether to keep quiet about progress.
     pub(crate) quiet: bool,
+    /// How images are found.
+    lookup: Lookup,
 }
 
 impl Context {
@@ -51,17 +55,24 @@ impl Context {
             })?,
             None => default_root()?,
         };
-        Ok(Self { root, quiet })
+        let lookup = FindArgs::default().lookup(&root);
+        Ok(Self { root, quiet, lookup })
+    }
+
+    /// The same, with what the user says about finding images.
+    pub(crate) fn finding(&self, args: &FindArgs) -> Self {
+        let lookup = args.lookup(&self.root);
+        Self { root: self.root.clone(), quiet: self.quiet, lookup }
     }
 
     /// The store, to be changed.
     pub(crate) fn store(&self) -> Result<Store, StoreError> {
-        Store::open(&self.root)
+        Ok(Store::open(&self.root)?.with_lookup(self.lookup.clone()))
     }
 
     /// The store, only to be read; it need not be there.
     pub(crate) fn store_to_read(&self) -> Store {
-        Store::open_readonly(&self.root)
+        Store::open_readonly(&self.root).with_lookup(self.lookup.clone())
     }
 
     /// Tells the user something that is neither data nor an error.

@@ -4,6 +4,7 @@
 
 mod cli;
 mod commands;
+mod finding;
 mod look;
 mod progress;
 mod report;

@@ -11,6 +11,7 @@
 //! | 128 + n | ended by signal n, in good order |
 
 mod mount;
+mod registry;
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -203,11 +204,22 @@ impl From<LayoutError> for Failure {
                 };
                 failure.code(NOT_FOUND).hint(hint)
             }
+            LayoutError::Lookup { similar, source, .. } => {
+                let failure = failure.about_registry(&source);
+                match similar.is_empty() {
+                    true => failure,
+                    false => failure.hint(format!("did you mean {}?", similar.join(", "))),
+                }
+            }
+            LayoutError::Registry(error) => Self::from(*error),
+            LayoutError::Store(error) => Self::from(*error),
             LayoutError::Empty { .. } => failure.code(NOT_FOUND),
             LayoutError::Ambiguous { .. } => failure.code(USAGE).hint("give more digits"),
             LayoutError::Several { .. } => failure.code(USAGE).hint("add :TAG"),
             LayoutError::Image { source, .. } => match *source {
                 ImageError::Path(_) => failure,
+                ImageError::Registry(error) => failure.about_registry(&error),
+                ImageError::Store(error) => Self::from(*error),
                 ImageError::Corrupt(_) | ImageError::Missing { .. } => {
                     failure.code(CORRUPT).hint("get the image again: its copy here is damaged")
                 }

@@ -33,7 +33,10 @@ impl Home {
         assert_eq!(words.next(), Some("kfs"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
         command.args(words).env_clear().current_dir(&self.0).stdin(Stdio::null());
-        command.env("KFS_ROOT", self.0.path().join("store")).env("PATH", "/usr/bin:/bin");
+        command
+            .env("KFS_ROOT", self.0.path().join("store"))
+            .env("KFS_PULL", "never")
+            .env("PATH", "/usr/bin:/bin");
         let output = command.output().unwrap();
         let mut text = format!("$ {line}\n");
         text += &String::from_utf8(output.stdout).unwrap();

@@ -29,7 +29,7 @@ impl Sandbox {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
         command.args(args).current_dir(self.dir.path()).env_clear();
-        command.env("KFS_ROOT", self.path("store")).stdin(Stdio::null());
+        command.env("KFS_PULL", "never").env("KFS_ROOT", self.path("store")).stdin(Stdio::null());
         command
     }
 

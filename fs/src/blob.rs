@@ -29,6 +29,12 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
         false
     }
 
+    /// The bytes from `offset` to the end, if the source has a better way to them than one
+    /// [`BlobSource::read_at`] after the other. A source that is remote has: a single request.
+    fn stream(&self, _offset: u64) -> Option<Box<dyn Read + Send>> {
+        None
+    }
+
     /// Fills `buf` from `offset`; `UnexpectedEof` when the blob is shorter.
     fn read_exact_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
         while !buf.is_empty() {
@@ -105,22 +111,33 @@ impl BlobSource for FileBlob {
 }
 
 /// Reads a source from its start to its end.
-#[derive(Debug)]
 pub struct BlobReader {
     source: Arc<dyn BlobSource>,
     offset: u64,
+    /// The source's own way, once it was asked for.
+    stream: Option<Option<Box<dyn Read + Send>>>,
+}
+
+impl fmt::Debug for BlobReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BlobReader({:?} at {})", self.source, self.offset)
+    }
 }
 
 impl BlobReader {
     /// A reader at the start of `source`.
     pub fn new(source: Arc<dyn BlobSource>) -> Self {
-        Self { source, offset: 0 }
+        Self { source, offset: 0, stream: None }
     }
 }
 
 impl Read for BlobReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.source.read_at(self.offset, buf)?;
+        let stream = self.stream.get_or_insert_with(|| self.source.stream(self.offset));
+        let n = match stream {
+            Some(stream) => stream.read(buf)?,
+            None => self.source.read_at(self.offset, buf)?,
+        };
         self.offset += n as u64;
         Ok(n)
     }

@@ -1,6 +1,7 @@
 //! Images as they are stored and named: references, manifests, the store, archives.
 
 pub mod archive;
+pub mod find;
 #[cfg(test)]
 mod fixture;
 pub mod image;
@@ -8,6 +9,7 @@ pub mod import;
 pub mod layout;
 pub mod manifest;
 pub mod reference;
+pub mod registry;
 mod similar;
 mod soci;
 pub mod store;

@@ -19,6 +19,7 @@ use kfs_fs::oci::manifest::Platform;
 use kfs_fs::oci::reference::Name;
 
 use super::{Context, compression, print};
+use crate::finding::FindArgs;
 use crate::look::escape;
 use crate::report::{Failure, NOT_FOUND, USAGE};
 use crate::table::size;
@@ -75,6 +76,9 @@ pub(crate) struct Args {
     /// Seconds since 1970 for all times that the build makes up
     #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", hide_env_values = true)]
     timestamp: Option<u64>,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -96,6 +100,7 @@ enum CopyRuleArg {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let directory = BuildContext::open(&args.context)?;
     let path = find_file(args)?;
     let text = std::fs::read(&path).at("read", &path)?;

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use kfs_fs::oci::reference::Source;
 
 use super::{Context, Out};
+use crate::finding::FindArgs;
 use crate::look::{Look, kind_word};
 use crate::report::Failure;
 
@@ -23,9 +24,13 @@ pub(crate) struct Args {
     /// Paths in the image
     #[arg(required = true)]
     paths: Vec<OsString>,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let look = Look::open(&args.image, context)?;
     let mut out = Out::new();
     for path in &args.paths {

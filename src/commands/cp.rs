@@ -9,6 +9,7 @@ use kfs_fs::filesystem::Resolved;
 use kfs_fs::oci::reference::Source;
 
 use super::Context;
+use crate::finding::FindArgs;
 use crate::look::Look;
 use crate::report::Failure;
 
@@ -32,9 +33,13 @@ pub(crate) struct Args {
     /// Keep owner, setuid bits, devices and xattrs
     #[arg(long, short)]
     archive: bool,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let look = Look::open(&args.image, context)?;
     // A trailing slash or dot follows a symlink, as cp does.
     let bytes = args.path.as_bytes();

@@ -7,6 +7,7 @@ use kfs_fs::oci::reference::Source;
 use serde::Serialize;
 
 use super::{Context, ListFormat, Out};
+use crate::finding::FindArgs;
 use crate::look::{Look, escape};
 use crate::report::Failure;
 
@@ -26,6 +27,9 @@ pub(crate) struct Args {
     /// How to print the list
     #[arg(long, value_enum, default_value_t)]
     format: ListFormat,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 #[derive(Serialize)]
@@ -51,6 +55,7 @@ impl From<Difference> for Listed {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let first = Look::open(&args.first, context)?;
     let second = Look::open(&args.second, context)?;
     let mut out = Out::new();

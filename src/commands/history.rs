@@ -7,6 +7,7 @@ use kfs_fs::oci::{self, Image};
 use serde::Serialize;
 
 use super::{Context, ListFormat, print, print_json};
+use crate::finding::FindArgs;
 use crate::report::Failure;
 use crate::table::{Table, age, cut, size};
 
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// Print digests and commands in full
     #[arg(long)]
     no_trunc: bool,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 #[derive(Default, Serialize)]
@@ -44,6 +48,7 @@ struct Step {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let image = oci::open(&args.image, &context.store_to_read())?;
     let steps = steps(&image);
     if args.format == ListFormat::Json {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Context, print_json};
+use crate::finding::FindArgs;
 use crate::report::Failure;
 
 /// Show manifest, config and layers of an image as JSON
@@ -20,6 +21,9 @@ pub(crate) struct Args {
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -51,6 +55,7 @@ struct ShownLayer<'a> {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let Format::Json = args.format;
     let image = oci::open(&args.image, &context.store_to_read())?;
     print_json(&show(&image)?)

@@ -8,6 +8,7 @@ use kfs_fs::oci::reference::Source;
 use serde::Serialize;
 
 use super::{Context, ListFormat, Out};
+use crate::finding::FindArgs;
 use crate::look::{Look, device, escape, kind_word, mode_string, time};
 use crate::report::Failure;
 
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// How to print the list
     #[arg(long, value_enum, default_value_t)]
     format: ListFormat,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 /// A file as JSON shows it.
@@ -82,6 +86,7 @@ impl Listed {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let look = Look::open(&args.image, context)?;
     let mut list = List { args, look: &look, out: Out::new(), json: Vec::new() };
     for path in &args.paths {

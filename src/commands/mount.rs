@@ -12,6 +12,7 @@ use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::store::Part;
 
 use super::Context;
+use crate::finding::FindArgs;
 use crate::look::open_fs;
 use crate::report::Failure;
 
@@ -41,9 +42,13 @@ pub(crate) struct Args {
     /// Stay in the foreground until the umount or Ctrl-C
     #[arg(long, short)]
     foreground: bool,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let access = match (args.upper, args.rw) {
         (Some(upper), _) => Access::Upper(upper),
         (None, true) => Access::Scratch,
@@ -67,7 +72,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         log_to(io::stderr);
         let id = pending.state().id.clone();
         let server = |program: &Path| {
-            let mut server = command(program, "__serve", context, &id, &source);
+            let mut server = command(program, "__serve", context, &id, &source, &args.find);
             server.arg("--log-to-stderr");
             server
         };
@@ -78,17 +83,26 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     } else {
         let program = std::env::current_exe()
             .map_err(|error| Failure::new(format!("find the kfs program: {error}")))?;
-        let supervisor = command(&program, "__supervise", context, &pending.state().id, &source);
+        let id = &pending.state().id;
+        let supervisor = command(&program, "__supervise", context, id, &source, &args.find);
         announce(&pending.start(supervisor)?, context);
     }
     Ok(())
 }
 
 /// This program, or another version of it, as supervisor or server of a mount.
-fn command(program: &Path, what: &str, context: &Context, id: &str, image: &str) -> Command {
+fn command(
+    program: &Path,
+    what: &str,
+    context: &Context,
+    id: &str,
+    image: &str,
+    find: &FindArgs,
+) -> Command {
     let mut command = Command::new(program);
     // The program may be run by way of a link; lists of processes show the first argument.
-    command.arg0("kfs").arg("--root").arg(&context.root).args([what, id, image]);
+    command.arg0("kfs").arg("--root").arg(&context.root).arg(what).args(find.to_args());
+    command.args([id, image]);
     command
 }
 
@@ -100,6 +114,7 @@ fn absolute(source: Source) -> Result<Source, Failure> {
     };
     Ok(match source {
         Source::Store(name) => Source::Store(name),
+        Source::Registry(name) => Source::Registry(name),
         Source::Layout { dir, tag } => Source::Layout { dir: path(dir)?, tag },
         Source::OciArchive { file, tag } => Source::OciArchive { file: path(file)?, tag },
         Source::DockerArchive { file, tag } => Source::DockerArchive { file: path(file)?, tag },
@@ -123,6 +138,9 @@ pub(crate) struct ServeArgs {
     /// Log there, and not to the mount's log
     #[arg(long)]
     log_to_stderr: bool,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 /// The process in the background. Until the mount answers, what goes wrong is told to the parent.
@@ -130,7 +148,8 @@ pub(crate) fn supervise(args: &ServeArgs, context: &Context) -> Result<(), Failu
     let pending = Pending::adopt(&Mounts::new(&context.root), &args.id)?;
     log_to(Mutex::new(LogFile::open(&pending.log_path()).map_err(MountError::from)?));
     let image = args.image.to_string();
-    let server = |program: &Path| command(program, "__serve", context, &args.id, &image);
+    let server =
+        |program: &Path| command(program, "__serve", context, &args.id, &image, &args.find);
     let mut ready = false;
     let result = pending.supervise(&server, |state| {
         mount::report_ready(state)?;
@@ -162,6 +181,7 @@ pub(crate) fn serve(args: &ServeArgs, context: &Context) -> Result<(), Failure> 
 }
 
 fn serve_mount(server: Server, args: &ServeArgs, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let store = context.store_to_read();
     // Whatever the name means by now, this is what is mounted.
     let image = oci::open_manifest(&args.image, server.state().manifest_digest, &store)?;

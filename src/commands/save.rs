@@ -9,6 +9,7 @@ use kfs_fs::oci::archive::save::{save_to_file, save_to_stream};
 use kfs_fs::oci::reference::Source;
 
 use super::Context;
+use crate::finding::FindArgs;
 use crate::progress::Progress;
 use crate::report::{Failure, USAGE};
 
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     /// The kind of archive
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -43,6 +47,7 @@ enum Format {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let format = match args.format {
         Format::OciArchive => oci::archive::Format::Oci,
         Format::DockerArchive => oci::archive::Format::Docker,

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::ls::Listed;
 use super::{Context, ListFormat, Out};
+use crate::finding::FindArgs;
 use crate::look::{Look, device, escape, kind_word, mode_string, time};
 use crate::report::Failure;
 
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     format: ListFormat,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 #[derive(Serialize)]
@@ -40,6 +44,7 @@ struct Shown {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let look = Look::open(&args.image, context)?;
     let mut out = Out::new();
     let mut all = Vec::new();

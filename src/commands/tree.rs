@@ -7,6 +7,7 @@ use kfs_fs::filesystem::Ino;
 use kfs_fs::oci::reference::Source;
 
 use super::{Context, Out};
+use crate::finding::FindArgs;
 use crate::look::{Look, escape, kind_word};
 use crate::report::Failure;
 
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// Show directories only
     #[arg(long, short)]
     directories: bool,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 /// A directory on the way to where the drawing stands.
@@ -40,6 +44,7 @@ struct Open {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let look = Look::open(&args.image, context)?;
     let ino = look.find(&args.path, true)?;
     let mut out = Out::new();

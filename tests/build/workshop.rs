@@ -117,7 +117,10 @@ impl Workshop {
     pub(crate) fn kfs(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
-        command.env("KFS_ROOT", self.path("store")).env_remove("SOURCE_DATE_EPOCH");
+        command
+            .env("KFS_PULL", "never")
+            .env("KFS_ROOT", self.path("store"))
+            .env_remove("SOURCE_DATE_EPOCH");
         command
     }
 

@@ -39,7 +39,7 @@ impl Sandbox {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
-        command.env("KFS_ROOT", self.path("store"));
+        command.env("KFS_PULL", "never").env("KFS_ROOT", self.path("store"));
         command
     }
 

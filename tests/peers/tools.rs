@@ -60,7 +60,11 @@ impl Workshop {
     /// `kfs` with its store here.
     pub(crate) fn kfs(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
-        command.arg("--root").arg(self.path("store")).current_dir(self.dir.path());
+        command
+            .env("KFS_PULL", "never")
+            .arg("--root")
+            .arg(self.path("store"))
+            .current_dir(self.dir.path());
         command
     }
 

@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::find::Wanted;
 use super::layout::{self, Layout};
 use super::manifest::{
     CONFIG, DOCKER_CONFIG, Descriptor, ImageConfig, Index, Manifest, is_index, is_manifest,
     layer_compression,
 };
+use super::registry::RegistryError;
+use super::store::StoreError;
 use super::{Image, Layer, soci};
 use crate::digest::{Digest, Mismatch};
 use crate::error::PathError;
@@ -24,6 +27,12 @@ pub enum ImageError {
     /// A blob could not be read.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// A manifest or config that is not here could not be fetched.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// What was fetched could not be kept.
+    #[error(transparent)]
+    Store(Box<StoreError>),
     /// A blob is not what its descriptor says.
     #[error(transparent)]
     Corrupt(Mismatch),
@@ -147,7 +156,7 @@ pub fn host_architecture() -> &'static str {
 
 /// Reads the image that `top`, a manifest or an index, stands for on this machine.
 pub(crate) fn open(layout: &Layout, name: &str, top: &Descriptor) -> Result<Image, ImageError> {
-    let descriptor = manifest_for_host(layout, top)?;
+    let descriptor = choose_manifest(layout, top)?;
     let digest = descriptor.digest;
     let manifest_json = layout.json(&descriptor)?;
     check_kind(&descriptor, &manifest_json)?;
@@ -189,15 +198,15 @@ fn layers(
     manifest.layers.iter().zip(diff_ids).map(layer).collect()
 }
 
-/// Follows indexes down to the manifest for this machine.
-fn manifest_for_host(layout: &Layout, top: &Descriptor) -> Result<Descriptor, ImageError> {
+/// Follows indexes down to the manifest for the platform that is wanted.
+pub(crate) fn choose_manifest(layout: &Layout, top: &Descriptor) -> Result<Descriptor, ImageError> {
     let mut descriptor = top.clone();
     for _ in 0..=MAX_DEPTH {
         if !is_index(&descriptor.media_type) {
             return check_manifest_type(descriptor);
         }
         let index = read_index(layout, &descriptor)?;
-        descriptor = choose(descriptor.digest, index)?;
+        descriptor = choose(descriptor.digest, index, layout.platform.as_ref())?;
     }
     Err(ImageError::TooDeep { digest: descriptor.digest })
 }
@@ -221,14 +230,13 @@ fn check_manifest_type(descriptor: Descriptor) -> Result<Descriptor, ImageError>
     }
 }
 
-/// The entry for linux on this architecture; an only entry needs no platform.
-fn choose(digest: Digest, index: Index) -> Result<Descriptor, ImageError> {
-    let architecture = host_architecture();
+/// The entry for the platform that is wanted, by default linux on this architecture; an only entry
+/// needs no platform.
+fn choose(digest: Digest, index: Index, wanted: Option<&Wanted>) -> Result<Descriptor, ImageError> {
+    let host = Wanted::host();
+    let wanted = wanted.unwrap_or(&host);
     let fits = |descriptor: &&Descriptor| {
-        descriptor
-            .platform
-            .as_ref()
-            .is_some_and(|platform| platform.os == "linux" && platform.architecture == architecture)
+        descriptor.platform.as_ref().is_some_and(|platform| wanted.fits(platform))
     };
     if let Some(found) = index.manifests.iter().find(fits) {
         return Ok(found.clone());
@@ -237,7 +245,7 @@ fn choose(digest: Digest, index: Index) -> Result<Descriptor, ImageError> {
         [only] if only.platform.is_none() => Ok(only.clone()),
         all => Err(ImageError::Platform {
             digest,
-            wanted: format!("linux/{architecture}"),
+            wanted: wanted.to_string(),
             available: all.iter().map(platform_of).collect(),
         }),
     }

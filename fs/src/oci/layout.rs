@@ -9,9 +9,12 @@ use serde::Deserialize;
 
 use super::Image;
 use super::archive::{ArchiveBlobs, ArchiveError};
+use super::find::{Remote, Wanted};
 use super::image::{self, ImageError};
 use super::manifest::{Descriptor, Index, MANIFEST, MAX_JSON, Manifest, REF_NAME, is_manifest};
 use super::reference::{Name, ReferenceError};
+use super::registry::RegistryError;
+use super::store::StoreError;
 use crate::blob::{BlobReader, BlobSource, FileBlob, open_regular};
 use crate::digest::{Digest, Found, Mismatch, VerifyReader};
 use crate::error::{AtPath, PathError};
@@ -27,6 +30,10 @@ pub struct Layout {
     pub(crate) location: PathBuf,
     pub(crate) index: Index,
     pub(crate) blobs: Blobs,
+    /// Which image of an index is meant; none: that for this machine.
+    pub(crate) platform: Option<Wanted>,
+    /// Where blobs are that are not here.
+    pub(crate) remote: Option<Remote>,
 }
 
 /// Where a layout's blobs are.
@@ -106,6 +113,24 @@ pub enum LayoutError {
         /// Their names or digests.
         names: Vec<String>,
     },
+    /// No image is called so, and its registry could not be asked or has none.
+    #[error("no image {query:?} in {}, and {source}", location.display())]
+    Lookup {
+        /// As it was typed.
+        query: String,
+        /// The layout.
+        location: PathBuf,
+        /// Names there that look like it, the nearest first.
+        similar: Vec<String>,
+        /// What came of asking.
+        source: Box<RegistryError>,
+    },
+    /// A registry that had to be asked.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
+    /// What a registry sent cannot be stored.
+    #[error(transparent)]
+    Store(Box<StoreError>),
     /// The image is there, but broken or of an unknown kind.
     #[error("image {name}: {source}")]
     Image {
@@ -172,6 +197,10 @@ impl Layout {
         Self::with_index(dir, &path, &bytes, Blobs::Directory(dir.to_owned()))
     }
 
+    pub(crate) fn new(location: &Path, index: Index, blobs: Blobs) -> Self {
+        Self { location: location.to_owned(), index, blobs, platform: None, remote: None }
+    }
+
     pub(crate) fn with_index(
         location: &Path,
         path: &Path,
@@ -180,7 +209,7 @@ impl Layout {
     ) -> Result<Self, LayoutError> {
         let index: Index = parse(path, bytes)?;
         match index.schema_version {
-            2 => Ok(Self { location: location.to_owned(), index, blobs }),
+            2 => Ok(Self::new(location, index, blobs)),
             version => Err(LayoutError::Broken {
                 path: path.to_owned(),
                 reason: format!("schemaVersion is {version}, only 2 is known"),
@@ -311,12 +340,17 @@ impl Layout {
         }
     }
 
-    /// The blob that a descriptor points to, its size checked.
+    /// The blob that a descriptor points to, its size checked. A blob of a registry, if it is not
+    /// here and is known to be there; nothing is asked until it is read.
     pub fn blob_of(&self, descriptor: &Descriptor) -> Result<Arc<dyn BlobSource>, ImageError> {
         let digest = descriptor.digest;
-        let blob = self
-            .blob(digest)?
-            .ok_or_else(|| ImageError::Missing { digest, location: self.location.clone() })?;
+        let blob = match (self.blob(digest)?, &self.remote) {
+            (Some(blob), _) => blob,
+            (None, Some(remote)) if let Some(blob) = remote.blob(descriptor)? => blob,
+            (None, _) => {
+                return Err(ImageError::Missing { digest, location: self.location.clone() });
+            }
+        };
         match blob.size() {
             size if size == descriptor.size => Ok(blob),
             size => Err(ImageError::Corrupt(Mismatch {
@@ -326,10 +360,16 @@ impl Layout {
         }
     }
 
-    /// The bytes of a manifest, index or config, verified.
+    /// The bytes of a manifest, index or config, verified. One that is not here is fetched and
+    /// kept, if the layout may do that.
     pub fn json(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         if descriptor.size > MAX_JSON {
             return Err(ImageError::TooLarge { digest: descriptor.digest, size: descriptor.size });
+        }
+        if let (None, Some(remote)) = (self.blob(descriptor.digest)?, &self.remote)
+            && let Some(json) = remote.json(descriptor)?
+        {
+            return Ok(json);
         }
         let blob = self.blob_of(descriptor)?;
         let location = PathBuf::from(blob.location());

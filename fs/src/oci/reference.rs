@@ -38,6 +38,8 @@ pub enum Source {
         /// Which of its images; none where it holds one.
         tag: Option<String>,
     },
+    /// `docker://NAME`: a name, never an id, that is looked up in its registry.
+    Registry(Name),
     /// `docker-archive:FILE[:TAG]`: what `docker save` writes.
     DockerArchive {
         /// The archive.
@@ -58,7 +60,7 @@ pub enum ReferenceError {
     NoPath(String),
     /// A scheme that skopeo or a browser knows.
     #[error(
-        "{0:?} uses an unsupported transport, known are oci:, oci-archive: and docker-archive:"
+        "{0:?} uses an unsupported transport, known are oci:, oci-archive:, docker-archive: and docker://"
     )]
     Transport(String),
     /// An upper-case letter in the repository.
@@ -114,6 +116,9 @@ impl FromStr for Source {
         if let Some(rest) = text.strip_prefix("docker-archive:") {
             return place(rest).map(|(file, tag)| Self::DockerArchive { file, tag });
         }
+        if let Some(name) = text.strip_prefix("docker://") {
+            return name.parse().map(Self::Registry);
+        }
         let foreign = ["containers-storage:", "docker-daemon:"];
         if text.contains("://") || foreign.iter().any(|transport| text.starts_with(transport)) {
             return Err(ReferenceError::Transport(text.to_owned()));
@@ -126,6 +131,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (transport, path, tag) = match self {
             Self::Store(name) => return f.write_str(name),
+            Self::Registry(name) => return write!(f, "docker://{name}"),
             Self::Layout { dir, tag } => ("oci", dir, tag),
             Self::OciArchive { file, tag } => ("oci-archive", file, tag),
             Self::DockerArchive { file, tag } => ("docker-archive", file, tag),
@@ -172,6 +178,16 @@ impl Name {
             text.push_str(tag);
         }
         text
+    }
+
+    /// The registry, `host[:port]`.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The repository in its registry.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// The tag; none for a name with a digest alone.
@@ -394,7 +410,8 @@ mod tests {
         assert_eq!(parse("debian:12"), Ok(Source::Store("debian:12".to_owned())));
         assert_eq!(parse("oci::t"), Err(ReferenceError::NoPath("oci::t".to_owned())));
         assert_eq!(parse(""), Err(ReferenceError::Empty));
-        for text in ["docker://x", "containers-storage:x"] {
+        assert_eq!(parse("docker://x"), Ok(Source::Registry("x".parse().unwrap())));
+        for text in ["https://x", "containers-storage:x"] {
             assert_eq!(parse(text), Err(ReferenceError::Transport(text.to_owned())));
         }
         for text in ["oci:d:debian:12", "oci-archive:a.tar:t", "docker-archive:a.tar", "x"] {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! oci-layout  index.json  blobs/sha256/    the layout
+//! remotes/<hex>                            repositories where a blob can be had that is not here
 //! indexes/  cache/  build-cache/           made from blobs, can be made again
 //! mounts/<id>/{lock,state.json}            live mounts
 //! tmp/                                     each entry locked by the process that uses it
@@ -16,6 +17,7 @@
 
 mod check;
 mod prune;
+mod remotes;
 mod remove;
 mod temp;
 mod write;
@@ -35,6 +37,7 @@ pub(crate) use write::{Stage, input_error};
 
 use super::Image;
 use super::archive::ArchiveError;
+use super::find::{self, Lookup, Remote};
 use super::image::ImageError;
 use super::layout::{self, Layout, LayoutError, Selection, ref_name};
 use super::manifest::{Descriptor, Index, MAX_JSON, REF_NAME};
@@ -54,6 +57,7 @@ const NOT_FOREIGN: [&str; 4] = ["index.lock", "writers.lock", "tmp", "lost+found
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    lookup: Lookup,
 }
 
 /// The directories beside the layout.
@@ -65,6 +69,8 @@ pub enum Part {
     Cache,
     /// Layers of build steps, by key.
     BuildCache,
+    /// Where blobs can be had that are not here.
+    Remotes,
     /// One directory a mount.
     Mounts,
     /// [`TempDir`]s and [`TempFile`]s.
@@ -72,13 +78,15 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Indexes, Self::Cache, Self::BuildCache, Self::Mounts, Self::Tmp];
+    const ALL: [Self; 6] =
+        [Self::Indexes, Self::Cache, Self::BuildCache, Self::Remotes, Self::Mounts, Self::Tmp];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Indexes => "indexes",
             Self::Cache => "cache",
             Self::BuildCache => "build-cache",
+            Self::Remotes => "remotes",
             Self::Mounts => "mounts",
             Self::Tmp => "tmp",
         }
@@ -212,12 +220,16 @@ pub struct ImageDetails {
     pub created: Option<String>,
     /// Bytes of config and layers as they are stored.
     pub size: u64,
+    /// How many layers are only known, and read from a registry when they are needed.
+    pub remote_layers: usize,
+    /// How many layers there are.
+    pub layers: usize,
 }
 
 impl Store {
     /// Opens a store for writing: makes what lacks, and removes what killed processes left.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self { root: root.to_owned() };
+        let store = Self::open_readonly(root);
         store.create().map_err(|error| store.writable(error))?;
         temp::sweep(&store.dir(Part::Tmp))?;
         Ok(store)
@@ -226,7 +238,18 @@ impl Store {
     /// Opens a store for reading: makes nothing, so that a store on a read-only file system can
     /// be used. A store that is not there is an empty one.
     pub fn open_readonly(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), lookup: Lookup::default() }
+    }
+
+    /// The same store, that finds images in this way (without, only those that it has).
+    pub fn with_lookup(mut self, lookup: Lookup) -> Self {
+        self.lookup = lookup;
+        self
+    }
+
+    /// How images are found.
+    pub fn lookup(&self) -> &Lookup {
+        &self.lookup
     }
 
     fn create(&self) -> Result<(), StoreError> {
@@ -291,8 +314,15 @@ impl Store {
         self.root.join(part.name())
     }
 
-    /// The layout as it is now.
+    /// The layout as it is now. Layers that are not in it are read where they can be had; for all
+    /// else nothing is asked of the network.
     pub fn layout(&self) -> Result<Layout, LayoutError> {
+        let mut layout = self.local_layout()?;
+        layout.remote = Remote::new(self);
+        Ok(layout)
+    }
+
+    fn local_layout(&self) -> Result<Layout, LayoutError> {
         match Layout::open(&self.root) {
             Err(LayoutError::Path(error)) if error.source.kind() == io::ErrorKind::NotFound => {
                 Ok(self.empty_layout())
@@ -309,11 +339,8 @@ impl Store {
     }
 
     fn empty_layout(&self) -> Layout {
-        Layout {
-            location: self.root.clone(),
-            index: Index::default(),
-            blobs: layout::Blobs::Directory(self.root.clone()),
-        }
+        let blobs = layout::Blobs::Directory(self.root.clone());
+        Layout::new(&self.root, Index::default(), blobs)
     }
 
     /// Reads the image of this name or id (see [`Layout::select`]).
@@ -329,9 +356,12 @@ impl Store {
             digest: descriptor.digest,
             details: layout.image_at(&layout::label(descriptor), descriptor).map(|image| {
                 let sizes = image.layers.iter().map(|layer| layer.descriptor.size);
+                let remote = image.layers.iter().filter(|layer| layer.blob.is_remote());
                 ImageDetails {
                     id: image.manifest.config.digest,
                     created: image.config.created,
+                    remote_layers: remote.count(),
+                    layers: image.layers.len(),
                     size: sizes.fold(image.manifest.config.size, u64::saturating_add),
                 }
             }),
@@ -477,8 +507,16 @@ pub(super) fn select(
     source: &super::reference::Source,
     store: &Store,
 ) -> Result<Selection, LayoutError> {
-    let (layout, tag) = layout_of(source, store)?;
-    layout.select(tag, &source.to_string())
+    use super::reference::Source;
+    let typed = source.to_string();
+    match source {
+        Source::Store(query) => find::named(store, query, &typed),
+        Source::Registry(name) => find::named(store, &name.to_string(), &typed),
+        Source::Layout { .. } | Source::OciArchive { .. } | Source::DockerArchive { .. } => {
+            let (layout, tag) = layout_of(source, store)?;
+            layout.select(tag, &typed)
+        }
+    }
 }
 
 /// Where a source's images are, and which of them it names.
@@ -488,14 +526,16 @@ pub(super) fn layout_of<'a>(
 ) -> Result<(Layout, Option<&'a str>), LayoutError> {
     use super::archive::{self, Format};
     use super::reference::Source;
-    let (layout, tag) = match source {
+    let (mut layout, tag) = match source {
         Source::Store(query) => (store.layout()?, Some(query)),
+        Source::Registry(_) => (store.layout()?, None),
         Source::Layout { dir, tag } => (Layout::open(dir)?, tag.as_ref()),
         Source::OciArchive { file, tag } => (archive::open(file, Some(Format::Oci))?, tag.as_ref()),
         Source::DockerArchive { file, tag } => {
             (archive::open(file, Some(Format::Docker))?, tag.as_ref())
         }
     };
+    layout.platform.clone_from(&store.lookup.platform);
     Ok((layout, tag.map(String::as_str)))
 }
 

@@ -50,7 +50,7 @@ pub(super) fn open(members: Members, path: &Path) -> Result<Layout, ArchiveError
     let Made { members, places, .. } = made;
     let (file, _) = members.into_parts();
     let blobs = Blobs::Archive(Arc::new(ArchiveBlobs { file, path: path.to_owned(), places }));
-    Ok(Layout { location: path.to_owned(), index, blobs })
+    Ok(Layout::new(path, index, blobs))
 }
 
 struct Made<'a> {

@@ -165,8 +165,11 @@ impl Store {
             }
         }
         // Layers in a registry have no blob here, but an index and a cache.
-        let gone = blobs.iter().map(|blob| blob.digest);
-        let gone = gone.filter(|blob| !needed.contains(blob)).collect();
+        let gone: HashSet<_> = blobs.iter().map(|blob| blob.digest).collect();
+        let gone = &gone - needed;
+        for blob in &gone {
+            self.forget_remotes(*blob)?;
+        }
         indexes::forget(&self.dir(Part::Indexes), &gone)?;
         if let Err(error) = cache::forget(&self.dir(Part::Cache), &gone) {
             // The image is gone all the same, and what is left goes when room is made.

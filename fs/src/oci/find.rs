@@ -1,0 +1,326 @@
+//! From a name to an image that the store knows: it has it, or asks its registry.
+//!
+//! An image that was found in a registry is an ordinary image of the store from then on, of which
+//! the store has index, manifest and config, and knows where the layers can be had.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::image::{ImageError, choose_manifest, host_architecture};
+use super::layout::{FoundBy, Layout, LayoutError, Selection};
+use super::manifest::{Descriptor, ImageConfig, Index, Platform, is_index, is_manifest};
+use super::reference::Name;
+use super::registry::{Fetched, Reference, Registries, RegistryError, Repository};
+use super::store::{Store, StoreError};
+use crate::blob::{BlobReader, BlobSource};
+use crate::digest::{Digest, Mismatch, VerifyReader};
+
+/// How images are found that are named.
+#[derive(Clone, Debug, Default)]
+pub struct Lookup {
+    /// Where registries are asked; none: they are not.
+    pub registries: Option<Registries>,
+    /// When they are asked.
+    pub pull: Pull,
+    /// The platform for which an image is wanted; none: this machine's.
+    pub platform: Option<Wanted>,
+}
+
+/// When a registry is asked for an image's name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pull {
+    /// When the store does not have it.
+    #[default]
+    Missing,
+    /// Each time; it is an error if the registry cannot be asked.
+    Always,
+    /// Each time; what the store has is used if the registry cannot be asked.
+    Newer,
+    /// Not at all.
+    Never,
+}
+
+/// A platform that is wanted: `linux/arm64`, `linux/arm/v7`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+/// Why a text names no platform.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no platform, expected OS/ARCH[/VARIANT] such as linux/amd64 or linux/arm/v7")]
+pub struct PlatformError(String);
+
+impl Wanted {
+    /// linux on this machine.
+    pub fn host() -> Self {
+        Self { os: "linux".to_owned(), architecture: host_architecture().to_owned(), variant: None }
+    }
+
+    /// Whether an entry of an index is for this platform.
+    pub(crate) fn fits(&self, platform: &Platform) -> bool {
+        self.fits_parts(&platform.os, &platform.architecture, platform.variant.as_deref())
+    }
+
+    fn fits_config(&self, config: &ImageConfig) -> bool {
+        self.fits_parts(&config.os, &config.architecture, config.variant.as_deref())
+    }
+
+    /// Without a variant any will do; arm64 has but one that has a name (containerd, platforms).
+    fn fits_parts(&self, os: &str, architecture: &str, variant: Option<&str>) -> bool {
+        let plain = |variant: Option<&'_ str>| match (architecture, variant) {
+            ("arm64", Some("v8")) => None,
+            (_, variant) => variant.map(str::to_owned),
+        };
+        self.os == os
+            && self.architecture == architecture
+            && (self.variant.is_none() || plain(self.variant.as_deref()) == plain(variant))
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = PlatformError;
+
+    fn from_str(text: &str) -> Result<Self, PlatformError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (os, architecture, variant) = match parts[..] {
+            [os, architecture] => (os, architecture, None),
+            [os, architecture, variant] => (os, architecture, Some(variant)),
+            _ => return Err(PlatformError(text.to_owned())),
+        };
+        let word = |part: &&str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        if !parts.iter().all(word) {
+            return Err(PlatformError(text.to_owned()));
+        }
+        let architecture = match architecture {
+            "x86_64" | "x86-64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Ok(Self {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: variant.map(str::to_owned),
+        })
+    }
+}
+
+/// Where blobs are that a store does not have.
+#[derive(Clone, Debug)]
+pub(crate) struct Remote {
+    store: Store,
+    registries: Registries,
+    /// Whether manifests and configs may be fetched; layers may always, when they are read.
+    fetch: bool,
+    /// The repository that is being looked into, for blobs that were not noted yet.
+    current: Option<Name>,
+}
+
+impl Remote {
+    /// None for a store that asks no registries.
+    pub(crate) fn new(store: &Store) -> Option<Self> {
+        let registries = store.lookup().registries.clone()?;
+        Some(Self { store: store.clone(), registries, fetch: false, current: None })
+    }
+
+    /// A blob, if it is known where it can be had.
+    pub(crate) fn blob(
+        &self,
+        descriptor: &Descriptor,
+    ) -> Result<Option<Arc<dyn BlobSource>>, ImageError> {
+        let Some(repository) = self.repositories(descriptor.digest)?.into_iter().next() else {
+            return Ok(None);
+        };
+        Ok(Some(Arc::new(repository.blob(descriptor.digest, descriptor.size))))
+    }
+
+    /// A manifest, index or config, fetched and kept, if that may be and it is known where.
+    pub(crate) fn json(&self, descriptor: &Descriptor) -> Result<Option<Vec<u8>>, ImageError> {
+        if !self.fetch {
+            return Ok(None);
+        }
+        let mut failure = None;
+        for repository in self.repositories(descriptor.digest)? {
+            match fetch(&repository, descriptor) {
+                Ok(json) => {
+                    let keep = |error| ImageError::Store(Box::new(error));
+                    let writer = self.store.writer().map_err(keep)?;
+                    writer.put_bytes(&json).map_err(keep)?;
+                    return Ok(Some(json));
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    fn repositories(&self, digest: Digest) -> Result<Vec<Repository>, ImageError> {
+        let mut names = self.store.remotes(digest)?;
+        if let Some(current) = &self.current {
+            names.retain(|name| !name.same_repository(current));
+            names.insert(0, current.clone());
+        }
+        let repositories = names.iter().map(|name| self.registries.repository(name));
+        Ok(repositories.collect::<Result<_, _>>()?)
+    }
+}
+
+fn fetch(repository: &Repository, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+    if is_index(&descriptor.media_type) || is_manifest(&descriptor.media_type) {
+        return Ok(repository.manifest(&Reference::Digest(descriptor.digest))?.json);
+    }
+    let blob = Arc::new(repository.blob(descriptor.digest, descriptor.size));
+    let mut json = Vec::new();
+    let mut reader = VerifyReader::new(BlobReader::new(blob), descriptor.digest, descriptor.size);
+    match std::io::Read::read_to_end(&mut reader, &mut json) {
+        Ok(_) => Ok(json),
+        Err(error) => Err(match error.downcast::<Mismatch>() {
+            Ok(mismatch) => ImageError::Corrupt(mismatch),
+            Err(error) => match error.downcast::<RegistryError>() {
+                Ok(error) => error.into(),
+                Err(error) => RegistryError::SetUp(error.to_string()).into(),
+            },
+        }),
+    }
+}
+
+/// Finds an image by its name in the store or in its registry, by an id in the store.
+pub(super) fn named(store: &Store, query: &str, typed: &str) -> Result<Selection, LayoutError> {
+    let layout = fetching(store, None)?;
+    let local = layout.select(Some(query), typed);
+    let how = store.lookup();
+    let (Some(registries), Ok(name)) = (&how.registries, query.parse::<Name>()) else {
+        return local;
+    };
+    let lookup = |known| lookup(store, registries, &name, known, typed);
+    match (how.pull, local) {
+        (Pull::Never, local) => local,
+        (_, Ok(found)) if found.by == FoundBy::Digest => Ok(found),
+        (Pull::Missing, Ok(found)) if is_for(&found, how.platform.as_ref())? => Ok(found),
+        (Pull::Missing, Ok(_)) => lookup(None),
+        (Pull::Always, Ok(found)) => lookup(Some(found)),
+        (Pull::Newer, Ok(found)) => match lookup(Some(found.clone())) {
+            Err(LayoutError::Registry(error)) if error.is_transient() => {
+                tracing::warn!("{typed} is used as it is known: {error}");
+                Ok(found)
+            }
+            other => other,
+        },
+        (_, Err(LayoutError::NotFound { query, location, similar })) => {
+            lookup(None).map_err(|error| match error {
+                LayoutError::Registry(source) => {
+                    LayoutError::Lookup { query, location, similar, source }
+                }
+                other => other,
+            })
+        }
+        (_, Err(other)) => Err(other),
+    }
+}
+
+/// Whether an image of the store will do for a platform that was asked for.
+fn is_for(found: &Selection, wanted: Option<&Wanted>) -> Result<bool, LayoutError> {
+    match wanted {
+        Some(wanted) if !is_index(&found.descriptor.media_type) => {
+            Ok(wanted.fits_config(&found.image()?.config))
+        }
+        // An index is asked when the image is opened.
+        Some(_) | None => Ok(true),
+    }
+}
+
+/// The layout, with leave to fetch manifests and configs.
+fn fetching(store: &Store, current: Option<Name>) -> Result<Layout, LayoutError> {
+    let mut layout = store.layout()?;
+    layout.platform.clone_from(&store.lookup().platform);
+    if let Some(remote) = &mut layout.remote {
+        remote.fetch = true;
+        remote.current = current;
+    }
+    Ok(layout)
+}
+
+/// Asks the registry for a name, and makes what it has an image of the store.
+fn lookup(
+    store: &Store,
+    registries: &Registries,
+    name: &Name,
+    known: Option<Selection>,
+    typed: &str,
+) -> Result<Selection, LayoutError> {
+    let failed = |error| LayoutError::Registry(Box::new(error));
+    let repository = registries.repository(name).map_err(failed)?;
+    let reference = Reference::of(name);
+    let wanted = store.lookup().platform.as_ref();
+    if let Some(known) = known
+        && repository.digest_of(&reference).map_err(failed)? == Some(known.descriptor.digest)
+        && is_for(&known, wanted)?
+    {
+        return Ok(known);
+    }
+    let fetched = repository.manifest(&reference).map_err(failed)?;
+    // Makes what a store needs.
+    let store = Store::open(store.root())?.with_lookup(store.lookup().clone());
+    keep(&store, name, fetched, typed)?;
+    fetching(&store, None)?.select(Some(&name.to_string()), typed)
+}
+
+/// Stores a manifest that was found, with what else is needed to open its image, under its name.
+fn keep(store: &Store, name: &Name, fetched: Fetched, typed: &str) -> Result<(), LayoutError> {
+    // Until the image has its name nobody removes what is stored.
+    let writer = store.writer()?;
+    let top = fetched.descriptor;
+    let mut blobs = vec![top.digest];
+    if is_index(&top.media_type)
+        && let Ok(index) = serde_json::from_slice::<Index>(&fetched.json)
+    {
+        blobs.extend(index.manifests.iter().map(|child| child.digest));
+    }
+    writer.put_bytes(&fetched.json)?;
+    let layout = fetching(store, Some(name.clone()))?;
+    let image = layout.image_at(typed, &top)?;
+    let broken = |source| LayoutError::Image { name: typed.to_owned(), source: Box::new(source) };
+    let entry = match &store.lookup().platform {
+        Some(wanted) if !wanted.fits_config(&image.config) => {
+            let available = vec![platform_of(&image.config)];
+            let (digest, wanted) = (image.digest, wanted.to_string());
+            return Err(broken(ImageError::Platform { digest, wanted, available }));
+        }
+        // With a platform, the name stands for that one's image, as docker has it.
+        Some(_) => choose_manifest(&layout, &top).map_err(broken)?,
+        None => top,
+    };
+    blobs.push(image.manifest.config.digest);
+    blobs.extend(image.manifest.layers.iter().map(|layer| layer.digest));
+    store.record_remotes(name, &blobs)?;
+    let plain = Descriptor::new(&entry.media_type, entry.digest, entry.size);
+    writer.add_entries(vec![(Some(name.to_string()), plain)])?;
+    Ok(())
+}
+
+fn platform_of(config: &ImageConfig) -> String {
+    let variant = config.variant.iter().map(|variant| format!("/{variant}"));
+    format!("{}/{}{}", config.os, config.architecture, variant.collect::<String>())
+}
+
+impl From<StoreError> for LayoutError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Layout(error) => error,
+            other => Self::Store(Box::new(other)),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Registries: manifests and blobs by OCI distribution 1.1 and Docker's Registry HTTP API V2.
+//!
+//! ```text
+//! Registries     the client: settings, connections, grants, counters; one a process
+//! Repository     a repository as the user names it, at one place or several (mirrors)
+//! RegistryBlob   a blob there: a BlobSource
+//! ```
+//!
+//! The API is synchronous; inside, a private runtime of a few threads, started at first use, does
+//! the waiting. What comes in by digest is verified here if it comes in whole (manifests), and by
+//! whoever reads it if in parts (blobs). Nothing here knows what is in an image.
+
+mod answer;
+pub mod auth;
+mod blob;
+mod challenge;
+mod conf;
+mod counters;
+mod endpoint;
+mod error;
+mod helper;
+mod host;
+mod http;
+mod manifest;
+mod retry;
+mod runtime;
+mod settings;
+mod spool;
+mod stream;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+pub use blob::RegistryBlob;
+pub use conf::ConfError;
+pub use counters::Counters;
+pub use error::RegistryError;
+pub use manifest::{Fetched, Reference};
+pub use settings::{Proxies, Settings};
+
+use blob::BlobState;
+use conf::Place;
+use endpoint::Endpoint;
+use http::Http;
+use runtime::Runtime;
+
+use super::reference::Name;
+use crate::digest::Digest;
+
+/// Entries of blobs that are gone are swept when there are so many.
+const SWEEP: usize = 1024;
+
+/// A client for registries. Cheap to clone; clones share connections, grants and counters.
+#[derive(Clone)]
+pub struct Registries(Arc<Inner>);
+
+struct Inner {
+    http: Arc<Http>,
+    runtime: Runtime,
+    /// What is known of blobs that are in use, by repository and digest.
+    blobs: Mutex<HashMap<(String, Digest), Weak<BlobState>>>,
+}
+
+impl fmt::Debug for Registries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registries({:?})", self.counters())
+    }
+}
+
+impl Registries {
+    /// A client. Nothing is read, connected or started until it is used.
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Inner {
+            http: Arc::new(Http::new(settings)),
+            runtime: Runtime::default(),
+            blobs: Mutex::default(),
+        }))
+    }
+
+    /// What was asked so far.
+    pub fn counters(&self) -> Counters {
+        self.0.http.tally.read()
+    }
+
+    /// The repository of a name.
+    pub fn repository(&self, name: &Name) -> Result<Repository, RegistryError> {
+        let (host, path) = (name.domain(), name.path());
+        let blocked = |conf| RegistryError::Blocked { name: format!("{host}/{path}"), conf };
+        let places = self.0.http.conf()?.places(host, path).map_err(blocked)?;
+        let endpoints = places.into_iter().map(|place| self.endpoint(place)).collect();
+        let name = format!("{host}/{path}");
+        Ok(Repository { client: self.clone(), name, endpoints })
+    }
+
+    fn endpoint(&self, place: Place) -> Endpoint {
+        let http = self.0.http.clone();
+        let host = http.host(&place.host, place.insecure);
+        let Place { host: host_name, repository, insecure: _, serves } = place;
+        Endpoint { http, host, host_name, repository, serves }
+    }
+}
+
+/// A repository: `host/path`, and where it can be had.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    client: Registries,
+    /// As the user names it, in full.
+    name: String,
+    /// Mirrors first; never empty.
+    endpoints: Vec<Endpoint>,
+}
+
+impl Repository {
+    /// `host[:port]/path`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A blob of the repository, of this size in bytes. Nothing is asked until it is read; all
+    /// who read it share what is found out.
+    pub fn blob(&self, digest: Digest, size: u64) -> RegistryBlob {
+        let mut blobs = self.client.0.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if blobs.len() >= SWEEP {
+            blobs.retain(|_, state| state.strong_count() > 0);
+        }
+        let key = (self.name.clone(), digest);
+        let known = blobs.get(&key).and_then(Weak::upgrade).filter(|known| known.size == size);
+        let state = known.unwrap_or_else(|| {
+            let state = Arc::new(BlobState::new(self, digest, size));
+            blobs.insert(key, Arc::downgrade(&state));
+            state
+        });
+        RegistryBlob::new(self.client.clone(), state)
+    }
+}
+
+#[cfg(test)]
+mod tests;

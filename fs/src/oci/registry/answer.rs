@@ -1,0 +1,138 @@
+//! An answer: its head at once, its body piece by piece, no piece later than it may be.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_LENGTH, HeaderName, RETRY_AFTER};
+use reqwest::{Response, StatusCode, Url};
+use serde::Deserialize;
+
+use super::counters::InFlight;
+use super::error::RegistryError;
+
+/// What is read of the body of a refusal, in bytes.
+const MAX_MESSAGE: u64 = 16 << 10;
+/// What is shown of it, in characters.
+const SHOWN: usize = 300;
+/// Servers may ask for patience, but not for more than this.
+const LONGEST_AFTER: Duration = Duration::from_secs(30);
+
+/// An answer whose body was not read yet.
+#[derive(Debug)]
+pub(super) struct Answer {
+    response: Response,
+    host: String,
+    stall: Duration,
+    in_flight: InFlight,
+}
+
+impl Answer {
+    pub(super) fn new(
+        response: Response,
+        host: &str,
+        stall: Duration,
+        in_flight: InFlight,
+    ) -> Self {
+        Self { response, host: host.to_owned(), stall, in_flight }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// A header's value, if it is text.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// All values of a header.
+    pub(super) fn headers(&self, name: &HeaderName) -> Vec<String> {
+        let values = self.response.headers().get_all(name).iter();
+        values.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect()
+    }
+
+    /// Where this came from.
+    pub(super) fn url(&self) -> &Url {
+        self.response.url()
+    }
+
+    /// `host[:port]` that sent it, for messages.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The length that the head announces, in bytes.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.header(&CONTENT_LENGTH)?.parse().ok()
+    }
+
+    /// The next piece of the body; none at its end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        let failure = match tokio::time::timeout(self.stall, self.response.chunk()).await {
+            Ok(Ok(piece)) => {
+                self.in_flight.received(piece.as_ref().map_or(0, Bytes::len));
+                return Ok(piece);
+            }
+            Ok(Err(error)) => RegistryError::Unreachable {
+                registry: self.host.clone(),
+                reason: super::http::reason(&error.without_url()),
+            },
+            Err(_) => RegistryError::Stalled { registry: self.host.clone(), waited: self.stall },
+        };
+        self.in_flight.failed();
+        Err(failure)
+    }
+
+    /// The whole body, if it has at most `limit` bytes; else its first `limit` bytes and more.
+    pub(super) async fn body(&mut self, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.chunk().await? {
+            body.extend_from_slice(&piece);
+            if body.len() as u64 > limit {
+                break;
+            }
+        }
+        Ok(body)
+    }
+
+    /// What the registry says of its refusal, after `: `; empty if it says nothing.
+    pub(super) async fn message(&mut self) -> String {
+        #[derive(Deserialize)]
+        struct Errors {
+            errors: Vec<Reason>,
+        }
+        #[derive(Deserialize)]
+        struct Reason {
+            #[serde(default)]
+            code: String,
+            #[serde(default)]
+            message: String,
+        }
+        // A message that does not come is no reason to hide the status.
+        let body = self.body(MAX_MESSAGE).await.unwrap_or_default();
+        let reasons = serde_json::from_slice(&body).map(|errors: Errors| errors.errors);
+        let said = reasons.unwrap_or_default().into_iter().map(|reason| match reason.message {
+            message if message.is_empty() => reason.code,
+            message => message,
+        });
+        let said: Vec<String> = said.filter(|text| !text.is_empty()).collect();
+        let said: String = said.join(", ").chars().take(SHOWN).collect();
+        if said.is_empty() { said } else { format!(": {said}") }
+    }
+
+    /// The error for a status that was not expected. `request` says what was asked.
+    pub(super) async fn refusal(mut self, request: &str) -> RegistryError {
+        let message = self.message().await;
+        let status = self.status();
+        let (registry, request) = (self.host.clone(), request.to_owned());
+        let passing = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+        if passing || matches!(status.as_u16(), 408 | 425 | 429) {
+            self.in_flight.failed();
+            let after = self.header(&RETRY_AFTER).and_then(|text| text.parse().ok());
+            let after = after.map(|seconds| Duration::from_secs(seconds).min(LONGEST_AFTER));
+            let status = status.as_u16();
+            return RegistryError::Unavailable { registry, status, request, message, after };
+        }
+        RegistryError::Refused { registry, status: status.as_u16(), request, message }
+    }
+}

@@ -1,0 +1,311 @@
+//! Single requests: which scheme, which connection, which proof of who asks.
+//!
+//! A request is sent to where it is addressed and nowhere else: redirects are the caller's, and
+//! the proof goes only to the host that it is for.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Certificate, Client, Identity, Method, NoProxy, Proxy, Url, redirect};
+
+use super::answer::Answer;
+use super::conf::{self, Conf, ConfError};
+use super::counters::Tally;
+use super::error::RegistryError;
+use super::host::Host;
+use super::settings::Settings;
+
+/// For a connection, its TLS handshake included.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// The slowest upload that is not taken for a stall, in bytes a second.
+const SLOWEST_UPLOAD: u64 = 16 << 10;
+/// Idle connections are kept for the next read.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct Http {
+    pub(super) settings: Settings,
+    pub(super) tally: Arc<Tally>,
+    conf: OnceLock<Conf>,
+    clients: Mutex<HashMap<String, Client>>,
+    hosts: Mutex<HashMap<(String, bool), Arc<Host>>>,
+}
+
+/// A request to a registry.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    /// From `/v2/` on, or a whole URL that the registry gave.
+    pub(super) target: Target,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// Path and query on the registry.
+    Path(String),
+    /// A location that the registry gave for an upload.
+    Url(Url),
+}
+
+impl Request {
+    pub(super) fn new(method: Method, path: String) -> Self {
+        let target = Target::Path(path);
+        Self { method, target, headers: HeaderMap::new(), body: Bytes::new() }
+    }
+}
+
+impl Http {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            tally: Arc::default(),
+            conf: OnceLock::new(),
+            clients: Mutex::default(),
+            hosts: Mutex::default(),
+        }
+    }
+
+    /// `registries.conf`, read once.
+    pub(super) fn conf(&self) -> Result<&Conf, ConfError> {
+        if let Some(conf) = self.conf.get() {
+            return Ok(conf);
+        }
+        let conf = Conf::read(&self.settings.registries_conf)?;
+        Ok(self.conf.get_or_init(|| conf))
+    }
+
+    /// What is known of a host.
+    pub(super) fn host(&self, name: &str, insecure: bool) -> Arc<Host> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = hosts.entry((name.to_owned(), insecure));
+        host.or_insert_with(|| Arc::new(Host::new(name, insecure, self.settings.plain_http)))
+            .clone()
+    }
+
+    /// Sends a request to a registry, by https or what it speaks.
+    pub(super) async fn to_host(
+        &self,
+        host: &Host,
+        request: &Request,
+        proof: Option<&HeaderValue>,
+    ) -> Result<Answer, RegistryError> {
+        if let Some(plain) = host.plain() {
+            return self.by_scheme(host, request, proof, plain).await;
+        }
+        match self.by_scheme(host, request, proof, false).await {
+            Err(RegistryError::Unreachable { registry, reason }) if host.may_be_plain => {
+                let error = match self.by_scheme(host, request, proof, true).await {
+                    Ok(answer) => {
+                        host.settle(true);
+                        return Ok(answer);
+                    }
+                    Err(RegistryError::Unreachable { reason: plain, .. }) => plain,
+                    Err(error) => return Err(error),
+                };
+                let reason = match reason == error {
+                    true => reason,
+                    false => format!("{reason}; by plain http: {error}"),
+                };
+                Err(RegistryError::Unreachable { registry, reason })
+            }
+            Ok(answer) => {
+                host.settle(false);
+                Ok(answer)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn by_scheme(
+        &self,
+        host: &Host,
+        request: &Request,
+        proof: Option<&HeaderValue>,
+        plain: bool,
+    ) -> Result<Answer, RegistryError> {
+        let url = match &request.target {
+            Target::Url(url) => url.clone(),
+            Target::Path(path) => {
+                let scheme = if plain { "http" } else { "https" };
+                let url = Url::parse(&format!("{scheme}://{}{path}", host.address));
+                url.map_err(|error| RegistryError::Protocol {
+                    registry: host.address.clone(),
+                    reason: error.to_string(),
+                })?
+            }
+        };
+        self.send(request, url, host.insecure, proof).await
+    }
+
+    /// Sends a request to any URL, as a redirect needs it.
+    pub(super) async fn send(
+        &self,
+        request: &Request,
+        url: Url,
+        insecure: bool,
+        proof: Option<&HeaderValue>,
+    ) -> Result<Answer, RegistryError> {
+        let registry = authority(&url);
+        let client = self.client(&url, insecure)?;
+        let mut headers = request.headers.clone();
+        if let Some(proof) = proof {
+            headers.insert(AUTHORIZATION, proof.clone());
+        }
+        let uploading = Duration::from_secs(request.body.len() as u64 / SLOWEST_UPLOAD);
+        let waited = self.settings.stall + uploading;
+        let in_flight = self.tally.request();
+        let sent = client.request(request.method.clone(), url).headers(headers);
+        let sent = sent.body(request.body.clone()).send();
+        let failure = match tokio::time::timeout(waited, sent).await {
+            Ok(Ok(response)) => {
+                return Ok(Answer::new(response, &registry, self.settings.stall, in_flight));
+            }
+            Ok(Err(error)) => send_error(registry, error.without_url()),
+            Err(_) => RegistryError::Stalled { registry, waited },
+        };
+        in_flight.failed();
+        Err(failure)
+    }
+
+    /// The connections for a URL: shared by all hosts, but for those with certificates of their
+    /// own or without trust.
+    fn client(&self, url: &Url, insecure: bool) -> Result<Client, RegistryError> {
+        let host = authority(url);
+        let plain = url.scheme() == "http";
+        let certificates = match plain {
+            true => conf::Certificates::default(),
+            false => conf::certificates(&self.settings.certs_dirs, &host)?,
+        };
+        let own = insecure || certificates.own.is_some() || !certificates.authorities.is_empty();
+        let key = match (plain, own) {
+            (true, _) => "http".to_owned(),
+            (false, false) => "https".to_owned(),
+            (false, true) => format!("{insecure} {host}"),
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        let client = self.build(plain, insecure, certificates)?;
+        clients.insert(key, client.clone());
+        Ok(client)
+    }
+
+    fn build(
+        &self,
+        plain: bool,
+        insecure: bool,
+        certificates: conf::Certificates,
+    ) -> Result<Client, RegistryError> {
+        let set_up = |error: reqwest::Error| RegistryError::SetUp(reason(&error));
+        let mut builder = Client::builder()
+            .user_agent(concat!("kfs/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_PATIENCE.min(self.settings.stall))
+            .pool_idle_timeout(IDLE)
+            .tcp_nodelay(true)
+            .referer(false)
+            .no_proxy();
+        for proxy in self.proxies()? {
+            builder = builder.proxy(proxy);
+        }
+        if plain {
+            // The system's authorities take milliseconds to read.
+            builder = builder.tls_certs_only([]);
+        } else if insecure {
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        } else {
+            let mut trusted = Vec::new();
+            for (path, pem) in certificates.authorities {
+                let parsed = Certificate::from_pem_bundle(&pem);
+                trusted.extend(parsed.map_err(|error| unusable(&path, &error))?);
+            }
+            builder = builder.tls_certs_merge(trusted);
+        }
+        if let Some((path, pem)) = certificates.own {
+            let identity = Identity::from_pem(&pem).map_err(|error| unusable(&path, &error))?;
+            builder = builder.identity(identity);
+        }
+        builder.build().map_err(set_up)
+    }
+
+    fn proxies(&self) -> Result<Vec<Proxy>, RegistryError> {
+        let settings = &self.settings.proxies;
+        let bypass = || settings.no_proxy.as_deref().and_then(NoProxy::from_string);
+        let made =
+            [settings.http.as_ref().map(Proxy::http), settings.https.as_ref().map(Proxy::https)];
+        let proxies = made.into_iter().flatten().map(|proxy| {
+            // The text may hold a password.
+            let unusable = |_| RegistryError::SetUp("a proxy's address is no URL".to_owned());
+            Ok(proxy.map_err(unusable)?.no_proxy(bypass()))
+        });
+        proxies.collect()
+    }
+}
+
+fn unusable(path: &std::path::Path, error: &reqwest::Error) -> RegistryError {
+    ConfError::Malformed { path: path.to_owned(), reason: reason(error) }.into()
+}
+
+/// `host[:port]` of a URL.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// Whether `host[:port]` is this machine.
+pub(super) fn is_loopback(address: &str) -> bool {
+    let host = match address.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
+        Some((v6, _)) => v6,
+        None => address.split(':').next().unwrap_or(address),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn send_error(registry: String, error: reqwest::Error) -> RegistryError {
+    if is_untrusted(&error) {
+        return RegistryError::Untrusted { registry, reason: reason(&error) };
+    }
+    if error.is_builder() {
+        return RegistryError::SetUp(reason(&error));
+    }
+    RegistryError::Unreachable { registry, reason: reason(&error) }
+}
+
+/// Whether the certificate of the other side is why there is no connection.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let is = |error: &(dyn Error + 'static)| {
+        matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+    };
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if is(cause) || inner.is_some_and(|inner| is(inner)) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// The innermost cause: what is around it only says that a request failed.
+pub(super) fn reason(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn Error = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,66 @@
+//! Where blobs can be had that are not in the store: `remotes/<hex digits of the blob>`, a line
+//! for each repository (`host[:port]/path`), the one that was seen last first.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+
+use super::{Part, Store};
+use crate::digest::Digest;
+use crate::error::{AtPath, PathError};
+use crate::oci::reference::Name;
+
+/// Repositories that are kept for a blob.
+const MAX_REPOSITORIES: usize = 8;
+/// A longer file was not written here, in bytes.
+const MAX_FILE: u64 = 16 << 10;
+
+impl Store {
+    /// Notes that these blobs can be had from the repository of `name`.
+    pub fn record_remotes(&self, name: &Name, blobs: &[Digest]) -> Result<(), PathError> {
+        let repository = name.canonical_repository();
+        for digest in blobs {
+            let mut known = self.repositories(*digest)?;
+            if known.first() == Some(&repository) {
+                continue;
+            }
+            known.retain(|other| *other != repository);
+            known.insert(0, repository.clone());
+            known.truncate(MAX_REPOSITORIES);
+            // A repository that another process notes at this moment may be lost: the blob can
+            // still be had from this one.
+            self.write_file(&self.remotes_path(*digest), (known.join("\n") + "\n").as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The repositories where a blob can be had.
+    pub fn remotes(&self, digest: Digest) -> Result<Vec<Name>, PathError> {
+        let lines = self.repositories(digest)?;
+        Ok(lines.iter().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Forgets where a blob can be had.
+    pub(super) fn forget_remotes(&self, digest: Digest) -> Result<(), PathError> {
+        let path = self.remotes_path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.at("remove", &path),
+        }
+    }
+
+    fn repositories(&self, digest: Digest) -> Result<Vec<String>, PathError> {
+        let path = self.remotes_path(digest);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            file => file.at("open", &path)?,
+        };
+        let mut text = String::new();
+        file.take(MAX_FILE).read_to_string(&mut text).at("read", &path)?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    fn remotes_path(&self, digest: Digest) -> PathBuf {
+        self.dir(Part::Remotes).join(digest.hex())
+    }
+}

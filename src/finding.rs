@@ -1,0 +1,156 @@
+//! How images are found that are not in the store: what the command line says, and what is kept
+//! where docker, podman and skopeo look. The one place where the environment is asked for it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kfs_fs::oci::find::{Lookup, Pull, Wanted};
+use kfs_fs::oci::registry::auth::AuthFiles;
+use kfs_fs::oci::registry::{Proxies, Registries, Settings};
+use kfs_fs::oci::store::{Part, Store};
+
+/// Options of all commands that take an image.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Registry options")]
+pub(crate) struct FindArgs {
+    /// When to ask the registry of an image
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        env = "KFS_PULL",
+        hide_env_values = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always"
+    )]
+    pull: Option<PullWhen>,
+
+    /// The platform for which an image is wanted [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Wanted>,
+
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+/// Options of all commands that talk to registries.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Registry options")]
+pub(crate) struct ConnectArgs {
+    /// Speak http with registries, not https
+    #[arg(long)]
+    plain_http: bool,
+
+    /// How long a read may wait for its registry before it fails [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    read_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum PullWhen {
+    /// If the store does not have it (the default)
+    Missing,
+    /// Each time
+    Always,
+    /// Each time, and what the store has if the registry cannot be asked
+    Newer,
+    /// Not at all
+    Never,
+}
+
+impl FindArgs {
+    /// What these options mean for the store in this directory.
+    pub(crate) fn lookup(&self, store: &Path) -> Lookup {
+        let pull = match self.pull {
+            None | Some(PullWhen::Missing) => Pull::Missing,
+            Some(PullWhen::Always) => Pull::Always,
+            Some(PullWhen::Newer) => Pull::Newer,
+            Some(PullWhen::Never) => Pull::Never,
+        };
+        let registries = Some(self.connect.registries(store));
+        Lookup { registries, pull, platform: self.platform.clone() }
+    }
+
+    /// The options for a process that opens an image that this one has found. They hold no
+    /// secrets: those are read again.
+    pub(crate) fn to_args(&self) -> Vec<OsString> {
+        let mut args = vec![OsString::from("--pull=never")];
+        if let Some(platform) = &self.platform {
+            args.extend(["--platform".into(), platform.to_string().into()]);
+        }
+        if self.connect.plain_http {
+            args.push("--plain-http".into());
+        }
+        if let Some(time) = self.connect.read_timeout {
+            let time = humantime::format_duration(time).to_string();
+            args.extend(["--read-timeout".into(), time.into()]);
+        }
+        args
+    }
+}
+
+impl ConnectArgs {
+    /// A client for registries, with its temporary files in this store.
+    pub(crate) fn registries(&self, store: &Path) -> Registries {
+        let mut settings = Settings::new(Store::open_readonly(store).dir(Part::Tmp));
+        if let Some(time) = self.read_timeout {
+            settings = settings.with_read_timeout(time);
+        }
+        settings.plain_http = self.plain_http;
+        let home = path("HOME");
+        let config = path("XDG_CONFIG_HOME")
+            .or_else(|| home.as_ref().map(|home| home.join(".config")))
+            .map(|config| config.join("containers"));
+        let system = PathBuf::from("/etc/containers");
+        settings.registries_conf = path("CONTAINERS_REGISTRIES_CONF")
+            .into_iter()
+            .chain(config.iter().chain([&system]).map(|dir| dir.join("registries.conf")))
+            .collect();
+        settings.certs_dirs = config
+            .iter()
+            .chain([&system, &PathBuf::from("/etc/docker")])
+            .map(|dir| dir.join("certs.d"))
+            .collect();
+        settings.auth = auth_files(config, home);
+        settings.proxies = proxies();
+        Registries::new(settings)
+    }
+}
+
+/// Where credentials are: in the file that the environment names, else where podman (first, for
+/// new ones) and docker keep them.
+fn auth_files(config: Option<PathBuf>, home: Option<PathBuf>) -> AuthFiles {
+    if let Some(file) = path("REGISTRY_AUTH_FILE") {
+        return AuthFiles { files: vec![file] };
+    }
+    let runtime = path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
+    let config = config.map(|dir| dir.join("auth.json"));
+    let docker = path("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
+    let docker = docker.map(|dir| dir.join("config.json"));
+    AuthFiles { files: [runtime, config, docker].into_iter().flatten().collect() }
+}
+
+/// As curl and Go read them; this machine is never behind a proxy.
+fn proxies() -> Proxies {
+    let text = |name: &str| {
+        let either = [name.to_ascii_lowercase(), name.to_ascii_uppercase()];
+        let found = either.iter().find_map(|name| std::env::var(name).ok());
+        found.filter(|text| !text.is_empty())
+    };
+    let all = text("all_proxy");
+    let here = "localhost,127.0.0.0/8,::1";
+    let no_proxy =
+        text("no_proxy").map_or_else(|| here.to_owned(), |list| format!("{list},{here}"));
+    Proxies {
+        http: text("http_proxy").or_else(|| all.clone()),
+        https: text("https_proxy").or(all),
+        no_proxy: Some(no_proxy),
+    }
+}
+
+/// A variable that names a file or directory.
+fn path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}

@@ -1,0 +1,42 @@
+//! What the user is told about registries.
+
+use kfs_fs::oci::registry::RegistryError;
+
+use super::{CORRUPT, Failure, NOT_FOUND};
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self::from_error(&error).about_registry(&error)
+    }
+}
+
+impl Failure {
+    /// Adds exit code and hint for a registry's error.
+    pub(super) fn about_registry(self, error: &RegistryError) -> Self {
+        match error {
+            RegistryError::Denied { registry, authenticated: false, .. } => {
+                self.hint(format!("log in with `kfs login {registry}`, or check the name"))
+            }
+            RegistryError::Denied { registry, authenticated: true, .. } => self.hint(format!(
+                "check the name, or log in as somebody who may: `kfs login {registry}`"
+            )),
+            RegistryError::Untrusted { registry, .. } => self.hint(format!(
+                "put the certificate of its authority into /etc/containers/certs.d/{registry}/ca.crt"
+            )),
+            RegistryError::Unreachable { .. } | RegistryError::Stalled { .. } => self.hint(
+                "check the name and the network; a registry that speaks http needs --plain-http",
+            ),
+            RegistryError::NotFound { .. } => self.code(NOT_FOUND),
+            RegistryError::Corrupt { .. } => self.code(CORRUPT),
+            RegistryError::Conf(_)
+            | RegistryError::Auth(_)
+            | RegistryError::Blocked { .. }
+            | RegistryError::Truncated { .. }
+            | RegistryError::Unavailable { .. }
+            | RegistryError::Refused { .. }
+            | RegistryError::Protocol { .. }
+            | RegistryError::SetUp(_) => self,
+            RegistryError::Shared(error) => self.about_registry(error),
+        }
+    }
+}

@@ -3,9 +3,9 @@
 //! Whatever the format, a layer becomes one [`index::LayerIndex`]: its entries in tar order, and
 //! the spans in which its content is stored, each with the digest that every later read is held
 //! against. Where the manifest names a table of contents inside the layer (`estargz`,
-//! `zstd_chunked`) or beside it (`soci`), the index is made from that alone. Else it is made in one streaming pass
-//! ([`scan`]) that also verifies the blob's digest and the diffID; nothing of a layer is served
-//! before that.
+//! `zstd_chunked`) or beside it (`soci`), the index is made from that alone. Else it is made in
+//! one streaming pass ([`scan`]) that also verifies the blob's digest and the diffID; nothing of a
+//! layer is served before that.
 
 mod estargz;
 pub mod gzip;

@@ -131,6 +131,37 @@ fn zstd_frames_of_any_size_end_where_pieces_do() {
     check(&frames, &tar, 1);
 }
 
+/// A frame without content (RFC 8878, section 3.1.2); number 14 is a table of the seekable format.
+fn skippable(number: u8, data: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(data.len()).unwrap();
+    [&[0x50 + number, 0x2a, 0x4d, 0x18], &len.to_le_bytes()[..], data].concat()
+}
+
+#[test]
+fn small_and_huge_zstd_frames_and_those_without_content() {
+    let tar = sample(24 << 20);
+    let (start, rest) = tar.split_at(2 << 20);
+    let (huge, end) = rest.split_at(20 << 20);
+    let mut data = skippable(0, b"");
+    data.extend(start.chunks(300_000).flat_map(zstd_frame));
+    data.extend(skippable(3, &[7; 300_000]));
+    data.extend(zstd_frame(b""));
+    data.extend(zstd_frame(huge));
+    data.extend(skippable(1, b"x"));
+    data.extend(end.chunks(300_000).flat_map(zstd_frame));
+    data.extend(skippable(14, &[1; 100]));
+    check(&data, &tar, 20);
+    // Only the frame that is too large is unpacked.
+    let dir = tempfile::tempdir().unwrap();
+    let layer = layer(dir.path(), &data, &tar);
+    let index = scan(&layer, dir.path(), &|_| ()).unwrap();
+    let unpacked = (0..index.span_count())
+        .map(|number| index.span(number).unwrap())
+        .filter(|span| span.coding == Coding::Unpacked);
+    let unpacked: u64 = unpacked.map(|span| span.content_len).sum();
+    assert!((20 << 20..22 << 20).contains(&unpacked), "{unpacked} bytes are unpacked");
+}
+
 #[test]
 fn stored_deflate_blocks_and_empty_members() {
     let tar = sample(3 << 20);

@@ -7,7 +7,7 @@
 //!
 //! Source: `docs/soci-index-manifest-v2.md` and `soci/soci_index.go` of awslabs/soci-snapshotter.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Ztoc;
 use super::image::ImageError;
@@ -49,15 +49,24 @@ enum SociError {
     Type(String),
 }
 
+/// The blobs of the index that a manifest with these annotations names, as far as the layout has
+/// them; what is pointed to comes first.
+pub(super) fn blobs(layout: &Layout, annotations: &BTreeMap<String, String>) -> Vec<Descriptor> {
+    let here =
+        |descriptor: &Descriptor| layout.blob(descriptor.digest).is_ok_and(|blob| blob.is_some());
+    let digest = annotations.get(INDEX_DIGEST).and_then(|text| text.parse().ok());
+    let Some(Ok(Some(blob))) = digest.map(|digest| layout.blob(digest)) else { return Vec::new() };
+    let digest = digest.expect("its blob was found");
+    let Ok((index, manifest)) = open(layout, digest, blob.size()) else { return Vec::new() };
+    let parts = std::iter::once(manifest.config).chain(manifest.layers);
+    parts.filter(here).chain([index]).collect()
+}
+
 fn read(layout: &Layout, digest: &str) -> Result<HashMap<Digest, Ztoc>, SociError> {
     let digest: Digest = digest.parse()?;
     // The annotation has no size; whoever has the index knows it.
     let size = layout.blob(digest).map_err(ImageError::from)?.map_or(0, |blob| blob.size());
-    let json = layout.json(&Descriptor::new(MANIFEST, digest, size))?;
-    let index: Manifest = serde_json::from_slice(&json)?;
-    if index.config.media_type != CONFIG_V2 {
-        return Err(SociError::Type(index.config.media_type));
-    }
+    let (_, index) = open(layout, digest, size)?;
     let mut ztocs = HashMap::new();
     for descriptor in index.layers {
         let Some(layer) = descriptor.annotations.get(LAYER_DIGEST) else { continue };
@@ -66,4 +75,14 @@ fn read(layout: &Layout, digest: &str) -> Result<HashMap<Digest, Ztoc>, SociErro
         ztocs.insert(layer, Ztoc { descriptor, blob });
     }
     Ok(ztocs)
+}
+
+/// Reads an index.
+fn open(layout: &Layout, digest: Digest, size: u64) -> Result<(Descriptor, Manifest), SociError> {
+    let descriptor = Descriptor::new(MANIFEST, digest, size);
+    let index: Manifest = serde_json::from_slice(&layout.json(&descriptor)?)?;
+    if index.config.media_type != CONFIG_V2 {
+        return Err(SociError::Type(index.config.media_type));
+    }
+    Ok((descriptor, index))
 }

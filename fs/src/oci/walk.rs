@@ -1,12 +1,13 @@
 //! Which blobs an image consists of.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
 use super::image::{self, ImageError};
 use super::layout::Layout;
 use super::manifest::{Descriptor, is_index, is_manifest};
+use super::soci;
 use crate::digest::Digest;
 
 /// Indexes in indexes are followed this far.
@@ -14,7 +15,7 @@ const MAX_DEPTH: u32 = 4;
 
 /// The blobs below a manifest or index, and itself: what is pointed to comes before what points
 /// to it, each once. Manifests that an index lists but the layout lacks are left out: tools copy
-/// one platform of several.
+/// one platform of several. Of a SOCI index there is what the layout has.
 pub(crate) fn closure(layout: &Layout, top: &Descriptor) -> Result<Vec<Descriptor>, ImageError> {
     let mut walk = Walk { layout, seen: HashSet::new(), blobs: Vec::new() };
     walk.visit(top, MAX_DEPTH)?;
@@ -33,6 +34,7 @@ struct Links {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     blobs: Option<Vec<Descriptor>>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Walk<'_> {
@@ -56,6 +58,9 @@ impl Walk<'_> {
                 .map_err(|source| ImageError::Json { what: "manifest", digest, source })?;
             let all = links.config.into_iter().chain(links.layers.into_iter().flatten());
             for blob in all.chain(links.blobs.into_iter().flatten()) {
+                self.push(blob);
+            }
+            for blob in soci::blobs(self.layout, &links.annotations.unwrap_or_default()) {
                 self.push(blob);
             }
         }

@@ -4,6 +4,7 @@ use super::*;
 use crate::digest::Found;
 use crate::oci::fixture::Fixture;
 use crate::oci::manifest::{Compression, DOCKER_MANIFEST, INDEX, MANIFEST, MAX_JSON};
+use crate::oci::walk::closure;
 
 fn open_in(fixture: &Fixture, descriptor: &Descriptor) -> Result<Image, ImageError> {
     open(&fixture.store.layout().unwrap(), "x", descriptor)
@@ -178,6 +179,11 @@ fn a_soci_index_gives_layers_their_tables() {
     assert!(table_of(&fixture.manifest(&[fixture.layer("x", Compression::Gzip)])).is_none());
     let (image, index, ztoc) = with_soci_index(&fixture, V2);
     assert_eq!(table_of(&image).unwrap().descriptor.digest, ztoc.digest);
+    // It goes with the image wherever that goes.
+    let with_it = closure(&fixture.store.layout().unwrap(), &image).unwrap();
+    let digests: Vec<_> = with_it.iter().map(|blob| blob.digest).collect();
+    assert_eq!(digests.last(), Some(&image.digest));
+    assert!(digests.contains(&index.digest) && digests.contains(&ztoc.digest));
     // Whatever is wrong with the index, the layers can be read whole.
     fixture.flip(index.digest);
     assert!(table_of(&image).is_none());

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use kfs_builder::cluster::collect::{self, ImageName, Scope};
 use kfs_builder::cluster::files::Files;
-use kfs_builder::kubefile::{Dialect, Kubefile};
+use kfs_builder::kubefile::{Dialect, Instruction, Kubefile, Statement};
 use kfs_builder::plan::{Options, Plan};
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
 use skip::skip;
@@ -85,6 +85,63 @@ fn real_kubefiles_parse_or_say_what_is_missing() {
     println!("{} files: {counts:#?}", files.len());
     assert!(refused.is_empty(), "{}", refused.join("\n\n"));
     assert!(counts["ok"] * 10 > files.len() * 9, "{counts:?}");
+}
+
+#[test]
+fn kubefiles_say_what_sealer_read_in_them() {
+    let Some(root) = shared("corpus/kubefiles") else { return };
+    let text = fs::read_to_string(root.join("oracle-sealer-v0.11.0.jsonl")).unwrap();
+    let mut compared = 0;
+    for line in text.lines() {
+        let oracle: serde_json::Value = serde_json::from_str(line).unwrap();
+        let path = oracle["path"].as_str().unwrap();
+        let (Some(dockerfile), Ok(bytes)) =
+            (oracle["dockerfile"].as_str(), fs::read(root.join(path)))
+        else {
+            continue;
+        };
+        let file = Kubefile::parse(path, &bytes, Dialect::Kubefile).unwrap();
+        let froms = |file: &Kubefile| -> Vec<String> {
+            let from = |s: &Statement| match &s.instruction {
+                Instruction::From(from) => Some(from.image.clone()),
+                _ => None,
+            };
+            file.statements.iter().filter_map(from).collect()
+        };
+        let rewritten = Kubefile::parse("o", dockerfile.as_bytes(), Dialect::Kubefile).unwrap();
+        assert_eq!(froms(&file), froms(&rewritten), "{path}");
+        assert_eq!(launched(&file), names(&oracle["launch"]), "{path}");
+        assert_eq!(apps(&file), oracle["apps"].as_object().map_or(0, |apps| apps.len()), "{path}");
+        compared += 1;
+    }
+    println!("{compared} files say what sealer read in them");
+    assert!(compared > 100, "{compared}");
+}
+
+fn names(list: &serde_json::Value) -> Vec<String> {
+    let list = list.as_array().cloned().unwrap_or_default();
+    list.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+}
+
+fn launched(file: &Kubefile) -> Vec<String> {
+    let launch = |s: &Statement| match &s.instruction {
+        Instruction::Launch(launch) => Some(launch.apps.clone()),
+        _ => None,
+    };
+    file.statements.iter().find_map(launch).unwrap_or_default()
+}
+
+/// How many applications a file defines.
+fn apps(file: &Kubefile) -> usize {
+    let name = |s: &Statement| match &s.instruction {
+        Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
+            Some(app.name.clone())
+        }
+        _ => None,
+    };
+    let names: std::collections::BTreeSet<String> =
+        file.statements.iter().filter_map(name).collect();
+    names.len()
 }
 
 #[test]

@@ -415,6 +415,50 @@ fn the_file_as_a_whole() {
 }
 
 #[test]
+fn hostile_files_are_bounded() {
+    let wide = "x".repeat(MAX_FILE - 20);
+    assert_eq!(run_text(&format!("RUN {wide}")).len(), wide.len());
+    assert_eq!(run_text(&format!("RUN {}", "a\\\n".repeat(MAX_FILE / 4))).len(), MAX_FILE / 4);
+    let error = error(&format!("ENV {wide}"));
+    assert!(error.to_string().len() < 1000, "{error}");
+    for line in [
+        format!("CMD {}", "[".repeat(100_000)),
+        format!("COPY {}", "<<a ".repeat(100_000)),
+        format!("ENV A={}", "${A:-".repeat(100_000)),
+        "ONBUILD ".repeat(100_000),
+        format!("RUN {}", "--mount=target=/x ".repeat(50_000)),
+        format!("LABEL a=\"{wide}"),
+    ] {
+        // Any end is right, but one has to come.
+        drop(parse(&format!("FROM x\n{line}")));
+    }
+}
+
+#[test]
+fn what_is_unfinished_is_an_error_of_its_line() {
+    for (text, message) in [
+        ("RUN <<A <<B\nA\n", "the heredoc <<B has no end"),
+        ("CMD [\"a\", 1]", "the JSON array of CMD may hold only strings"),
+        ("COPY [1] b", "COPY [1] b"),
+        ("LABEL =b", "LABEL =b has no name"),
+        ("ENV a", "ENV a has no value"),
+        ("COPY --from= a b", "COPY --from needs a value"),
+        ("FROM", "FROM needs an image"),
+        ("EXPOSE", "EXPOSE needs an argument"),
+        ("USER --x", "USER has no flag --x"),
+    ] {
+        match parse(&format!("FROM x\n{text}")) {
+            Err(error) => {
+                assert_eq!(error.location.first, 2, "{text}");
+                assert!(error.to_string().contains(message), "{text}: {error}");
+            }
+            // A word that only looks like JSON is a file.
+            Ok(file) => assert_eq!(file.statements[1].text, message),
+        }
+    }
+}
+
+#[test]
 fn dialects_by_name() {
     for name in ["Kubefile", "kubefile.arm", "my.Kubefile", "Sealfile"] {
         assert_eq!(Dialect::of_file_name(name), Dialect::Kubefile, "{name}");

@@ -30,7 +30,7 @@ enum Command {
     Mount(commands::mount::Args),
     Umount(commands::umount::Args),
     Mounts(commands::mounts::Args),
-    Build(commands::build::Args),
+    Build(Box<commands::build::Args>),
     Lint(commands::lint::Args),
     Images(commands::images::Args),
     Rmi(commands::rmi::Args),

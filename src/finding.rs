@@ -61,6 +61,11 @@ enum PullWhen {
 }
 
 impl FindArgs {
+    /// The platform that is wanted, if one is named.
+    pub(crate) fn platform(&self) -> Option<&Wanted> {
+        self.platform.as_ref()
+    }
+
     /// What these options mean for the store in this directory.
     pub(crate) fn lookup(&self, store: &Path) -> Lookup {
         let pull = match self.pull {

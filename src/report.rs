@@ -329,6 +329,7 @@ impl From<BuildError> for Failure {
         match error {
             BuildError::File(error) => Self::new(error.to_string()),
             BuildError::Store(error) => error.into(),
+            BuildError::Limits(error) => Self::from_error(&error),
             BuildError::Step(failed) => {
                 if let Some(interrupted) = failed.error.interrupted() {
                     let message = format!("{}: {interrupted}", failed.location);

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use host_tools::install_tools;
 use kfs_builder::diff::{Change, DiffError, changes};
-use kfs_builder::exec::{Command, ExecError, Executor, Isolation, Outcome, Sandbox, Status, User};
+use kfs_builder::exec::{
+    Command, ExecError, Executor, Isolation, Outcome, Sandbox, Status, User, World,
+};
 use kfs_builder::rootfs::{LiveRootfs, RootfsError, enter_private_namespace};
 use kfs_fs::layer::Kind;
 use skip::skip;
@@ -81,7 +83,7 @@ impl Stage {
         adjust: impl Fn(&mut Command),
     ) -> Done {
         let overlay = self.rootfs.overlay_xattrs();
-        let step = self.rootfs.begin_step(isolation).unwrap();
+        let step = self.rootfs.begin_step(isolation, &[]).unwrap();
         let mut command = shell(&step.merged(), script);
         command.isolation = step.isolation();
         adjust(&mut command);
@@ -137,6 +139,7 @@ fn shell(rootfs: &Path, script: &str) -> Command {
         user: User { uid: 0, gid: 0, groups: vec![], home: "/root".into() },
         isolation: Isolation::Auto,
         hostname: "kfs-build".into(),
+        world: World::default(),
     }
 }
 
@@ -191,7 +194,7 @@ fn a_program_that_is_no_kfs_is_named() {
 fn gigabytes_of_output_stream_through() {
     require_privileges!();
     let mut stage = Stage::new();
-    let step = stage.rootfs.begin_step(Isolation::Auto).unwrap();
+    let step = stage.rootfs.begin_step(Isolation::Auto, &[]).unwrap();
     let script = "head -c 1073741824 /dev/zero; echo; echo end";
     let command = shell(&step.merged(), script);
     let mut bytes = 0;
@@ -389,7 +392,7 @@ fn a_layer_tells_what_a_step_did() {
 fn times_names_modes_and_attributes_are_kept() {
     require_privileges!();
     let mut stage = Stage::new();
-    let step = stage.rootfs.begin_step(Isolation::Auto).unwrap();
+    let step = stage.rootfs.begin_step(Isolation::Auto, &[]).unwrap();
     use std::os::unix::ffi::OsStrExt;
     let odd = step.merged().join(std::ffi::OsStr::from_bytes(b"caf\xe9 \n"));
     fs::write(&odd, "x").unwrap();
@@ -557,7 +560,7 @@ fn a_dropped_step_leaves_nothing() {
     require_privileges!();
     let mut stage = Stage::new();
     let work = stage.base.parent().unwrap().join("work");
-    let step = stage.rootfs.begin_step(Isolation::Auto).unwrap();
+    let step = stage.rootfs.begin_step(Isolation::Auto, &[]).unwrap();
     fs::write(step.merged().join("file"), "x").unwrap();
     drop(step);
     let left: Vec<_> =
@@ -577,11 +580,11 @@ fn a_stage_may_have_a_hundred_steps() {
     require_privileges!();
     let mut stage = Stage::with(|root| fs::write(root.join("base"), "").unwrap());
     for number in 0..120 {
-        let step = stage.rootfs.begin_step(Isolation::Host).unwrap();
+        let step = stage.rootfs.begin_step(Isolation::Host, &[]).unwrap();
         fs::write(step.merged().join(format!("f{number}")), "").unwrap();
         step.finish().unwrap();
     }
-    let step = stage.rootfs.begin_step(Isolation::Host).unwrap();
+    let step = stage.rootfs.begin_step(Isolation::Host, &[]).unwrap();
     assert_eq!(fs::read_dir(step.merged()).unwrap().count(), 121);
 }
 
@@ -590,7 +593,7 @@ fn an_empty_rootfs_is_empty() {
     require_privileges!();
     let dir = scratch();
     let mut rootfs = LiveRootfs::new(&dir.path().join("a:b,c\\d"), &[]).unwrap();
-    let step = rootfs.begin_step(Isolation::Auto).unwrap();
+    let step = rootfs.begin_step(Isolation::Auto, &[]).unwrap();
     assert_eq!(step.isolation(), Isolation::Host);
     assert_eq!(fs::read_dir(step.merged()).unwrap().count(), 0);
     assert_eq!(fs::metadata(step.merged()).unwrap().mode() & 0o7777, 0o755);
@@ -600,7 +603,7 @@ fn an_empty_rootfs_is_empty() {
 fn overlay_on_overlay_is_refused_with_advice() {
     require_privileges!();
     let mut stage = Stage::new();
-    let step = stage.rootfs.begin_step(Isolation::Auto).unwrap();
+    let step = stage.rootfs.begin_step(Isolation::Auto, &[]).unwrap();
     let error = LiveRootfs::new(&step.merged().join("work"), &[]).unwrap_err();
     assert!(matches!(error, RootfsError::Unfit { kind: "overlayfs", .. }), "{error}");
     assert!(error.to_string().contains("--root"), "{error}");
@@ -614,7 +617,7 @@ fn victim_of_the_test_below() {
     }
     require_privileges!();
     let mut stage = Stage::new();
-    let step = stage.rootfs.begin_step(Isolation::Auto).unwrap();
+    let step = stage.rootfs.begin_step(Isolation::Auto, &[]).unwrap();
     let command = shell(&step.merged(), "setsid sleep 314159 & sleep 271828 & echo ready; wait");
     Sandbox::with_program(KFS)
         .run(&command, &mut |line| println!("victim {}", String::from_utf8_lossy(line)))

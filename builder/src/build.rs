@@ -7,16 +7,20 @@
 //! ```
 
 mod copying;
+mod hidden;
 mod image;
 mod items;
+mod mounts;
 mod platform;
 mod prepare;
 mod report;
 mod schedule;
+mod squash;
+mod ssh;
 mod steps;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -31,7 +35,7 @@ use kfs_fs::oci::store::{Store, StoreError};
 
 use crate::context::Context;
 use crate::copy::{BadMode, CopyError, OwnerError};
-use crate::exec::{Executor, Isolation};
+use crate::exec::{Cgroup, CgroupError, Executor, Isolation, Limits, World};
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::kubefile::lint::Level;
 use crate::kubefile::{Instruction, KubefileError, Location};
@@ -39,7 +43,7 @@ use crate::plan::Plan;
 use crate::rootfs::{self, RootfsError};
 use crate::stage::StageError;
 use prepare::Prepared;
-use schedule::Site;
+use schedule::{Place, Site};
 
 pub use report::{BuildError, Event, Failed, StepError};
 
@@ -63,8 +67,35 @@ pub struct Options {
     pub timestamp: Option<SystemTime>,
     /// What the image is built for.
     pub target: Platform,
+    /// What RUN sees beside the rootfs, and how much it may take. It is in no key but for the
+    /// network.
+    pub world: World,
+    /// The most that all RUNs may take together. It is in no key.
+    pub limits: Limits,
+    /// `--label`: labels beside those of the file, and instead of them.
+    pub labels: Vec<(String, String)>,
+    /// `--annotation`: of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// `--squash`: all new layers become one.
+    pub squash: bool,
+    /// `--base=false`: the image has the new layers alone.
+    pub without_base: bool,
+    /// `--secret`, by their ids.
+    pub secrets: BTreeMap<String, Secret>,
+    /// `--ssh`: sockets of agents, by their ids.
+    pub ssh: BTreeMap<String, PathBuf>,
     /// What ends the build before its time.
     pub interrupts: Arc<Interrupts>,
+}
+
+/// Something that only a RUN is to see.
+#[derive(Clone)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
 }
 
 /// A finished image.
@@ -112,7 +143,13 @@ pub fn build(
     let hold = options.interrupts.hold().at("hold back signals of", Path::new("/proc/self"));
     hold.map_err(StoreError::from)?;
     let work = store.temp_dir()?;
-    let site = Site::new(plan, options, &prepared, &writer, executor, work.path());
+    let cgroup = Cgroup::new(&options.limits)?;
+    let place = Place { work: work.path(), cgroups: cgroup.directories() };
+    let site = Site::new(plan, options, &prepared, &writer, executor, place);
     site.run(report)?;
-    image::store(&writer, site.image(), options.tag.as_deref())
+    let new = site.image().map_err(|error| {
+        let location = plan.stages()[plan.target()].from().location.clone();
+        Failed::at(location, error)
+    })?;
+    image::store(&writer, new, options.tag.as_deref())
 }

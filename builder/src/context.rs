@@ -95,6 +95,16 @@ impl Context {
         Self { root: PathBuf::from("/"), image: Some(view), ignore: Ignore::default() }
     }
 
+    /// The image that it is, if it is one.
+    pub(crate) fn view(&self) -> Option<&View> {
+        self.image.as_ref()
+    }
+
+    /// Whether all that is in the directory can be seen.
+    pub(crate) fn hides_nothing(&self) -> bool {
+        self.ignore.is_empty()
+    }
+
     /// The directory `root` of this context without what the patterns hide, in which the rules of
     /// an ignore file hold.
     pub(crate) fn excluding(&self, root: &Path, patterns: &[String]) -> Result<Self, ContextError> {

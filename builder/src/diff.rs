@@ -21,9 +21,9 @@ use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::layer::{Device, Entry, Kind, Timestamp};
 
 /// What a name starts with that says that something is gone (OCI image spec, layer.md).
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// The file that says that nothing of the layers below is in its directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Names and values of extended attributes, in the order of the names.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;

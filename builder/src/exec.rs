@@ -3,11 +3,15 @@
 //! [`Executor`] is the seam: [`Sandbox`] runs the command for real, tests of the build use a
 //! fake. What the sandbox shuts out is told in `container` and `host`, and in `privileges`.
 
+mod cgroup;
 mod child;
 mod container;
+mod extra_mounts;
 mod host;
 mod kernel_files;
+mod limits;
 mod mounts;
+mod network;
 mod privileges;
 mod sandbox;
 mod seccomp;
@@ -25,7 +29,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::interrupt::Interrupted;
 
+pub use cgroup::{Cgroup, CgroupError, Limits};
 pub use child::child_main;
+pub use limits::{UlimitError, parse_ulimit};
 pub use sandbox::Sandbox;
 pub use user::{User, UserError};
 pub use wire::SANDBOX_ARGUMENT;
@@ -58,6 +64,81 @@ pub struct Command {
     pub isolation: Isolation,
     /// Name of the machine that it sees.
     pub hostname: String,
+    /// What else it sees and may take.
+    pub world: World,
+}
+
+/// What a command sees beside its rootfs, and how much it may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct World {
+    /// Made in this order, after `/dev`, `/proc` and `/sys`.
+    pub mounts: Vec<Mount>,
+    /// It has no network but a loopback of its own.
+    pub no_network: bool,
+    /// More lines of `/etc/hosts`: address and name.
+    pub hosts: Vec<(String, String)>,
+    /// The most that `/dev/shm` may hold, in bytes; 64 MiB without.
+    pub shm_size: Option<u64>,
+    /// Resource limits, by their names in limits.conf(5).
+    pub ulimits: Vec<Ulimit>,
+    /// Control groups that it runs in, by their directories on the host.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// Something that is mounted for a command. Its place must be there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// In the rootfs, absolute.
+    pub target: PathBuf,
+    /// What it is.
+    pub source: MountSource,
+}
+
+/// What is mounted.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A file or directory of the host.
+    Bind {
+        /// On the host.
+        path: PathBuf,
+        /// It cannot be written.
+        read_only: bool,
+    },
+    /// A file system in memory, with at most so many bytes.
+    Tmpfs(Option<u64>),
+    /// A file in memory, which is on no disk.
+    File {
+        /// What is in it.
+        content: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+}
+
+/// Contents are secrets: none of them is shown.
+impl std::fmt::Debug for MountSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bind { path, read_only } => write!(f, "Bind({path:?}, {read_only})"),
+            Self::Tmpfs(size) => write!(f, "Tmpfs({size:?})"),
+            Self::File { mode, uid, gid, .. } => write!(f, "File({mode:o}, {uid}, {gid})"),
+        }
+    }
+}
+
+/// A resource limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// `nofile`, `nproc`, ...
+    pub name: String,
+    /// What holds.
+    pub soft: u64,
+    /// How far the command may raise it.
+    pub hard: u64,
 }
 
 /// How far a step is shut in.

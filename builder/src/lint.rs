@@ -103,6 +103,7 @@ mod tests {
             target,
             stage: None,
             contexts: Vec::new(),
+            images: Default::default(),
         };
         let file = Kubefile::parse("f", text.as_bytes(), dialect).unwrap();
         let warnings = copy_rules(file, options, &Context::open(dir.path()).unwrap());

@@ -9,6 +9,7 @@ mod expanded;
 mod scope;
 mod unsupported;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
@@ -38,6 +39,8 @@ pub struct Options {
     pub stage: Option<String>,
     /// Names of `--build-context`, in lower case: each goes before a stage or image of its name.
     pub contexts: Vec<String>,
+    /// The images among the `--build-context`s, by their names in lower case.
+    pub images: BTreeMap<String, String>,
 }
 
 /// What a stage begins with.
@@ -142,9 +145,16 @@ pub struct Plan {
     copy_rule: CopyRule,
     stages: Vec<StagePlan>,
     target: usize,
-    contexts: Vec<String>,
+    named: Named,
     scope: Scope,
     warnings: Vec<Warning>,
+}
+
+/// What `--build-context` names.
+#[derive(Clone, Debug)]
+struct Named {
+    directories: Vec<String>,
+    images: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -154,7 +164,7 @@ impl Plan {
     pub fn new(file: Kubefile, options: Options) -> Result<Self, KubefileError> {
         let copy_rule =
             options.copy_rule.or(file.copy_rule).unwrap_or_else(|| file.dialect.copy_rule());
-        let contexts = options.contexts.clone();
+        let named = Named { directories: options.contexts.clone(), images: options.images.clone() };
         let wanted = options.stage.clone();
         let mut scope = Scope::new(file.dialect, file.escape, options);
         let mut warnings = file.warnings;
@@ -171,7 +181,7 @@ impl Plan {
                         let problem = Problem::Syntax(text);
                         return Err(KubefileError::new(&statement.location, problem));
                     }
-                    let base = base(from, &scope, &statement, &stages, &contexts)?;
+                    let base = base(from, &scope, &statement, &stages, &named)?;
                     let name = from.name.clone();
                     stages.push(StagePlan { name, base, from: statement, statements: Vec::new() });
                 }
@@ -181,7 +191,7 @@ impl Plan {
         }
         let target = find_target(&file.name, &stages, wanted.as_deref())?;
         let dialect = file.dialect;
-        Ok(Self { dialect, copy_rule, stages, target, contexts, scope, warnings })
+        Ok(Self { dialect, copy_rule, stages, target, named, scope, warnings })
     }
 
     /// Whose rules the file follows.
@@ -295,8 +305,10 @@ impl Plan {
         let mut origins = Vec::new();
         for from in froms(instruction) {
             let name = from.to_ascii_lowercase();
-            let origin = if self.contexts.contains(&name) {
+            let origin = if self.named.directories.contains(&name) {
                 Origin::Context(name)
+            } else if let Some(image) = self.named.images.get(&name) {
+                Origin::Image(image.clone())
             } else if let Some(number) = find_stage(&self.stages, &from) {
                 Origin::Stage(number)
             } else {
@@ -359,7 +371,7 @@ fn base(
     scope: &Scope,
     statement: &Statement,
     stages: &[StagePlan],
-    contexts: &[String],
+    known: &Named,
 ) -> Result<Base, KubefileError> {
     let expand = |text: &str| scope.before_from(text).map_err(|error| located(statement, error));
     let name = expand(&from.image)?;
@@ -370,8 +382,12 @@ fn base(
     }
     let platform = from.platform.as_deref().map(expand).transpose()?.filter(|p| !p.is_empty());
     // `--platform` means nothing where there is nothing to choose from.
-    if contexts.contains(&name.to_ascii_lowercase()) {
-        return Ok(Base::Context(name.to_ascii_lowercase()));
+    let lower = name.to_ascii_lowercase();
+    if known.directories.contains(&lower) {
+        return Ok(Base::Context(lower));
+    }
+    if let Some(image) = known.images.get(&lower) {
+        return Ok(Base::Image { name: image.clone(), platform });
     }
     // A number is no stage here: images may be called so.
     let named = |stage: &StagePlan| {

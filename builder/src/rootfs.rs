@@ -5,6 +5,7 @@
 //! DIR/3/u        its upper ── finish ──> a lower of the next step
 //! DIR/{2,1,0}/u  uppers of earlier steps
 //! base           the kfs mount of the stage's image
+//! DIR/3/s        mount points that the rootfs lacks for this step alone
 //! DIR/s          mount points that the rootfs lacks (lowest of all)
 //! ```
 //! Files are not copied: an upper that a step leaves behind becomes a lower of the next. Nothing
@@ -172,17 +173,33 @@ impl LiveRootfs {
         Ok(())
     }
 
+    /// Mounts what there is so that it can be written to; what is written goes away with the value.
+    pub fn into_tree(mut self) -> Result<MountedTree, RootfsError> {
+        let mut step = self.begin_step(Isolation::Host, &[])?;
+        let merged = step.merged();
+        // From here on, the tree umounts it.
+        step.directory = PathBuf::new();
+        drop(step);
+        Ok(MountedTree { merged, _rootfs: self })
+    }
+
     /// Which attributes mark what overlayfs hides, for [`changes`](crate::diff::changes).
     pub fn overlay_xattrs(&self) -> OverlayXattrs {
         self.xattrs
     }
 
-    /// Mounts the rootfs with a fresh upper, ready for a command in this isolation.
-    pub fn begin_step(&mut self, isolation: Isolation) -> Result<Step<'_>, RootfsError> {
+    /// Mounts the rootfs with a fresh upper, ready for a command in this isolation. The mount
+    /// points in `more` that lack are there for this step only, and are no changes of it.
+    pub fn begin_step(
+        &mut self,
+        isolation: Isolation,
+        more: &[MountPoint],
+    ) -> Result<Step<'_>, RootfsError> {
         let number = self.next;
         self.next += 1;
         let directory = self.work.join(number.to_string());
-        for path in [directory.clone(), directory.join("w"), directory.join("m")] {
+        for name in ["", "w", "m", "s"] {
+            let path = directory.join(name);
             fs::create_dir(&path).at("make directory", &path)?;
         }
         let upper = directory.join("u");
@@ -190,23 +207,29 @@ impl LiveRootfs {
         // From here on, dropping the step tidies up.
         let mut step = Step { rootfs: self, number, directory, before, isolation, mounted: false };
         let with_skeleton = step.rootfs.has_mount_points && isolation != Isolation::Host;
-        step.mount(with_skeleton)?;
+        step.mount(with_skeleton, false)?;
         let root = RootDir::open(&step.merged())?;
         step.isolation = isolation.resolve(&root);
-        let missing = match step.isolation {
-            Isolation::Container => missing_mount_points(&root),
-            Isolation::Auto | Isolation::Host => Vec::new(),
-        };
+        let is_container = step.isolation == Isolation::Container;
+        let standard: &[_] = if is_container { &MOUNT_POINTS } else { &[] };
+        let standard = standard.iter().map(|(path, is_directory)| MountPoint {
+            path: PathBuf::from(path),
+            is_directory: *is_directory,
+        });
+        let missing = missing_mount_points(&root, standard);
+        let more = missing_mount_points(&root, more.iter().cloned());
         drop(root);
-        let wants_skeleton = with_skeleton && step.isolation == Isolation::Container;
-        if wants_skeleton != with_skeleton || !missing.is_empty() {
+        let wants_skeleton = with_skeleton && is_container;
+        if wants_skeleton != with_skeleton || !missing.is_empty() || !more.is_empty() {
             step.umount()?;
-            step.rootfs.add_mount_points(&missing)?;
+            step.rootfs.has_mount_points |= !missing.is_empty();
+            add_mount_points(&step.rootfs.work.join("s"), &missing)?;
+            add_mount_points(&step.directory.join("s"), &more)?;
             // A volatile overlay leaves a mark there: what it was given may not be used again.
             let used = step.directory.join("w");
             fs::remove_dir_all(&used).at("remove", &used)?;
             fs::create_dir(&used).at("make directory", &used)?;
-            step.mount(step.isolation == Isolation::Container)?;
+            step.mount(is_container, !more.is_empty())?;
         }
         Ok(step)
     }
@@ -237,25 +260,13 @@ impl LiveRootfs {
         Ok(root)
     }
 
-    /// Adds mount points to the lowest directory, which must not be part of a mount.
-    fn add_mount_points(&mut self, missing: &[MountPoint]) -> Result<(), RootfsError> {
-        let skeleton = self.work.join("s");
-        for point in missing {
-            let place = skeleton.join(&point.path);
-            if point.is_directory {
-                fs::create_dir_all(&place).at("make directory", &place)?;
-            } else {
-                let parent = place.parent().unwrap_or(&skeleton);
-                fs::create_dir_all(parent).at("make directory", parent)?;
-                fs::File::create(&place).at("create", &place)?;
-            }
-        }
-        self.has_mount_points |= !missing.is_empty();
-        Ok(())
-    }
-
     /// The options of the overlay of step `number`.
-    fn options(&self, number: usize, with_skeleton: bool) -> Result<String, RootfsError> {
+    fn options(
+        &self,
+        number: usize,
+        with_skeleton: bool,
+        with_own: bool,
+    ) -> Result<String, RootfsError> {
         let work = magic_path(&self.work_fd).display().to_string();
         let mut lowers: Vec<String> = Vec::new();
         for lower in self.lowers.iter().rev() {
@@ -263,6 +274,9 @@ impl LiveRootfs {
                 Lower::Foreign(_, fd) => magic_path(fd).display().to_string(),
                 Lower::Step(number) => format!("{work}/{number}/u"),
             });
+        }
+        if with_own {
+            lowers.push(format!("{work}/{number}/s"));
         }
         // An overlay without a lower cannot be; an empty skeleton shows nothing.
         if with_skeleton || lowers.is_empty() {
@@ -288,6 +302,29 @@ impl LiveRootfs {
 impl Drop for LiveRootfs {
     fn drop(&mut self) {
         remove(&self.work);
+    }
+}
+
+/// A rootfs that is mounted for something else than a step.
+#[derive(Debug)]
+pub struct MountedTree {
+    merged: PathBuf,
+    _rootfs: LiveRootfs,
+}
+
+impl MountedTree {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.merged
+    }
+}
+
+impl Drop for MountedTree {
+    fn drop(&mut self) {
+        let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+        if let Err(error) = umount2(&self.merged, flags) {
+            tracing::warn!("umount {}: {error}", self.merged.display());
+        }
     }
 }
 
@@ -323,7 +360,7 @@ impl Step<'_> {
     pub fn finish(mut self) -> Result<PathBuf, RootfsError> {
         self.umount()?;
         let upper = self.directory.join("u");
-        for path in [self.directory.join("w"), self.directory.join("m")] {
+        for path in ["w", "m", "s"].map(|name| self.directory.join(name)) {
             fs::remove_dir_all(&path).at("remove", &path)?;
         }
         self.rootfs.lowers.push(Lower::Step(self.number));
@@ -332,8 +369,8 @@ impl Step<'_> {
         Ok(upper)
     }
 
-    fn mount(&mut self, with_skeleton: bool) -> Result<(), RootfsError> {
-        let options = self.rootfs.options(self.number, with_skeleton)?;
+    fn mount(&mut self, with_skeleton: bool, with_own: bool) -> Result<(), RootfsError> {
+        let options = self.rootfs.options(self.number, with_skeleton, with_own)?;
         let merged = self.merged();
         mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .map_err(|errno| match errno {
@@ -382,26 +419,45 @@ impl Drop for Step<'_> {
     }
 }
 
-/// A place that a container mounts on.
-#[derive(Debug)]
-struct MountPoint {
-    /// Relative to the root, without links.
-    path: PathBuf,
-    is_directory: bool,
+/// A place in a rootfs on which something is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPoint {
+    /// In the rootfs.
+    pub path: PathBuf,
+    /// Else it is a file.
+    pub is_directory: bool,
 }
 
-/// The mount points that `root` lacks.
-fn missing_mount_points(root: &RootDir) -> Vec<MountPoint> {
+/// Those of the mount points that `root` lacks, their paths without links.
+fn missing_mount_points(
+    root: &RootDir,
+    wanted: impl Iterator<Item = MountPoint>,
+) -> Vec<MountPoint> {
     let mut missing = Vec::new();
-    for (path, is_directory) in MOUNT_POINTS {
+    for MountPoint { path, is_directory } in wanted {
         // A link in a loop or a file for a parent: there is no such place to be made. The
         // sandbox then says so, or does without.
-        let Ok(located) = root.locate(Path::new(path)) else { continue };
+        let Ok(located) = root.locate(&path) else { continue };
         if !located.exists {
             missing.push(MountPoint { path: located.path, is_directory });
         }
     }
     missing
+}
+
+/// Makes mount points in a directory that is not part of a mount.
+fn add_mount_points(skeleton: &Path, missing: &[MountPoint]) -> Result<(), RootfsError> {
+    for point in missing {
+        let place = skeleton.join(&point.path);
+        if point.is_directory {
+            fs::create_dir_all(&place).at("make directory", &place)?;
+        } else {
+            let parent = place.parent().unwrap_or(skeleton);
+            fs::create_dir_all(parent).at("make directory", parent)?;
+            fs::File::create(&place).at("create", &place)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a tree of ours where no error can be returned.

@@ -25,9 +25,9 @@ use crate::build::Options;
 use crate::context::Context;
 use crate::copy::CopyItem;
 use crate::diff::{self, Changes, DiffError};
-use crate::exec::{Command, ExecError, Executor, Isolation, Outcome, User, UserError};
+use crate::exec::{Command, ExecError, Executor, Isolation, Outcome, User, UserError, World};
 use crate::interrupt::{Interrupted, Interrupts};
-use crate::rootfs::{LiveRootfs, RootDir, RootfsError};
+use crate::rootfs::{LiveRootfs, MountPoint, RootDir, RootfsError};
 use crate::view::{View, at_path};
 
 /// What a RUN sees as the machine's name: one that does not differ from build to build.
@@ -99,6 +99,9 @@ pub(crate) struct RunRequest {
     /// As USER says.
     pub(crate) user: String,
     pub(crate) isolation: Isolation,
+    pub(crate) world: World,
+    /// Where the mounts of `world` go.
+    pub(crate) places: Vec<MountPoint>,
 }
 
 /// How a RUN ended.
@@ -128,6 +131,11 @@ impl Stage {
             layers: Vec::new(),
             delta: None,
         }
+    }
+
+    /// A directory of this stage, which goes away with the build.
+    pub(crate) fn work(&self) -> &Path {
+        &self.work
     }
 
     /// The layers above the base.
@@ -214,7 +222,7 @@ impl Stage {
         output: &mut dyn FnMut(&[u8]),
     ) -> Result<Ran, StageError> {
         let xattrs = live.rootfs.overlay_xattrs();
-        let step = live.rootfs.begin_step(request.isolation)?;
+        let step = live.rootfs.begin_step(request.isolation, &request.places)?;
         let merged = RootDir::open(&step.merged())?;
         let command = Command {
             rootfs: step.merged(),
@@ -224,6 +232,7 @@ impl Stage {
             user: User::resolve(&merged, &request.user)?,
             isolation: step.isolation(),
             hostname: HOSTNAME.to_owned(),
+            world: request.world.clone(),
         };
         drop(merged);
         let outcome = executor.run(&command, output)?;

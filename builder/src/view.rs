@@ -73,6 +73,10 @@ impl PartialEq for ImageFile {
 impl Eq for ImageFile {}
 
 impl ImageFile {
+    pub(crate) fn new(fs: Arc<ImageFs>, ino: Ino) -> Self {
+        Self { fs, ino }
+    }
+
     /// Reads it from its start.
     pub(crate) fn reader(&self) -> impl std::io::Read + use<> {
         ImageReader { file: self.clone(), offset: 0, rest: Cursor::default() }
@@ -244,7 +248,7 @@ impl View {
     /// The file at a path in which symlinks are not followed.
     pub(crate) fn image_file(&self, path: &[u8]) -> Result<Option<ImageFile>, ReadError> {
         let found = self.node(path)?.and_then(|node| self.inode(node));
-        Ok(found.map(|(fs, ino)| ImageFile { fs: fs.clone(), ino }))
+        Ok(found.map(|(fs, ino)| ImageFile::new(fs.clone(), ino)))
     }
 
     fn root(&self) -> Node {

@@ -53,6 +53,7 @@ fn outcome(name: &str, bytes: &[u8]) -> Result<String, String> {
         build: platform,
         stage: None,
         contexts: Vec::new(),
+        images: Default::default(),
     };
     let result = Kubefile::parse(name, bytes, Dialect::of_file_name(name))
         .and_then(|file| Plan::new(file, options))

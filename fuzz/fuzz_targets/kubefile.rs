@@ -38,6 +38,7 @@ fn look(file: Kubefile, bytes: &[u8]) {
         target,
         stage: None,
         contexts: Vec::new(),
+        images: Default::default(),
     };
     let plan = match Plan::new(file, options) {
         Ok(plan) => plan,

@@ -1,7 +1,9 @@
 //! `kfs build`
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
+mod flags;
+mod output;
+mod tell;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,9 +22,9 @@ use kfs_fs::oci::reference::Name;
 
 use super::{Context, compression, print};
 use crate::finding::FindArgs;
-use crate::look::escape;
 use crate::report::{Failure, NOT_FOUND, USAGE};
-use crate::table::size;
+use output::Output;
+use tell::Teller;
 
 /// The build file's name where none is given: the first of these that the context has.
 const FILE_NAMES: [&str; 4] = ["Sealfile", "Kubefile", "Dockerfile", "Containerfile"];
@@ -41,11 +43,11 @@ pub(crate) struct Args {
     context: PathBuf,
 
     /// The build file [default: CONTEXT/Sealfile, Kubefile, Dockerfile or Containerfile]
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, alias = "kubefile", value_name = "FILE")]
     file: Option<PathBuf>,
 
     /// Name of the new image
-    #[arg(long, short, value_name = "NAME")]
+    #[arg(long, short, alias = "imageName", value_name = "NAME")]
     tag: Option<String>,
 
     /// Value of an ARG; without =VALUE it is taken from the environment
@@ -56,9 +58,85 @@ pub(crate) struct Args {
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
 
+    /// Files that COPY --from=NAME and FROM NAME take instead of a stage or image: a directory,
+    /// docker-image://IMAGE or oci:DIR[:TAG]
+    #[arg(long, value_name = "NAME=PLACE")]
+    build_context: Vec<String>,
+
+    /// Label of the image
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "The image")]
+    label: Vec<String>,
+
+    /// Annotation of the image's manifest
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "The image")]
+    annotation: Vec<String>,
+
+    /// Make one layer of all new ones
+    #[arg(long, help_heading = "The image")]
+    squash: bool,
+
+    /// With false the image has the new layers alone, without those of its base
+    #[arg(
+        long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
+        num_args = 0..=1, default_missing_value = "true", help_heading = "The image"
+    )]
+    base: bool,
+
+    /// Write the image's ID to a file
+    #[arg(long, value_name = "FILE", help_heading = "The image")]
+    iidfile: Option<PathBuf>,
+
+    /// Write the image, too: type=oci|docker|local|tar,dest=PATH; a directory alone is type=local
+    #[arg(long, short, value_name = "OUTPUT", help_heading = "The image")]
+    output: Option<String>,
+
+    /// A secret for RUN --mount=type=secret, never part of the image
+    #[arg(long, value_name = "id=ID,src=FILE|env=NAME", help_heading = "RUN")]
+    secret: Vec<String>,
+
+    /// An SSH agent for RUN --mount=type=ssh: default, or ID=SOCKET
+    #[arg(long, value_name = "ID[=SOCKET]", help_heading = "RUN")]
+    ssh: Vec<String>,
+
+    /// The network that RUN sees, unless its line says
+    #[arg(long, value_enum, default_value_t, help_heading = "RUN")]
+    network: NetworkArg,
+
+    /// One more line of /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "RUN")]
+    add_host: Vec<String>,
+
+    /// Memory that all RUNs may take together, like 512m
+    #[arg(long, short = 'M', value_name = "SIZE", help_heading = "RUN")]
+    memory: Option<String>,
+
+    /// Processors that all RUNs may take together
+    #[arg(long, value_name = "NUMBER", help_heading = "RUN")]
+    cpus: Option<f64>,
+
+    /// Processes that all RUNs may have together
+    #[arg(long, value_name = "NUMBER", help_heading = "RUN")]
+    pids_limit: Option<u64>,
+
+    /// Limit of a process of RUN, like nofile=1024:4096
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "RUN")]
+    ulimit: Vec<String>,
+
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, value_name = "SIZE", help_heading = "RUN")]
+    shm_size: Option<String>,
+
+    /// How to tell what happens
+    #[arg(long, value_enum, default_value_t)]
+    progress: ProgressArg,
+
     /// Do every step anew
     #[arg(long)]
     no_cache: bool,
+
+    /// For command lines of sealer: only lite, which builds without a cluster, is known
+    #[arg(long, short, alias = "buildType", short_alias = 'b', value_name = "MODE", hide = true)]
+    mode: Option<String>,
 
     #[arg(long, value_name = "FORMAT[:LEVEL]", default_value = "zstd-chunked",
         value_parser = compression::parse, help = compression::SUMMARY,
@@ -91,6 +169,30 @@ enum IsolationArg {
     Host,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum NetworkArg {
+    /// The host's
+    #[default]
+    Default,
+    /// The host's
+    Host,
+    /// None but a loopback
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum ProgressArg {
+    /// tty on a terminal, else plain
+    #[default]
+    Auto,
+    /// One line for each thing
+    Plain,
+    /// Lines that are done with are replaced
+    Tty,
+    /// One JSON object a line
+    Json,
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum CopyRuleArg {
     /// As Docker: a directory means its contents
@@ -100,6 +202,8 @@ enum CopyRuleArg {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    check_mode(args)?;
+    let output = args.output.as_deref().map(Output::parse).transpose()?;
     let context = &context.finding(&args.find);
     let directory = BuildContext::open(&args.context)?;
     let path = find_file(args)?;
@@ -107,36 +211,87 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let base_name = path.file_name().unwrap_or_default().to_string_lossy();
     let dialect = Dialect::of_file_name(&base_name);
     let file = Kubefile::parse(&path.display().to_string(), &text, dialect)?;
-    let target = host();
+    let target = args.find.platform().map(|wanted| flags::platform(&wanted.to_string(), &host()));
+    let target = target.transpose()?;
+    let target = target.unwrap_or_else(host);
     let plan = Plan::new(file, plan_options(args, &target)?)?;
     if let Some(tag) = &args.tag {
         // A wrong name is told before the work, not after it.
         tag.parse::<Name>()?;
     }
     let interrupts = Arc::new(Interrupts::default());
-    let options = build::Options {
-        context: directory.with_ignore_file(&path)?,
-        contexts: BTreeMap::new(),
-        tag: args.tag.clone(),
-        no_cache: args.no_cache,
-        compression: args.compression,
-        isolation: args.isolation.into(),
-        timestamp: args.timestamp.map(time),
-        target,
-        interrupts: interrupts.clone(),
-    };
+    let directory = directory.with_ignore_file(&path)?;
+    let options = build_options(args, directory, target, interrupts.clone())?;
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => Sandbox::new().host_path(path),
         None => Sandbox::new(),
     };
     let sandbox = sandbox.interrupts(interrupts);
     let started = Instant::now();
-    let mut report = |stage: &str, event: Event| tell(context, stage, &event);
-    let built = build::build(&plan, &options, &context.store()?, &sandbox, &mut report)?;
+    let mut teller = Teller::new(context, args.progress);
+    let mut report = |stage: &str, event: Event| teller.tell(stage, event);
+    let built = build::build(&plan, &options, &context.store()?, &sandbox, &mut report);
+    teller.end();
+    let built = built?;
+    if let Some(path) = &args.iidfile {
+        std::fs::write(path, built.id.to_string()).at("write", path)?;
+    }
     if let Some(tag) = &args.tag {
         context.say(&format!("Built {tag} in {}", seconds(started.elapsed())));
     }
+    if let Some(output) = output {
+        output.write(&built, args.tag.as_deref(), context)?;
+        if output.is_stdout() {
+            return Ok(());
+        }
+    }
     print(&format!("{}\n", built.digest))
+}
+
+/// sealer built in a cloud or in containers, too.
+fn check_mode(args: &Args) -> Result<(), Failure> {
+    match args.mode.as_deref() {
+        None | Some("lite" | "local") => Ok(()),
+        Some(mode @ ("cloud" | "container")) => Err(Failure::new(format!(
+            "--mode {mode} is not there: kfs builds without starting a cluster"
+        ))
+        .code(USAGE)
+        .hint("leave it out: what such a build found on its cluster is found in the files")),
+        Some(other) => Err(Failure::new(format!("there is no build mode {other}"))
+            .code(USAGE)
+            .hint("lite is the one that kfs knows, and the default")),
+    }
+}
+
+fn build_options(
+    args: &Args,
+    context: BuildContext,
+    target: Platform,
+    interrupts: Arc<Interrupts>,
+) -> Result<build::Options, Failure> {
+    let pairs = |flag: &str, texts: &[String]| {
+        texts.iter().map(|text| flags::pair(flag, text)).collect::<Result<Vec<_>, _>>()
+    };
+    let (directories, _) = flags::split_contexts(&args.build_context);
+    Ok(build::Options {
+        context,
+        contexts: flags::contexts(&directories)?,
+        tag: args.tag.clone(),
+        no_cache: args.no_cache,
+        compression: args.compression,
+        isolation: args.isolation.into(),
+        timestamp: args.timestamp.map(time),
+        target,
+        world: flags::world(args)?,
+        limits: flags::limits(args)?,
+        labels: pairs("label", &args.label)?,
+        annotations: pairs("annotation", &args.annotation)?.into_iter().collect(),
+        squash: args.squash,
+        without_base: !args.base,
+        secrets: flags::secrets(&args.secret)?,
+        ssh: flags::agents(&args.ssh)?,
+        interrupts,
+    })
 }
 
 fn find_file(args: &Args) -> Result<PathBuf, Failure> {
@@ -169,6 +324,8 @@ fn plan_options(args: &Args, target: &Platform) -> Result<plan::Options, Failure
         // As docker: not set in the environment means not given.
         None => Ok(std::env::var(text).ok().map(|value| (text.clone(), value))),
     };
+    let (directories, images) = flags::split_contexts(&args.build_context);
+    let name = |(name, _): (&str, &str)| name.to_ascii_lowercase();
     let build_args: Vec<Option<(String, String)>> =
         args.build_arg.iter().map(pair).collect::<Result<_, _>>()?;
     Ok(plan::Options {
@@ -177,7 +334,8 @@ fn plan_options(args: &Args, target: &Platform) -> Result<plan::Options, Failure
         target: target.clone(),
         build: host(),
         stage: args.target.clone(),
-        contexts: Vec::new(),
+        contexts: directories.iter().filter_map(|text| text.split_once('=')).map(name).collect(),
+        images,
     })
 }
 
@@ -197,48 +355,6 @@ fn time(seconds: u64) -> SystemTime {
 
 /// The end of the year 9999, the last that RFC 3339 can say.
 const LAST_SECOND: u64 = 253_402_300_799;
-
-/// One line a step and what comes of it, to stderr. Where several stages are built, each line
-/// names its stage.
-fn tell(context: &Context, stage: &str, event: &Event) {
-    let (name, tag) = match stage {
-        "" => (String::new(), String::new()),
-        stage => (format!("{stage} "), format!("[{stage}] ")),
-    };
-    match event {
-        Event::Step { index, total, text } => {
-            context.say(&format!("[{name}{index}/{total}] {}", escape(text.as_bytes())));
-        }
-        Event::Indexed { bytes } => context.say(&format!("      {tag}indexed {}", size(*bytes))),
-        Event::Output(line) => {
-            if !context.quiet {
-                let mut stderr = std::io::stderr().lock();
-                let line = [b"      ", tag.as_bytes(), overwritten(line), b"\n"].concat();
-                // Nobody is left to be told of a closed stderr.
-                drop(stderr.write_all(&line));
-            }
-        }
-        Event::Note(text) => context.say(&format!("note: {text}")),
-        Event::Warning(text) => context.say(&format!("warning: {text}")),
-        Event::Done { took, layer, cached } => {
-            let took = if *cached { "cached".to_owned() } else { seconds(*took) };
-            match layer {
-                Some((digest, bytes)) => {
-                    let (digest, bytes) = (digest.short(), size(*bytes));
-                    context.say(&format!("      {tag}{took}  layer {digest}  {bytes}"));
-                }
-                None if took.starts_with("0.0") => {}
-                None => context.say(&format!("      {tag}{took}")),
-            }
-        }
-    }
-}
-
-/// What is left of a line in which a progress bar returned to its start again and again.
-fn overwritten(line: &[u8]) -> &[u8] {
-    let mut versions = line.rsplit(|byte| *byte == b'\r');
-    versions.find(|version| !version.is_empty()).unwrap_or_default()
-}
 
 fn seconds(duration: Duration) -> String {
     format!("{:.2}s", duration.as_secs_f64())

@@ -121,6 +121,7 @@ fn findings(file: Kubefile, context: &BuildContext) -> Vec<Warning> {
         build: host(),
         stage: None,
         contexts: Vec::new(),
+        images: Default::default(),
     };
     let mut found = file.warnings.clone();
     found.extend(lint::copy_rules(file, options, context));

@@ -11,6 +11,7 @@ mod cache;
 mod copy;
 mod ends;
 mod image;
+mod mounts;
 mod rootfs;
 mod run;
 mod stages;

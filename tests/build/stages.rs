@@ -110,6 +110,32 @@ fn what_stages_cannot_do_is_told_before_anything_runs() {
     assert!(said.contains("Dockerfile:3:") && said.contains("\"/none\" is not in"), "{said}");
 }
 
+/// Each waits for a file that the other one makes: alone neither ends.
+#[test]
+fn stages_that_do_not_need_each_other_run_at_the_same_time() {
+    let Some(shop) = Workshop::with_base() else { return };
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        return crate::skip::skip("needs two processors");
+    }
+    let wait = "i=0; while [ ! -e /cache/OTHER ]; do sleep 0.1; i=$((i+1)); [ $i -lt 400 ] || exit 3; done";
+    let run = |own: &str, other: &str| {
+        let wait = wait.replace("OTHER", other);
+        format!(
+            "RUN --mount=type=cache,target=/cache touch /cache/{own}; {wait}; echo {own} >/{own}; echo done {own}"
+        )
+    };
+    let text = format!(
+        "FROM base AS left\n{}\nFROM base AS right\n{}\nFROM scratch\n\
+         COPY --from=left /l /\nCOPY --from=right /r /\n",
+        run("l", "r"),
+        run("r", "l")
+    );
+    let built = shop.build(&text);
+    assert!(built.said.contains("      [left] done l\n"), "{}", built.said);
+    assert!(built.said.contains("      [right] done r\n"), "{}", built.said);
+    assert_eq!(shop.files("new"), ["l", "r"]);
+    shop.assert_nothing_left();
+}
 #[test]
 fn a_failing_stage_ends_the_others() {
     let Some(shop) = Workshop::with_base() else { return };

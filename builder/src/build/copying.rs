@@ -37,10 +37,10 @@ impl<'c> Copying<'c> {
 }
 
 /// Where files come from.
-struct Tree<'a> {
-    context: Cow<'a, Context>,
+pub(super) struct Tree<'a> {
+    pub(super) context: Cow<'a, Context>,
     /// The same only for the same files; none if nothing is known before they are read.
-    identity: Option<Digest>,
+    pub(super) identity: Option<Digest>,
 }
 
 impl StageBuild<'_> {
@@ -100,7 +100,7 @@ impl StageBuild<'_> {
     }
 
     /// The tree that a `from` names, or the context.
-    fn tree<'t>(
+    pub(super) fn tree<'t>(
         site: &'t Site<'_>,
         ready: &ReadyStage,
         from: Option<&str>,

@@ -1,5 +1,6 @@
 //! The finished image: manifest and config put together and stored under its name.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use kfs_fs::blob::BlobReader;
@@ -15,9 +16,11 @@ use super::{BuildError, Built};
 /// What an image is made of.
 pub(super) struct New<'a> {
     pub(super) base: Option<&'a Image>,
-    pub(super) layers: &'a [Layer],
+    pub(super) layers: Vec<Layer>,
     pub(super) config: ImageConfig,
     pub(super) history: Vec<History>,
+    /// Of the manifest.
+    pub(super) annotations: BTreeMap<String, String>,
     /// When the build began.
     pub(super) now: SystemTime,
     /// Whether nothing may have another time than `now`.
@@ -31,7 +34,7 @@ pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<
     for layer in base_layers {
         take_in(writer, layer)?;
     }
-    let all = || base_layers.iter().chain(new.layers);
+    let all = || base_layers.iter().chain(&new.layers);
     let now = humantime::format_rfc3339(new.now).to_string();
     let mut config = new.config;
     config.rootfs.diff_ids = all().map(|layer| layer.diff_id).collect();
@@ -50,7 +53,7 @@ pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<
         media_type: Some(MANIFEST.to_owned()),
         config: Descriptor::of(CONFIG, &config),
         layers: all().map(|layer| oci_descriptor(&layer.descriptor)).collect(),
-        annotations: Default::default(),
+        annotations: new.annotations,
     };
     let manifest = serde_json::to_vec(&manifest).expect("strings, numbers and lists");
     let digest = writer.add_image(tag, &manifest, MANIFEST)?;

@@ -1,13 +1,18 @@
-//! The digest of what a COPY copies, as one stream or in one pass with the copying.
+//! What a COPY copies: its digest, as one stream or in one pass with the copying, and as files.
 
 use std::ffi::OsStr;
-use std::io::Read as _;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::Path;
 
 use kfs_fs::digest::Digest;
-use kfs_fs::error::PathError;
-use kfs_fs::layer::Entry;
+use kfs_fs::error::{AtPath, PathError};
+use kfs_fs::layer::{Entry, Kind};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 
 use super::StepError;
 use crate::copy::CopyItem;
@@ -72,4 +77,47 @@ pub(super) fn digest_of(items: &[CopyItem], interrupts: &Interrupts) -> Result<D
         }
     }
     Ok(digest.finish())
+}
+
+/// Writes items below a new directory.
+pub(super) fn materialize(
+    items: &[CopyItem],
+    root: &Path,
+    interrupts: &Interrupts,
+) -> Result<(), StepError> {
+    fs::create_dir(root).at("make directory", root)?;
+    for item in items {
+        interrupts.check()?;
+        let entry = &item.entry;
+        let path = root.join(OsStr::from_bytes(&entry.path));
+        match &entry.kind {
+            Kind::Directory => match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.at("make directory", &path)?,
+            },
+            Kind::File => {
+                let mut content = item.content.open()?.take(entry.size);
+                let mut file = File::create(&path).at("create", &path)?;
+                io::copy(&mut content, &mut file).at("write", &path)?;
+            }
+            Kind::Symlink(target) => {
+                symlink(OsStr::from_bytes(target), &path).at("make the symlink", &path)?;
+            }
+            Kind::Hardlink(first) => {
+                let first = root.join(OsStr::from_bytes(first));
+                fs::hard_link(&first, &path).at("link", &path)?;
+                continue;
+            }
+            // What reads them would wait, or reach the host's devices.
+            Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) => continue,
+        }
+        lchown(&path, Some(entry.uid), Some(entry.gid)).at("chown", &path)?;
+        if !matches!(entry.kind, Kind::Symlink(_)) {
+            fs::set_permissions(&path, Permissions::from_mode(entry.mode)).at("chmod", &path)?;
+        }
+        let seconds = TimeSpec::new(entry.mtime.seconds, entry.mtime.nanos.into());
+        let follow = UtimensatFlags::NoFollowSymlink;
+        utimensat(AT_FDCWD, &path, &seconds, &seconds, follow).at("set time of", &path)?;
+    }
+    Ok(())
 }

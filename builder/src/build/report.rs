@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    BadMode, CopyError, Digest, Interrupted, KubefileError, LayoutError, Location, OpenError,
-    OwnerError, PathError, ReferenceError, RootfsError, StageError, StoreError,
+    BadMode, CgroupError, CopyError, Digest, Interrupted, KubefileError, LayoutError, Location,
+    OpenError, OwnerError, PathError, ReferenceError, RootfsError, StageError, StoreError,
 };
 use crate::config::ConfigError;
 use crate::exec::{ExecError, Status};
@@ -57,6 +57,9 @@ pub enum BuildError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Limits cannot be kept.
+    #[error(transparent)]
+    Limits(#[from] CgroupError),
 }
 
 impl From<Failed> for BuildError {
@@ -125,6 +128,12 @@ pub enum StepError {
         /// The platform that is built for.
         wanted: String,
     },
+    /// A RUN needs a secret that the user does not pass.
+    #[error("secret {0} is needed; pass it with --secret id={0},src=FILE or id={0},env=NAME")]
+    NoSecret(String),
+    /// A RUN needs an SSH agent that the user does not pass.
+    #[error("an SSH agent {0} is needed; pass it with --ssh {0}[=SOCKET]")]
+    NoAgent(String),
     /// WORKDIR leads through a file.
     #[error("/{0} is not a directory in the image")]
     WorkdirIsAFile(String),

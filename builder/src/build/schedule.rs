@@ -3,7 +3,7 @@
 //! other here.
 
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -13,9 +13,9 @@ use kfs_fs::oci::store::Writer;
 
 use super::prepare::{Prepared, stage_name};
 use super::steps::{Finished, StageBuild};
-use super::{BuildError, Event, Options, Report, image};
+use super::{BuildError, Event, Options, Report, StepError, image, squash};
 use crate::cache::Cache;
-use crate::exec::Executor;
+use crate::exec::{Executor, World};
 use crate::plan::Plan;
 
 /// So many events wait for who reports them; a RUN that says more waits for that.
@@ -32,11 +32,22 @@ pub(super) struct Site<'a> {
     pub(super) executor: &'a (dyn Executor + Sync),
     /// A directory of this build.
     pub(super) work: PathBuf,
+    /// What every RUN sees and may take.
+    pub(super) world: World,
     pub(super) cache: Cache,
     /// When the build began.
     pub(super) now: SystemTime,
     /// By the number of the stage.
     finished: Vec<OnceLock<Finished>>,
+}
+
+/// Where a build takes place.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'p> {
+    /// A directory that goes away with the build.
+    pub(super) work: &'p Path,
+    /// Directories of the control groups that its RUNs are in.
+    pub(super) cgroups: &'p [PathBuf],
 }
 
 /// What a stage's thread tells.
@@ -52,15 +63,18 @@ impl<'a> Site<'a> {
         prepared: &'a Prepared,
         writer: &'a Writer,
         executor: &'a (dyn Executor + Sync),
-        work: &std::path::Path,
+        place: Place<'_>,
     ) -> Self {
+        let mut world = options.world.clone();
+        world.cgroups.extend_from_slice(place.cgroups);
         Self {
             plan,
             options,
             prepared,
             writer,
             executor,
-            work: work.to_owned(),
+            work: place.work.to_owned(),
+            world,
             cache: Cache::new(writer, options.no_cache),
             now: options.timestamp.unwrap_or_else(SystemTime::now),
             finished: plan.stages().iter().map(|_| OnceLock::new()).collect(),
@@ -73,16 +87,29 @@ impl<'a> Site<'a> {
     }
 
     /// What the image is made of, once all has run.
-    pub(super) fn image(&self) -> image::New<'_> {
+    pub(super) fn image(&self) -> Result<image::New<'_>, StepError> {
         let finished = self.finished(self.plan.target());
-        image::New {
-            base: finished.base.as_ref().map(|base| &base.image),
-            layers: &finished.layers,
-            config: finished.config.clone(),
-            history: finished.history.clone(),
+        let mut config = finished.config.clone();
+        config.config.labels.extend(self.options.labels.iter().cloned());
+        let (mut layers, mut history) = (finished.layers.clone(), finished.history.clone());
+        if self.options.squash && layers.len() > 1 {
+            let new = squash::squash(self, finished)?;
+            layers = vec![self.writer.put_layer(new)?];
+            squash::shorten(&mut history);
+        }
+        let base = finished.base.as_ref().filter(|_| !self.options.without_base);
+        if base.is_none() {
+            config.history.clear();
+        }
+        Ok(image::New {
+            base: base.map(|base| &base.image),
+            layers,
+            config,
+            history,
+            annotations: self.options.annotations.clone(),
             now: self.now,
             fixed_time: self.options.timestamp.is_some(),
-        }
+        })
     }
 
     /// Builds all stages. After a failure no stage is begun, those that run are ended, and the

@@ -13,13 +13,16 @@ use kfs_fs::oci::Layer;
 use kfs_fs::oci::manifest::{Descriptor, History, ImageConfig};
 
 use super::copying::Copying;
+use super::hidden::Hidden;
+use super::mounts;
 use super::prepare::{BaseImage, ReadyStage};
 use super::schedule::Site;
 use super::{BuildError, Event, Failed, StepError};
 use crate::cache::{self, Hit};
 use crate::config::{StageConfig, history};
 use crate::copy::{Content, CopyItem, Place};
-use crate::kubefile::{Command, Instruction, Run, Workdir};
+use crate::exec::{Mount, MountSource};
+use crate::kubefile::{Command, Instruction, Network, Run, Workdir};
 use crate::plan::{Base, Step};
 use crate::stage::{RunRequest, Stage};
 use crate::view::{View, at_path};
@@ -207,22 +210,31 @@ impl<'a> StageBuild<'a> {
         step: &Step,
         report: &mut dyn FnMut(Event),
     ) -> Result<Made, StepError> {
-        let request = self.request(run, step);
+        let mut request = self.request(run, step);
         let text = history::run(&run.command, &self.config.shell(), &step.build_args);
-        let key = self.run_key(&request);
+        let typed = mounts::typed(run);
+        let mount_keys = self.mount_keys(&typed, step, report)?;
+        let key = self.run_key(&request, run, &mount_keys);
         if let Some(hit) = self.site.cache.find(key)? {
             return Ok(self.push_cached(hit));
         }
-        let mut request = request;
-        request.env.extend(self.site.plan.proxies().into_iter().map(|(k, v)| (k.into(), v.into())));
-        let mut output = |line: &[u8]| report(Event::Output(line.to_vec()));
+        let made = self.mounts(&typed, step, report)?;
+        request.world.mounts.extend(made.mounts.iter().cloned());
+        request.places.clone_from(&made.places);
+        // None of these are in the key.
+        let proxies = self.site.plan.proxies().into_iter().map(|(k, v)| (k.into(), v.into()));
+        request.env.extend(proxies.chain(made.env.iter().cloned()));
+        let hidden = Hidden::new(&made.secrets);
+        let mut output = |line: &[u8]| report(Event::Output(hidden.in_line(line)));
         let ran = self.stage.run(self.site.executor, &request, &mut output)?;
+        drop(made);
         for socket in &ran.skipped {
             let path = String::from_utf8_lossy(socket);
             report(Event::Warning(format!("{}: socket /{path} is left out", step.location)));
         }
         let Some(new) = ran.layer else {
             let (status, tail) = (ran.outcome.status, ran.outcome.tail);
+            let tail = tail.iter().map(|line| hidden.in_text(line)).collect();
             return Err(StepError::Run { command: step.text.clone(), status, tail });
         };
         if let Some(plain) = &new.plain {
@@ -234,26 +246,56 @@ impl<'a> StageBuild<'a> {
     fn request(&self, run: &Run, step: &Step) -> RunRequest {
         let argv: Vec<String> = match &run.command {
             Command::Exec(words) => words.clone(),
+            // The path of the script alone, see `Run`.
+            Command::Shell(line) if run.script.is_some() => vec![line.clone()],
             Command::Shell(line) => self.config.shell().into_iter().chain([line.clone()]).collect(),
         };
         let config = &self.config.image().config;
         let variables = config.env.iter().filter_map(|pair| pair.split_once('='));
         let args = step.build_args.iter().map(|(name, value)| (&name[..], &value[..]));
+        let options = self.site.options;
+        let mut world = self.site.world.clone();
+        match run.network {
+            Network::Default => {}
+            Network::None => world.no_network = true,
+            Network::Host => world.no_network = false,
+        }
+        world.mounts.extend(run.script.as_ref().map(|script| Mount {
+            target: PathBuf::from("/dev/pipes").join(&script.name),
+            source: MountSource::File {
+                content: script.content.clone().into_bytes(),
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+            },
+        }));
         RunRequest {
             argv: argv.into_iter().map(OsString::from).collect(),
             env: variables.chain(args).map(|(k, v)| (k.into(), v.into())).collect(),
             cwd: PathBuf::from(self.config.working_dir()),
             user: config.user.clone(),
-            isolation: self.site.options.isolation,
+            isolation: options.isolation,
+            world,
+            places: Vec::new(),
         }
     }
 
-    fn run_key(&self, request: &RunRequest) -> Digest {
+    /// How many steps the stage has had, to name what belongs to one of them.
+    pub(super) fn history_len(&self) -> usize {
+        self.history.len()
+    }
+
+    fn run_key(&self, request: &RunRequest, run: &Run, mounts: &[String]) -> Digest {
         let mut parts = vec!["run".to_owned(), request.user.clone()];
         parts.push(format!("{:?}", request.isolation));
         parts.push(request.cwd.display().to_string());
         parts.push(format!("{:?}", request.argv));
         parts.extend(request.env.iter().map(|pair| format!("{pair:?}")));
+        parts.extend(mounts.iter().cloned());
+        if request.world.no_network {
+            parts.push("no network".to_owned());
+        }
+        parts.extend(run.script.iter().map(|script| format!("script {}", script.content)));
         cache::key(self.key, &parts.iter().map(String::as_str).collect::<Vec<_>>())
     }
 

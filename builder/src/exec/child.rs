@@ -33,7 +33,7 @@ use crate::rootfs::RootDir;
 
 use super::mounts::{bind, open_path, set_flags};
 use super::wire::{Failure, INIT_ARGUMENT, Job, OrFail, Reply, SANDBOX_ARGUMENT, Stage};
-use super::{Isolation, container, host, privileges};
+use super::{Isolation, container, host, limits, network, privileges};
 
 /// The process's own program, also if the file was replaced.
 const SELF: &str = "/proc/self/exe";
@@ -162,6 +162,14 @@ fn init(socket: &UnixStream) -> Result<Reply, Failure> {
     setsid().or_fail("start a session for", "the step")?;
     let job = read_job(socket).or_fail("read", "the job")?;
     sethostname(&job.hostname).or_fail("set host name", &job.hostname)?;
+    for cgroup in &job.world.cgroups {
+        // 0 is whoever writes it (cgroups(7)).
+        let processes = cgroup.join("cgroup.procs");
+        fs::write(&processes, "0").or_fail("enter the control group", &processes)?;
+    }
+    if job.world.no_network {
+        network::leave()?;
+    }
     let root = match job.isolation {
         Isolation::Container | Isolation::Auto => {
             container::enter(&job)?;
@@ -172,6 +180,7 @@ fn init(socket: &UnixStream) -> Result<Reply, Failure> {
     enter_directory(&root, &job.cwd)?;
     let null = fs::File::open("/dev/null").or_fail("open", "/dev/null")?;
     dup2_stdin(&null).or_fail("close", "standard input")?;
+    limits::set(&job.world.ulimits)?;
     privileges::drop_to(&job.user)?;
     // A change of user clears it.
     prctl::set_pdeathsig(Signal::SIGKILL).or_fail("die with", "kfs")?;

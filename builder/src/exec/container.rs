@@ -12,6 +12,7 @@ use nix::unistd::{chdir, fchdir, pivot_root};
 
 use crate::rootfs::{RootDir, magic_path};
 
+use super::extra_mounts::Sources;
 use super::kernel_files::{mask, mount_dev, mount_proc};
 use super::mounts::{bind, mount_new, own_mount, place, set_flags};
 use super::wire::{Failure, Job, OrFail};
@@ -25,10 +26,12 @@ pub(super) const MAX_NAME_FILE: u64 = 1 << 20;
 /// Makes the rootfs `/` of this process, which must be alone in its mount namespace.
 pub(super) fn enter(job: &Job) -> Result<(), Failure> {
     let root = own_mount(Path::new(&job.rootfs))?;
+    let sources = Sources::open(&job.world.mounts)?;
     copy_name_files(&root, job)?;
-    mount_dev(&root)?;
+    mount_dev(&root, job.world.shm_size)?;
     mount_proc(&root)?;
     mount_sys(&root)?;
+    sources.mount(&root, &root, &job.world.mounts)?;
     pivot(&root)
 }
 
@@ -41,6 +44,9 @@ fn copy_name_files(root: &RootDir, job: &Job) -> Result<(), Failure> {
         hosts.push(b'\n');
     }
     hosts.extend_from_slice(format!("127.0.0.1 {}\n", job.hostname).as_bytes());
+    for (address, name) in &job.world.hosts {
+        hosts.extend_from_slice(format!("{address} {name}\n").as_bytes());
+    }
     let resolv = name_file(Path::new("/etc/resolv.conf"))?;
     // The copies need a file system to lie on. /dev gets its own mount later; until then it
     // lends its place.

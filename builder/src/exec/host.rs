@@ -17,6 +17,7 @@ use nix::mount::MsFlags;
 use crate::rootfs::{RootDir, magic_path};
 
 use super::container::name_file;
+use super::extra_mounts::Sources;
 use super::kernel_files::{NODES, mask, mount_dev, mount_proc};
 use super::mounts::{
     Mount, bind, mount_id, mount_new, mounts, open_path, own_mount, place, set_flags,
@@ -38,8 +39,9 @@ pub(super) fn enter(job: &Job) -> Result<RootDir, Failure> {
     let resolv = name_file(Path::new(RESOLV_CONF))?;
     let resolv_path = fs::canonicalize(RESOLV_CONF).ok();
     let host = RootDir::open(Path::new("/")).map_err(|error| error.source).or_fail("open", "/")?;
+    let sources = Sources::open(&job.world.mounts)?;
     let mut writable = hide_directories()?;
-    mount_dev(&host)?;
+    mount_dev(&host, job.world.shm_size)?;
     // A device node is a mount of its own where it had to be bound (in a user namespace).
     let nodes = NODES.map(|(name, ..)| format!("/dev/{name}"));
     let mounts = ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"].map(str::to_owned);
@@ -51,6 +53,7 @@ pub(super) fn enter(job: &Job) -> Result<RootDir, Failure> {
     }
     let rootfs = bring_back(rootfs)?;
     writable.insert(mount_id(&rootfs)?);
+    writable.extend(sources.mount(&host, &rootfs, &job.world.mounts)?);
     protect(&host, &writable)?;
     mount_proc(&host)?;
     Ok(rootfs)

@@ -55,8 +55,11 @@ const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 const NO_PROGRAMS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
+/// What `/dev/shm` may hold, in bytes: Docker's and podman's default.
+const SHM_SIZE: u64 = 64 << 20;
+
 /// Mounts a small `/dev` over the root's.
-pub(super) fn mount_dev(root: &RootDir) -> Result<(), Failure> {
+pub(super) fn mount_dev(root: &RootDir, shm_size: Option<u64>) -> Result<(), Failure> {
     // Opened now: in host isolation the new /dev hides them.
     let host: Vec<_> = NODES.map(|(name, ..)| open_path(&Path::new("/dev").join(name))).into();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_STRICTATIME;
@@ -84,7 +87,8 @@ pub(super) fn mount_dev(root: &RootDir) -> Result<(), Failure> {
             mount_new("devpts", &pts, no_exec, "newinstance,ptmxmode=0666,mode=0620")
         })
         .or_fail("mount devpts on", "/dev/pts")?;
-    mount_new("tmpfs", &place(root, "/dev/shm")?, NO_PROGRAMS, "mode=1777,size=64m")
+    let shm = format!("mode=1777,size={}", shm_size.unwrap_or(SHM_SIZE));
+    mount_new("tmpfs", &place(root, "/dev/shm")?, NO_PROGRAMS, &shm)
         .or_fail("mount a tmpfs on", "/dev/shm")?;
     match mount_new("mqueue", &place(root, "/dev/mqueue")?, NO_PROGRAMS, "") {
         // A kernel without POSIX message queues; the calls themselves then say so.

@@ -97,6 +97,7 @@ impl Sandbox {
             cwd: command.cwd.clone().into_os_string(),
             user: command.user.clone(),
             hostname: command.hostname.clone(),
+            world: command.world.clone(),
         })
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{Isolation, User};
+use super::{Isolation, User, World};
 
 /// The hidden first argument that turns the program into a sandbox process.
 pub const SANDBOX_ARGUMENT: &str = "__run";
@@ -29,6 +29,7 @@ pub(super) struct Job {
     pub(super) cwd: OsString,
     pub(super) user: User,
     pub(super) hostname: String,
+    pub(super) world: World,
 }
 
 /// How it went.

@@ -1,0 +1,141 @@
+//! `--output`: the image somewhere else than in the store alone.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use kfs_builder::build::Built;
+use kfs_fs::error::AtPath as _;
+use kfs_fs::extract::{Keep, extract};
+use kfs_fs::filesystem::Ino;
+use kfs_fs::oci;
+use kfs_fs::oci::archive::Format;
+use kfs_fs::oci::archive::save::{save_to_file, save_to_stream};
+use kfs_fs::oci::reference::Source;
+use kfs_fs::oci::store::Store;
+
+use super::flags::fields;
+use crate::commands::Context;
+use crate::look::Look;
+use crate::report::{Failure, USAGE};
+
+/// What is written, and where; no place is standard output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Output {
+    kind: Kind,
+    dest: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// An archive.
+    Archive(Format),
+    /// The root file system, as a directory.
+    Directory,
+    /// The root file system, as a tar.
+    Tar,
+}
+
+impl Output {
+    /// Reads `type=oci|docker|local|tar,dest=PATH`, or a directory alone; `-` is a tar to standard
+    /// output.
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+        if !text.contains('=') {
+            let (kind, dest) = match text {
+                "-" => (Kind::Tar, None),
+                directory => (Kind::Directory, Some(PathBuf::from(directory))),
+            };
+            return Ok(Self { kind, dest });
+        }
+        let failed = |message: String| {
+            Failure::new(message)
+                .code(USAGE)
+                .hint("write --output type=oci|docker|local|tar,dest=PATH")
+        };
+        let (mut kind, mut dest) = (None, None);
+        for (key, value) in fields(text) {
+            match (key.as_str(), value) {
+                ("type", "oci") => kind = Some(Kind::Archive(Format::Oci)),
+                ("type", "docker") => kind = Some(Kind::Archive(Format::Docker)),
+                ("type", "local" | "dir") => kind = Some(Kind::Directory),
+                ("type", "tar") => kind = Some(Kind::Tar),
+                ("type", other) => return Err(failed(format!("--output has no type {other}"))),
+                ("dest", "-") => dest = None,
+                ("dest" | "destination", path) => dest = Some(PathBuf::from(path)),
+                (other, _) => return Err(failed(format!("--output has no field {other}"))),
+            }
+        }
+        let kind = kind.ok_or_else(|| failed("--output has no type".to_owned()))?;
+        if kind == Kind::Directory && dest.is_none() {
+            return Err(failed("--output type=local needs dest=DIRECTORY".to_owned()));
+        }
+        Ok(Self { kind, dest })
+    }
+
+    /// Whether standard output is taken.
+    pub(super) fn is_stdout(&self) -> bool {
+        self.dest.is_none()
+    }
+
+    /// Writes the image that was built.
+    pub(super) fn write(
+        &self,
+        built: &Built,
+        tag: Option<&str>,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let digest = built.digest.to_string();
+        let source: Source = tag.unwrap_or(&digest).parse()?;
+        match self.kind {
+            Kind::Archive(format) => self.archive(&source, format, &context.store()?),
+            Kind::Directory | Kind::Tar => self.root(&source, context),
+        }
+    }
+
+    fn archive(&self, source: &Source, format: Format, store: &Store) -> Result<(), Failure> {
+        let images = [oci::select(source, store)?];
+        match &self.dest {
+            Some(path) => Ok(save_to_file(&images, format, path, &|_| {})?),
+            None => Ok(save_to_stream(&images, format, store, &mut io::stdout().lock(), &|_| {})?),
+        }
+    }
+
+    fn root(&self, source: &Source, context: &Context) -> Result<(), Failure> {
+        let look = Look::open(source, context)?;
+        if self.kind == Kind::Directory {
+            let dest = self.dest.as_ref().expect("a directory has a place");
+            fs::create_dir_all(dest).at("make directory", dest)?;
+            return Ok(extract(&look.fs, Ino::ROOT, dest, Keep::All)?);
+        }
+        let work = context.store()?.temp_dir()?;
+        let root = work.path().join("root");
+        extract(&look.fs, Ino::ROOT, &root, Keep::All)?;
+        let mut tar = Command::new("tar");
+        tar.args(["--sort=name", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C"]);
+        tar.arg(&root).args(["-c", "."]).stdin(Stdio::null());
+        if let Some(dest) = &self.dest {
+            tar.stdout(fs::File::create(dest).at("create", dest)?);
+        }
+        let status = tar.status().map_err(|error| Failure::new(format!("run tar: {error}")))?;
+        if status.success() { Ok(()) } else { Err(Failure::new(format!("tar: {status}"))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_read() {
+        let output = |text: &str| Output::parse(text).ok().map(|o| (o.kind, o.dest));
+        let oci = Kind::Archive(Format::Oci);
+        assert_eq!(output("type=oci,dest=x.tar"), Some((oci, Some("x.tar".into()))));
+        assert_eq!(output("out"), Some((Kind::Directory, Some("out".into()))));
+        assert_eq!(output("-"), Some((Kind::Tar, None)));
+        assert_eq!(output("type=tar,dest=-"), Some((Kind::Tar, None)));
+        for bad in ["type=local", "dest=x", "type=image,dest=x", "type=tar,mode=x"] {
+            assert_eq!(output(bad), None, "{bad}");
+        }
+    }
+}

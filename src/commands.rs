@@ -5,6 +5,7 @@ pub(crate) mod cat;
 pub(crate) mod collect;
 pub(crate) mod completions;
 pub(crate) mod compression;
+pub(crate) mod convert;
 pub(crate) mod cp;
 pub(crate) mod diff;
 pub(crate) mod fsck;

@@ -26,8 +26,10 @@ use kfs_builder::kubefile::KubefileError;
 use kfs_fs::error::PathError;
 use kfs_fs::extract::ExtractError;
 use kfs_fs::filesystem::{OpenError, ReadError};
+use kfs_fs::layer::rewrite::RewriteError;
 use kfs_fs::layer::scan::LayerError;
 use kfs_fs::oci::archive::ArchiveError;
+use kfs_fs::oci::convert::ConvertError;
 use kfs_fs::oci::image::ImageError;
 use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::reference::ReferenceError;
@@ -287,6 +289,17 @@ impl From<OpenError> for Failure {
             | OpenError::Tree(TreeError::Entry { .. } | TreeError::Index(_)) => {
                 failure.code(CORRUPT)
             }
+        }
+    }
+}
+
+impl From<ConvertError> for Failure {
+    fn from(error: ConvertError) -> Self {
+        match error {
+            ConvertError::Store(error) => error.into(),
+            ConvertError::Rewrite(RewriteError::Source(error)) => OpenError::Layer(error).into(),
+            ConvertError::Rewrite(RewriteError::Write(_) | RewriteError::Aside { .. })
+            | ConvertError::Nothing(_) => Self::from_error(&error),
         }
     }
 }

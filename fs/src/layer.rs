@@ -10,6 +10,7 @@
 mod estargz;
 pub mod gzip;
 pub mod index;
+pub mod rewrite;
 pub mod scan;
 mod soci;
 pub mod tar;

@@ -1,9 +1,10 @@
 //! Images as they are stored and named: references, manifests, the store, archives.
 
 pub mod archive;
+pub mod convert;
 pub mod find;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod image;
 pub mod import;
 pub mod layout;

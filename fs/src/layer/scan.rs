@@ -137,7 +137,7 @@ pub fn scan(
     builder.finish(&summary).map_err(|source| index_error(indexes, digest, source))
 }
 
-fn read_error(layer: &Layer, source: io::Error) -> LayerError {
+pub(super) fn read_error(layer: &Layer, source: io::Error) -> LayerError {
     let location = layer.blob.location();
     match source.downcast::<Mismatch>() {
         Ok(mismatch) => LayerError::Corrupt { mismatch, location },

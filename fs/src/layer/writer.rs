@@ -180,6 +180,11 @@ impl LayerWriter {
         self.landmark(PREFETCH_LANDMARK)
     }
 
+    /// Why the layer will have no table of contents, as far as is known.
+    pub fn plain(&self) -> Option<&Plain> {
+        self.plain.as_ref()
+    }
+
     /// Ends the layer and writes its index.
     pub fn finish(mut self) -> Result<NewLayer, WriteError> {
         if self.broken {

@@ -58,6 +58,19 @@ impl Compression {
         Err(WriteError::Level { compressor, level, min, max })
     }
 
+    /// Whether such a layer has a table of contents.
+    pub fn has_table(self) -> bool {
+        match self {
+            Self::ZstdChunked(_) | Self::Estargz(_) => true,
+            Self::Zstd(_) | Self::Gzip(_) | Self::None => false,
+        }
+    }
+
+    /// Whether the table is in the tar stream.
+    pub(crate) fn is_estargz(self) -> bool {
+        matches!(self, Self::Estargz(_))
+    }
+
     pub(super) fn coder(self) -> Coder {
         match self {
             Self::ZstdChunked(level) | Self::Zstd(level) => Coder::Zstd(level),

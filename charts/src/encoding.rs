@@ -52,7 +52,8 @@ fn decode(text: &[u8], alphabet: &[u8], bits: u32, block: usize) -> Result<Vec<u
         }
     }
     let complete = (digits + padding).is_multiple_of(block) && padding < block && count < bits;
-    if complete { Ok(bytes) } else { Err(text.len()) }
+    // Told is where the block starts that is not complete.
+    if complete { Ok(bytes) } else { Err(digits - digits % block) }
 }
 
 pub(crate) fn base64_encode(bytes: &[u8]) -> String {

@@ -58,10 +58,6 @@ const fn variadic(least: usize, call: fn(&Host, Args<'_>) -> Outcome) -> Functio
     Function { body: Body::Plain(call), least, most: None }
 }
 
-const fn between(least: usize, most: usize, call: fn(&Host, Args<'_>) -> Outcome) -> Function {
-    Function { body: Body::Plain(call), least, most: Some(most) }
-}
-
 impl Function {
     /// `Err` says how many arguments it takes.
     pub(crate) fn takes(&self, count: usize) -> Result<(), String> {

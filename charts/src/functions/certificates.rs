@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use super::{Args, Function, Host, Outcome, between, fixed};
+use super::{Args, Function, Host, Outcome, fixed};
 use crate::encoding::{base64_decode, base64_encode};
 use crate::value::{Entries, Map, Object, Value};
 
@@ -28,7 +28,7 @@ pub(super) fn find(name: &str) -> Option<Function> {
         "genSignedCert" => fixed(5, |host, args| certificate(host, args, None)),
         "genSignedCertWithKey" => fixed(6, |host, args| certificate(host, args, Some(5))),
         "buildCustomCert" => fixed(2, custom),
-        "encryptAES" | "decryptAES" => between(2, 2, |_, _| {
+        "encryptAES" | "decryptAES" => fixed(2, |_, _| {
             Err("encryption within templates is not supported: pass the value in".into())
         }),
         _ => return None,

@@ -5,7 +5,7 @@ mod derive;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};
 
-use super::{Args, Function, Host, Outcome, between, fixed};
+use super::{Args, Function, Host, Outcome, fixed};
 use crate::encoding::{base64_encode, hex};
 
 /// As Go's `bcrypt.DefaultCost`.
@@ -18,7 +18,7 @@ pub(super) fn find(name: &str) -> Option<Function> {
         "sha512sum" => fixed(1, |_, args| Ok(hex(&Sha512::digest(args.bytes(0)?)).into())),
         "adler32sum" => fixed(1, |_, args| Ok(adler32(args.bytes(0)?).to_string().into())),
         "bcrypt" => fixed(1, |host, args| bcrypted(host, args.bytes(0)?).map(Into::into)),
-        "htpasswd" => between(2, 3, htpasswd),
+        "htpasswd" => fixed(2, htpasswd),
         "derivePassword" => fixed(5, derive::password),
         "randBytes" => fixed(1, |host, args| {
             let count = args.count(0)?;
@@ -57,9 +57,6 @@ fn htpasswd(host: &Host, args: Args<'_>) -> Outcome {
     let (user, password) = (args.text(0)?, args.bytes(1)?);
     if user.contains(':') {
         return Ok(format!("invalid username: {user}").into());
-    }
-    if args.len() > 2 && *args.text(2)? == *"sha" {
-        return Ok(format!("{user}:{{SHA}}{}", base64_encode(&Sha1::digest(password))).into());
     }
     Ok(format!("{user}:{}", bcrypted(host, password)?).into())
 }

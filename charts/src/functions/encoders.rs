@@ -2,7 +2,7 @@
 
 use super::{Args, Function, Host, Outcome, fixed, toml};
 use crate::json::{self, Style};
-use crate::value::{List, Map, Value};
+use crate::value::{Map, Value};
 use crate::{encoding, yaml};
 
 pub(super) fn find(name: &str) -> Option<Function> {
@@ -16,10 +16,10 @@ pub(super) fn find(name: &str) -> Option<Function> {
             let text = text.map_err(|_| "the value cannot be written as YAML")?;
             Ok(text.strip_suffix('\n').unwrap_or(&text).into())
         }),
-        "fromYaml" => fixed(1, |_, args| Ok(a_map(yaml::read(&args.text(0)?)))),
-        "fromYamlArray" => fixed(1, |_, args| Ok(a_list(yaml::read(&args.text(0)?)))),
-        "fromJson" => fixed(1, |_, args| Ok(a_map(json::read(&args.text(0)?)))),
-        "fromJsonArray" => fixed(1, |_, args| Ok(a_list(json::read(&args.text(0)?)))),
+        "fromYaml" => fixed(1, |_, args| Ok(a_map(yaml::read(&args.text(0)?), IN_YAML))),
+        "fromYamlArray" => fixed(1, |_, args| Ok(a_list(yaml::read(&args.text(0)?), IN_YAML))),
+        "fromJson" => fixed(1, |_, args| Ok(a_map(json::read(&args.text(0)?), ""))),
+        "fromJsonArray" => fixed(1, |_, args| Ok(a_list(json::read(&args.text(0)?), ""))),
         "mustFromJson" => fixed(1, |_, args| json::read(&args.text(0)?)),
         "toJson" => fixed(1, |host, args| {
             Ok(json::write(args.any(0), Style::Html, host.limits.text).unwrap_or_default().into())
@@ -30,13 +30,15 @@ pub(super) fn find(name: &str) -> Option<Function> {
         "toRawJson" | "mustToRawJson" => fixed(1, |host, args| as_json(host, args, Style::Raw)),
         "mustToJson" => fixed(1, |host, args| as_json(host, args, Style::Html)),
         "mustToPrettyJson" => fixed(1, |host, args| as_json(host, args, Style::Pretty)),
-        "toToml" | "mustToToml" => {
-            fixed(1, |host, args| match toml::write(args.any(0), host.limits.text) {
-                Ok(text) => Ok(text.into()),
-                Err(message) => Ok(message.into()),
-            })
-        }
-        "fromToml" => fixed(1, |_, args| Ok(a_map(toml::read(&args.text(0)?)))),
+        "toToml" | "mustToToml" => fixed(1, |host, args| {
+            if args.any(0).is_nil() {
+                return Err("nil cannot be written as TOML".into());
+            }
+            // What cannot be written is told in the text.
+            let text = toml::write(args.any(0), host.limits.text);
+            Ok(text.unwrap_or_else(|message| message).into())
+        }),
+        "fromToml" => fixed(1, |_, args| Ok(a_map(toml::read(&args.text(0)?), ""))),
         "b64enc" => fixed(1, |_, args| Ok(encoding::base64_encode(args.bytes(0)?).into())),
         "b32enc" => fixed(1, |_, args| Ok(encoding::base32_encode(args.bytes(0)?).into())),
         "b64dec" => fixed(1, |_, args| {
@@ -72,39 +74,39 @@ fn as_json(host: &Host, args: Args<'_>, style: Style) -> Outcome {
     text.map(Value::from).ok_or_else(|| "the value cannot be written as JSON".into())
 }
 
+/// How Helm's errors start where YAML was read as JSON.
+const IN_YAML: &str = "error unmarshaling JSON: while decoding JSON: ";
+
 /// Errors are told within the map.
-fn a_map(read: Result<Value, String>) -> Value {
+fn a_map(read: Result<Value, String>, place: &str) -> Value {
     let message = match read {
         Ok(map @ Value::Map(_)) => return map,
         Ok(Value::Nil) => return Value::Map(Map::new()),
-        Ok(other) => {
-            let kind = json_kind(&other);
-            format!(
-                "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
-            )
-        }
-        Err(message) => format!("error converting YAML to JSON: {message}"),
+        Ok(other) => wrong_kind(&other, place, "map[string]interface {}"),
+        Err(message) => unread(&message, place),
     };
     let map = Map::new();
     map.set("Error", message.into());
     Value::Map(map)
 }
 
-fn a_list(read: Result<Value, String>) -> Value {
+fn a_list(read: Result<Value, String>, place: &str) -> Value {
     match read {
         Ok(list @ Value::List(_)) => list,
-        Ok(Value::Nil) => Value::List(List::unmade()),
-        Ok(other) => {
-            let kind = json_kind(&other);
-            let message = format!(
-                "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {kind} into Go value of type []interface {{}}"
-            );
-            Value::list(vec![message.into()])
-        }
-        Err(message) => {
-            Value::list(vec![format!("error converting YAML to JSON: {message}").into()])
-        }
+        Ok(Value::Nil) => Value::list(Vec::new()),
+        Ok(other) => Value::list(vec![wrong_kind(&other, place, "[]interface {}").into()]),
+        Err(message) => Value::list(vec![unread(&message, place).into()]),
     }
+}
+
+fn wrong_kind(value: &Value, place: &str, wanted: &str) -> String {
+    let kind = json_kind(value);
+    format!("{place}json: cannot unmarshal {kind} into Go value of type {wanted}")
+}
+
+fn unread(message: &str, place: &str) -> String {
+    let place = if place.is_empty() { "" } else { "error converting YAML to JSON: " };
+    format!("{place}{message}")
 }
 
 fn json_kind(value: &Value) -> &'static str {

@@ -1,5 +1,6 @@
 //! Names in other forms: `snakecase`, `kebabcase` and `camelcase`.
 
+use super::strings::{lower, upper};
 use super::{Function, fixed};
 
 pub(super) fn find(name: &str) -> Option<Function> {
@@ -17,8 +18,8 @@ fn is_connector(c: char) -> bool {
 
 /// The words of a name in lower case with `connector` between them.
 ///
-/// A word starts at an upper case letter behind a lower case one, at the last of a row of upper
-/// case letters, and at digits, which the letters behind them belong to.
+/// A word starts at an upper case letter behind a lower case one or a digit, at the last of a row
+/// of upper case letters, and at digits that lower case letters follow.
 fn joined(text: &str, connector: char) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len() + 8);
@@ -27,47 +28,33 @@ fn joined(text: &str, connector: char) -> String {
             out.push(connector);
             continue;
         }
-        let before = at.checked_sub(1).map(|at| chars[at]);
-        let after = chars.get(at + 1).copied();
-        let starts = match before {
-            None => false,
-            Some(before) if is_connector(before) => false,
-            Some(before) if c.is_uppercase() => {
-                !before.is_uppercase() && !before.is_numeric()
-                    || before.is_uppercase() && after.is_some_and(char::is_lowercase)
-                    || before.is_numeric() && !in_digit_word(&chars[..at])
-                    || before.is_numeric() && after.is_some_and(|c| c.is_lowercase())
-            }
-            Some(before) if c.is_numeric() => {
-                before.is_alphabetic() && !in_digit_word(&chars[..at]) && digits_start(&chars, at)
-            }
-            Some(_) => false,
-        };
-        if starts {
+        if starts_word(&chars, at) {
             out.push(connector);
         }
-        out.extend(c.to_lowercase());
+        out.push(lower(c));
     }
     out
 }
 
-/// Whether the word that ends the text has a digit in it.
-fn in_digit_word(before: &[char]) -> bool {
-    let word = before.iter().rev().take_while(|c| c.is_lowercase() || c.is_numeric());
-    word.into_iter().any(|c| c.is_numeric())
+fn starts_word(chars: &[char], at: usize) -> bool {
+    let Some(before) = at.checked_sub(1).map(|at| chars[at]) else {
+        return false;
+    };
+    if chars[at].is_uppercase() {
+        let ends_row = chars.get(at + 1).is_some_and(|next| next.is_lowercase());
+        return before.is_lowercase() || before.is_numeric() || before.is_uppercase() && ends_row;
+    }
+    let after = chars[at..].iter().find(|c| !c.is_numeric());
+    chars[at].is_numeric()
+        && before.is_alphabetic()
+        && after.is_some_and(|c| c.is_lowercase())
+        && !ends_in_digits(&chars[..at])
 }
 
-/// Digits at the end of a word belong to it if an upper case letter follows at once.
-fn digits_start(chars: &[char], at: usize) -> bool {
-    let after = chars[at..].iter().find(|c| !c.is_numeric());
-    match after {
-        None => true,
-        Some(c) => {
-            c.is_lowercase()
-                || !c.is_alphabetic()
-                || chars[..at].last().is_some_and(|c| c.is_uppercase())
-        }
-    }
+/// Whether the word that ends the text has a digit in it.
+fn ends_in_digits(before: &[char]) -> bool {
+    let mut word = before.iter().rev().take_while(|c| c.is_lowercase() || c.is_numeric());
+    word.any(|c| c.is_numeric())
 }
 
 /// Words with a capital each and nothing between; connectors at the ends and doubled ones stay.
@@ -75,30 +62,36 @@ fn pascal(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
     let Some(start) = chars.iter().position(|c| !is_connector(*c)) else {
-        return text.into();
+        // Of connectors alone the last is written twice.
+        out.push_str(text);
+        out.extend(chars.last());
+        return out;
     };
     out.extend(&chars[..start]);
     let mut at = start;
-    let mut starts = true;
     while at < chars.len() {
-        let c = chars[at];
-        if !is_connector(c) {
-            if starts {
-                out.extend(c.to_uppercase())
-            } else {
-                out.extend(c.to_lowercase())
-            }
-            starts = false;
-            at += 1;
+        let connectors = chars[at..].iter().take_while(|c| is_connector(**c)).count();
+        if connectors == 0 {
+            let word = chars[at..].iter().take_while(|c| !is_connector(**c)).count();
+            capitalize(&mut out, &chars[at..at + word]);
+            at += word;
             continue;
         }
-        let run = chars[at..].iter().take_while(|c| is_connector(**c)).count();
-        let ends = at + run == chars.len();
+        let ends = at + connectors == chars.len();
         // One connector between words goes.
-        let kept = if ends { run } else { run - 1 };
+        let kept = if ends { connectors } else { connectors - 1 };
         out.extend(&chars[at..at + kept]);
-        starts = true;
-        at += run;
+        at += connectors;
     }
     out
+}
+
+/// The first letter large; a row of large ones that the word starts with small.
+fn capitalize(out: &mut String, word: &[char]) {
+    out.push(upper(word[0]));
+    let mut in_row = !word[0].is_lowercase();
+    for c in &word[1..] {
+        in_row = in_row && !c.is_lowercase();
+        out.push(if in_row { lower(*c) } else { *c });
+    }
 }

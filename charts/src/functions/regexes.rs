@@ -26,7 +26,9 @@ pub(super) fn find(name: &str) -> Option<Function> {
             let most = usize::try_from(args.int(2)?).unwrap_or(usize::MAX);
             let regex = compiled(args)?;
             let found = regex.find_iter(&text).take(most).map(|found| found.as_str());
-            Ok(Value::List(List::texts(found)))
+            let mut list = List::texts(found);
+            list.nil = list.items().is_empty();
+            Ok(Value::List(list))
         }),
         "regexReplaceAll" | "mustRegexReplaceAll" => fixed(3, |host, args| {
             replaced(host, args, |captures, by, out| captures.expand(by, out))

@@ -97,7 +97,14 @@ impl Partial {
                 !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
             })
         };
-        if !prerelease.is_none_or(words) || !metadata.is_none_or(words) {
+        let leading_zero = |text: &str| {
+            text.split('.').any(|word| {
+                word.len() > 1 && word.starts_with('0') && word.bytes().all(|b| b.is_ascii_digit())
+            })
+        };
+        if !prerelease.is_none_or(|text| words(text) && !leading_zero(text))
+            || !metadata.is_none_or(words)
+        {
             return None;
         }
         let mut parts = [None; 3];
@@ -308,16 +315,18 @@ impl Rule {
         }
         let order = version.order(&self.version);
         let written = self.written;
-        let same = |count: usize| version.numbers[..count] == self.version.numbers[..count];
+        // `*` is compared as 0.
+        let same = |count: usize| {
+            let count = count.max(1);
+            version.numbers[..count] == self.version.numbers[..count]
+        };
         match self.operator {
             Operator::Equal if written < 3 => self.within_tilde(version, order),
             Operator::Equal => order == Ordering::Equal,
-            Operator::NotEqual if written < 3 => written > 0 && !same(written),
+            Operator::NotEqual if written < 3 => !same(written),
             Operator::NotEqual => order != Ordering::Equal,
-            Operator::Greater if written == 0 => false,
             Operator::Greater if written < 3 => order == Ordering::Greater && !same(written),
             Operator::Greater => order == Ordering::Greater,
-            Operator::Less if written == 0 => false,
             Operator::Less => order == Ordering::Less,
             Operator::GreaterEqual => order != Ordering::Less,
             Operator::LessEqual if written < 3 => order != Ordering::Greater || same(written),
@@ -335,9 +344,6 @@ impl Rule {
 
     /// No change of the first number that is not zero.
     fn within_caret(&self, version: &Version, order: Ordering) -> bool {
-        if self.written == 0 {
-            return true;
-        }
         let [major, minor, _] = self.version.numbers;
         let fixed = match (major, minor) {
             (0, 0) if self.written >= 3 => 3,

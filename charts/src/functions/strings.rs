@@ -1,5 +1,6 @@
 //! Sprig's functions on strings. Positions count bytes, as in Go.
 
+mod random;
 mod words;
 
 use std::rc::Rc;
@@ -13,8 +14,12 @@ pub(super) fn find(name: &str) -> Option<Function> {
     Some(match name {
         "hello" => fixed(0, |_, _| Ok("Hello!".into())),
         "trim" => fixed(1, |_, args| Ok(args.text(0)?.trim().into())),
-        "upper" => fixed(1, |_, args| Ok(args.text(0)?.to_uppercase().into())),
-        "lower" => fixed(1, |_, args| Ok(args.text(0)?.to_lowercase().into())),
+        "upper" => {
+            fixed(1, |_, args| Ok(args.text(0)?.chars().map(upper).collect::<String>().into()))
+        }
+        "lower" => {
+            fixed(1, |_, args| Ok(args.text(0)?.chars().map(lower).collect::<String>().into()))
+        }
         "trimAll" | "trimall" => fixed(2, |_, args| {
             let cut = args.text(0)?;
             Ok(args.text(1)?.trim_matches(|c| cut.contains(c)).into())
@@ -55,20 +60,25 @@ pub(super) fn find(name: &str) -> Option<Function> {
         "splitList" => fixed(2, |_, args| {
             Ok(Value::List(List::texts(parts(&args.text(1)?, &args.text(0)?, -1))))
         }),
-        "randAlphaNum" => fixed(1, |host, args| {
-            random(host, args, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
-        }),
-        "randAlpha" => fixed(1, |host, args| {
-            random(host, args, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-        }),
-        "randNumeric" => fixed(1, |host, args| random(host, args, b"0123456789")),
-        "randAscii" => fixed(1, |host, args| {
-            let printable: Vec<u8> = (b' '..=b'~').collect();
-            random(host, args, &printable)
-        }),
-        "shuffle" => fixed(1, shuffle),
-        _ => return words::find(name),
+        _ => return words::find(name).or_else(|| random::find(name)),
     })
+}
+
+/// Go changes characters one by one: what would become two stays.
+pub(super) fn upper(c: char) -> char {
+    let mut upper = c.to_uppercase();
+    match (upper.next(), upper.next()) {
+        (Some(upper), None) => upper,
+        _ => c,
+    }
+}
+
+pub(super) fn lower(c: char) -> char {
+    let mut lower = c.to_lowercase();
+    match (lower.next(), lower.next()) {
+        (Some(lower), None) => lower,
+        _ => c,
+    }
 }
 
 fn repeat(host: &Host, args: Args<'_>) -> Outcome {
@@ -235,25 +245,4 @@ fn numbered(parts: Vec<&str>) -> Value {
     let entries = parts.into_iter().enumerate();
     let entries = entries.map(|(index, part)| (Rc::from(format!("_{index}")), part.into()));
     Value::Map(Map::of(MapKind::Text, entries.collect::<Entries>()))
-}
-
-fn random(host: &Host, args: Args<'_>, alphabet: &[u8]) -> Outcome {
-    let count = args.count(0)?;
-    limited(count.checked_mul(8), host.limits.text)?;
-    let size = u64::try_from(alphabet.len()).map_err(|error| error.to_string())?;
-    let pick = |_| {
-        let at = usize::try_from(host.random_below(size)).unwrap_or(0);
-        alphabet[at]
-    };
-    Ok(Value::string((0..count).map(pick).collect()))
-}
-
-fn shuffle(host: &Host, args: Args<'_>) -> Outcome {
-    let mut chars: Vec<char> = args.text(0)?.chars().collect();
-    for last in (1..chars.len()).rev() {
-        let limit = u64::try_from(last).map_err(|error| error.to_string())? + 1;
-        let other = usize::try_from(host.random_below(limit)).unwrap_or(0);
-        chars.swap(last, other);
-    }
-    Ok(chars.into_iter().collect::<String>().into())
 }

@@ -1,5 +1,6 @@
 //! TOML as Helm writes and reads it.
 
+use super::time::layout;
 use crate::value::format::{Out, TooBig};
 use crate::value::{Entries, List, MAX_DEPTH, Map, Value, number};
 
@@ -20,9 +21,21 @@ fn from_toml(value: toml::Value) -> Value {
         toml::Value::Integer(number) => Value::int64(number),
         toml::Value::Float(number) => Value::Float(number),
         toml::Value::Boolean(value) => value.into(),
-        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Datetime(time) => moment(&time),
         toml::Value::Array(items) => Value::list(items.into_iter().map(from_toml).collect()),
         toml::Value::Table(table) => table_value(table),
+    }
+}
+
+/// The moment, in UTC where no zone is said.
+fn moment(time: &toml::value::Datetime) -> Value {
+    let date = time.date.map_or("0000-01-01".into(), |date| date.to_string());
+    let clock = time.time.map_or("00:00:00".into(), |time| time.to_string());
+    let zone = time.offset.map_or("Z".into(), |offset| offset.to_string());
+    let text = format!("{date}T{clock}{zone}");
+    match layout::parse("2006-01-02T15:04:05Z07:00", &text) {
+        Some(time) => time.value(),
+        None => text.into(),
     }
 }
 

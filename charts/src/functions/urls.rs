@@ -77,6 +77,9 @@ fn parse(_: &Host, args: Args<'_>) -> Outcome {
         Some((name, _)) => name,
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };
+    if host.starts_with('[') && !host.contains(']') {
+        return Err(fault("missing ']' in host"));
+    }
     let map = Map::new();
     let path = unescape(path).map_err(|message| fault(&message))?;
     let fragment = unescape(fragment).map_err(|message| fault(&message))?;

@@ -4,6 +4,8 @@ mod call;
 
 use std::rc::Rc;
 
+use call::Call;
+
 use super::tree::{Block, Branch, Command, Node, Operand, Pipe};
 use super::{Fault, Place, Set, Template};
 use crate::functions::Host;
@@ -306,7 +308,8 @@ impl Run<'_> {
         let line = command.line;
         match &command.operand {
             Operand::Function { name, function } => {
-                self.call(line, name, *function, &command.arguments, dot, last)
+                let (function, operands) = (*function, command.arguments.as_slice());
+                self.call(Call { line, name, function, operands, dot, last })
             }
             Operand::Field(names) => {
                 let arguments = self.arguments(line, &command.arguments, dot, last)?;
@@ -355,7 +358,7 @@ impl Run<'_> {
             Operand::Nil => Ok(Value::Nil),
             Operand::Constant(value) => Ok(value.clone()),
             Operand::Function { name, function } => {
-                self.call(line, name, *function, &[], dot, None)
+                self.call(Call { line, name, function: *function, operands: &[], dot, last: None })
             }
             Operand::Field(names) => self.fields(line, dot.clone(), names, &[]),
             Operand::Variable { name, fields } => {

@@ -192,26 +192,13 @@ pub(crate) fn to_int(value: &Value) -> i64 {
     }
 }
 
-/// Leading zeros do not make an octal number here, and what follows a point is left off.
+/// Digits behind a point are left off if they are zeros; a leading zero makes an octal number.
 fn text_to_int(text: &str) -> i64 {
     let whole = match text.split_once('.') {
         Some((whole, rest)) if !rest.is_empty() && rest.bytes().all(|b| b == b'0') => whole,
         _ => text,
     };
-    let (sign, digits) = match whole.as_bytes().first() {
-        Some(b'-' | b'+') => whole.split_at(1),
-        _ => ("", whole),
-    };
-    let prefixed = digits.len() > 1
-        && digits.starts_with('0')
-        && !digits.as_bytes()[1].is_ascii_digit()
-        && digits.as_bytes()[1] != b'_';
-    if prefixed {
-        return parse_int(whole, true).unwrap_or(0);
-    }
-    let trimmed = digits.trim_start_matches('0');
-    let trimmed = if trimmed.is_empty() && !digits.is_empty() { "0" } else { trimmed };
-    parse_int(&format!("{sign}{trimmed}"), true).unwrap_or(0)
+    parse_int(whole, true).unwrap_or(0)
 }
 
 /// `float64`: zero for what is no number.
@@ -288,8 +275,16 @@ mod tests {
 
     #[test]
     fn int_takes_anything() {
-        let cases =
-            [("12", 12), ("0012", 12), ("1.0", 1), ("1.5", 0), ("0x10", 16), ("a", 0), ("", 0)];
+        let cases = [
+            ("12", 12),
+            ("0012", 10),
+            ("08", 0),
+            ("1.0", 1),
+            ("1.5", 0),
+            ("0x10", 16),
+            ("a", 0),
+            ("", 0),
+        ];
         for (text, number) in cases {
             assert_eq!(to_int(&Value::text(text)), number, "{text}");
         }

@@ -188,9 +188,11 @@ impl Writer {
                 self.string(key, indent, Within::Mapping)?;
                 self.blank = false;
                 self.indent(indent)?;
-            } else {
-                self.string(key, indent, Within::Key)?;
+                self.raw(": ")?;
+                self.node(value, indent, Within::Sequence, depth)?;
+                continue;
             }
+            self.string(key, indent, Within::Key)?;
             self.raw(":")?;
             self.blank = false;
             self.node(value, indent, Within::Mapping, depth)?;
@@ -315,16 +317,21 @@ impl Writer {
 /// The order of keys: numbers in them count as numbers, and letters come last.
 fn key_order(left: &str, right: &str) -> Ordering {
     let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
+    let mut after_digit = false;
     for at in 0..left.len().min(right.len()) {
         let (a, b) = (left[at], right[at]);
         if a == b {
+            after_digit = a.is_numeric();
             continue;
         }
         match (a.is_alphabetic(), b.is_alphabetic()) {
             (true, true) => return a.cmp(&b),
-            (false, true) => return Ordering::Less,
-            (true, false) => return Ordering::Greater,
-            (false, false) => (),
+            // A number that goes on is the bigger one.
+            (a_is_letter, b_is_letter) if a_is_letter != b_is_letter => {
+                let less = if after_digit { a_is_letter } else { b_is_letter };
+                return if less { Ordering::Less } else { Ordering::Greater };
+            }
+            _ => (),
         }
         let mut start = 0_i64;
         if a == '0' || b == '0' {

@@ -1,6 +1,7 @@
 //! Functions that look at the words of a text.
 
 use super::super::{Args, Function, Host, Outcome, fixed};
+use super::{lower, upper};
 use crate::functions::arguments::limited;
 use crate::value::Value;
 
@@ -42,7 +43,7 @@ fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if separates(before) {
-            out.extend(c.to_uppercase())
+            out.push(upper(c))
         } else {
             out.push(c)
         }
@@ -56,7 +57,7 @@ fn untitle(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if before.is_whitespace() {
-            out.extend(c.to_lowercase())
+            out.push(lower(c))
         } else {
             out.push(c)
         }
@@ -68,7 +69,7 @@ fn untitle(text: &str) -> String {
 fn swapcase(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_uppercase() { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+        if c.is_uppercase() { out.push(lower(c)) } else { out.push(upper(c)) }
     }
     out
 }

@@ -8,24 +8,28 @@ use crate::template::tree::Operand;
 use crate::template::{Fault, Set};
 use crate::value::Value;
 
+/// A call of a function, and what it is made with.
+pub(super) struct Call<'c> {
+    pub(super) line: u32,
+    pub(super) name: &'c str,
+    pub(super) function: Function,
+    pub(super) operands: &'c [Operand],
+    pub(super) dot: &'c Value,
+    /// What the command before in the pipeline gave.
+    pub(super) last: Option<Value>,
+}
+
 impl Run<'_> {
-    pub(super) fn call(
-        &mut self,
-        line: u32,
-        name: &str,
-        function: Function,
-        operands: &[Operand],
-        dot: &Value,
-        last: Option<Value>,
-    ) -> Result<Value, Fault> {
+    pub(super) fn call(&mut self, call: Call<'_>) -> Result<Value, Fault> {
+        let Call { line, name, function, operands, dot, last } = call;
         let count = operands.len() + usize::from(last.is_some());
         if let Err(want) = function.takes(count) {
             let message = format!("wrong number of args for {name}: want {want} got {count}");
             return Err(self.fault(line, message));
         }
         match function.body {
-            Body::And => self.shortcut(line, operands, dot, last, false),
-            Body::Or => self.shortcut(line, operands, dot, last, true),
+            Body::And => self.shortcut((line, operands, dot), last, false),
+            Body::Or => self.shortcut((line, operands, dot), last, true),
             Body::Plain(call) => {
                 let arguments = self.arguments(line, operands, dot, last)?;
                 self.step(line)?;
@@ -51,9 +55,7 @@ impl Run<'_> {
     /// `or` (for which true ends it) and `and`: the first that decides, else the last.
     fn shortcut(
         &mut self,
-        line: u32,
-        operands: &[Operand],
-        dot: &Value,
+        (line, operands, dot): (u32, &[Operand], &Value),
         last: Option<Value>,
         ends: bool,
     ) -> Result<Value, Fault> {

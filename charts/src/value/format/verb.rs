@@ -40,8 +40,9 @@ impl Spec {
         self.verb == 'v' && self.sharp
     }
 
-    /// With blanks (or zeros) to the width; characters count, not bytes.
-    fn padded(&self, out: &mut Out, bytes: &[u8], zeros: bool) -> Result<(), TooBig> {
+    /// With blanks or zeros to the width; characters count, not bytes. Of numbers the sign stays
+    /// before the zeros.
+    fn padded(&self, out: &mut Out, bytes: &[u8], is_number: bool) -> Result<(), TooBig> {
         let missing = match self.width {
             Some(width) => width.saturating_sub(String::from_utf8_lossy(bytes).chars().count()),
             None => 0,
@@ -50,8 +51,8 @@ impl Spec {
             out.push(bytes)?;
             return out.repeat(b' ', missing);
         }
-        if zeros && self.zero && missing > 0 {
-            let signed = matches!(bytes.first(), Some(b'-' | b'+' | b' '));
+        if self.zero && missing > 0 {
+            let signed = is_number && matches!(bytes.first(), Some(b'-' | b'+' | b' '));
             let (sign, digits) = bytes.split_at(usize::from(signed));
             out.push(sign)?;
             out.repeat(b'0', missing)?;
@@ -158,7 +159,7 @@ fn entries(
 
 fn bad_verb(out: &mut Out, value: &Value, spec: &Spec, depth: usize) -> Result<(), TooBig> {
     out.text(&format!("%!{}({}=", spec.verb, value.type_name()))?;
-    print(out, value, &Spec::plain(), depth)?;
+    print(out, value, &Spec { verb: 'v', ..*spec }, depth)?;
     out.text(")")
 }
 
@@ -235,7 +236,9 @@ fn int(out: &mut Out, number: i64, kind: IntKind, spec: &Spec, depth: usize) -> 
         _ => digits,
     };
     let text = format!("{}{digits}", sign(number < 0, spec));
-    spec.padded(out, text.as_bytes(), spec.precision.is_none())
+    // With a precision zeros do not pad.
+    let zero = spec.zero && spec.precision.is_none();
+    Spec { zero, ..*spec }.padded(out, text.as_bytes(), true)
 }
 
 fn sign(negative: bool, spec: &Spec) -> &'static str {
@@ -263,5 +266,8 @@ fn float(out: &mut Out, value: f64, spec: &Spec, depth: usize) -> Result<(), Too
         None => (false, text.strip_prefix('+').unwrap_or(&text)),
     };
     let plus = if text.starts_with('+') { "+" } else { sign(negative, spec) };
-    spec.padded(out, format!("{plus}{digits}").as_bytes(), value.is_finite())
+    let zero = spec.zero && value.is_finite();
+    let text = format!("{plus}{digits}");
+    let text = if matches!(spec.verb, 'G' | 'E') { text.to_uppercase() } else { text };
+    Spec { zero, ..*spec }.padded(out, text.as_bytes(), true)
 }

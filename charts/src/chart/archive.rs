@@ -62,7 +62,7 @@ fn file_name(stored: &str) -> Result<String, String> {
     }
     let outside = || format!("{stored:?} is outside of the chart's directory");
     let (_, below) = forward.split_once('/').ok_or_else(outside)?;
-    if below.starts_with('/') {
+    if below.starts_with('/') || forward.starts_with('/') {
         return Err(format!("{stored:?} is an absolute path"));
     }
     let name = crate::functions::clean_path(below);

@@ -87,9 +87,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// A hundred times of what the biggest charts need; depth as Helm has it.
+    /// At least four times of what any of a hundred real charts needs; depth as Helm has it.
     fn default() -> Limits {
-        Limits { steps: 50_000_000, bytes: 2 << 30, text: 64 << 20, depth: 1000 }
+        Limits { steps: 50_000_000, bytes: 256 << 20, text: 32 << 20, depth: 1000 }
     }
 }
 

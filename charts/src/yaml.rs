@@ -7,5 +7,26 @@ pub(crate) mod reader;
 pub(crate) mod scalar;
 pub(crate) mod writer;
 
+use crate::{Error, json};
+
 pub(crate) use reader::read;
 pub(crate) use writer::{Style, Unwritable, write};
+
+/// The documents of a YAML text as Kubernetes reads them; empty ones are left out.
+///
+/// `name` is what errors call the text. Numbers are floats where they are not whole.
+///
+/// # Errors
+///
+/// If one is no YAML, or so big when aliases are followed that it is taken for an attack.
+pub fn documents(name: &str, text: &str) -> Result<Vec<serde_json::Value>, Error> {
+    let fault = |message| Error::Document { file: name.into(), message };
+    let values = reader::read_all(text).map_err(fault)?;
+    let mut documents = Vec::new();
+    for value in values.iter().filter(|value| !value.is_nil()) {
+        let json = json::write(value, json::Style::Raw, usize::MAX);
+        let json = json.ok_or_else(|| fault("a number is not finite".into()))?;
+        documents.push(serde_json::from_str(&json).map_err(|error| fault(error.to_string()))?);
+    }
+    Ok(documents)
+}

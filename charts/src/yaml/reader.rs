@@ -14,27 +14,17 @@ const MAX_NODES: usize = 1_000_000;
 
 /// The first document of a text; nothing is nil.
 pub(crate) fn read(text: &str) -> Result<Value, String> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut options = granit_parser::Options::default();
-    // As libyaml, which Helm's reader is made after.
-    options.block_scalar_eof_without_line_feed = true;
-    let mut reader = Reader {
-        parser: Parser::new_from_str_with_options(text, options),
-        anchors: HashMap::new(),
-        budget: MAX_NODES,
-    };
-    loop {
-        match reader.next()? {
-            (Event::DocumentStart(..), _) => {
-                let first = reader.next()?;
-                let value = reader.node(first, MAX_DEPTH)?;
-                // What follows is looked at only so far that it must be another document.
-                return reader.next().map(|_| value);
-            }
-            (Event::StreamEnd, _) => return Ok(Value::Nil),
-            _ => (),
-        }
+    Reader::new(text).document().map(Option::unwrap_or_default)
+}
+
+/// All documents of a text.
+pub(super) fn read_all(text: &str) -> Result<Vec<Value>, String> {
+    let mut reader = Reader::new(text);
+    let mut documents = Vec::new();
+    while let Some(document) = reader.document()? {
+        documents.push(document);
     }
+    Ok(documents)
 }
 
 struct Reader<'t> {
@@ -46,6 +36,32 @@ struct Reader<'t> {
 type Spanned<'t> = (Event<'t>, Span);
 
 impl<'t> Reader<'t> {
+    fn new(text: &'t str) -> Reader<'t> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut options = granit_parser::Options::default();
+        // As libyaml, which Helm's reader is made after.
+        options.block_scalar_eof_without_line_feed = true;
+        let parser = Parser::new_from_str_with_options(text, options);
+        Reader { parser, anchors: HashMap::new(), budget: MAX_NODES }
+    }
+
+    /// The next document; `None` at the end.
+    fn document(&mut self) -> Result<Option<Value>, String> {
+        loop {
+            match self.next()? {
+                (Event::DocumentStart(..), _) => {
+                    self.anchors.clear();
+                    let first = self.next()?;
+                    let value = self.node(first, MAX_DEPTH)?;
+                    // What follows is looked at only so far that it must be another document.
+                    return self.next().map(|_| Some(value));
+                }
+                (Event::StreamEnd, _) => return Ok(None),
+                _ => (),
+            }
+        }
+    }
+
     fn next(&mut self) -> Result<Spanned<'t>, String> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
@@ -236,6 +252,15 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(as_json(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn all_documents_of_a_text() {
+        let text = "# head\n---\na: 017\n---\n---\n- yes\n- 1.5\n...\n---\n# only a note\n";
+        let documents = crate::yaml::documents("x", text).unwrap();
+        assert_eq!(documents, [serde_json::json!({"a": 15}), serde_json::json!([true, 1.5])]);
+        let error = crate::yaml::documents("x.yaml", "a: 1\n---\na: b: c\n").unwrap_err();
+        assert!(error.to_string().starts_with("x.yaml: "), "{error}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use kfs_builder::cluster::files::FilesError;
 use kfs_builder::cluster::serve::{HtpasswdError, ServeError};
 use kfs_builder::context::ContextError;
 use kfs_builder::kubefile::KubefileError;
+use kfs_fs::cache::CacheError;
 use kfs_fs::error::PathError;
 use kfs_fs::extract::ExtractError;
 use kfs_fs::filesystem::{OpenError, ReadError};
@@ -173,6 +174,10 @@ impl From<StoreError> for Failure {
             StoreError::Corrupt(_) | StoreError::DiffId { .. } => {
                 Self::from_error(&error).code(CORRUPT)
             }
+            StoreError::Cache(ref cause) => match cause {
+                CacheError::Busy(_) => Self::from_error(&error).code(BUSY).hint("try again later"),
+                CacheError::Path(_) | CacheError::Full { .. } => Self::from_error(&error),
+            },
             StoreError::Mounts(error) => (*error).into(),
             StoreError::Busy { .. } => {
                 Self::from_error(&error).code(BUSY).hint("try again when it is done")

@@ -420,6 +420,75 @@ fn a_full_disk_leaves_no_trace_root_only() {
 }
 
 #[test]
+fn a_full_disk_can_be_pruned_and_checked_root_only() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("some.tar"), tar_of("file", &noise(200_000))).unwrap();
+    let small = sandbox.path("small");
+    fs::create_dir(&small).unwrap();
+    let args = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+    let Some(_mount) = Mount::new(small.clone(), &args) else {
+        return;
+    };
+    let other = |args: &[&str]| sandbox.command(args).env("KFS_ROOT", &small).output().unwrap();
+    for prune in [&["prune", "--format", "json"][..], &["prune", "--all", "--format", "json"]] {
+        fs::write(sandbox.path("tiny.tar"), tar_of("file", b"x")).unwrap();
+        assert!(other(&["import", "some.tar", "a"]).status.success());
+        assert!(other(&["ls", "a", "/"]).status.success());
+        if prune.len() == 3 {
+            assert!(other(&["import", "tiny.tar", "a"]).status.success());
+        }
+        fs::write(small.join("lost+found"), vec![1; 1 << 20]).unwrap_err();
+        let (code, error) = failure(&other(&["tag", "a", "b"]));
+        assert!(code == 1 && error.contains("No space left on device"), "{error}");
+        let fsck = other(&["fsck"]);
+        assert!(fsck.status.success(), "{fsck:?}");
+        let pruned = other(prune);
+        assert!(pruned.status.success(), "{pruned:?}");
+        let report: serde_json::Value = serde_json::from_slice(&pruned.stdout).unwrap();
+        assert!(report["bytes"].as_u64().unwrap() > 190_000, "{report}");
+        assert!(other(&["fsck"]).status.success());
+        fs::remove_file(small.join("lost+found")).unwrap();
+    }
+}
+
+#[test]
+fn prune_tells_what_it_does() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a:1", b"old");
+    sandbox.image("a:1", b"new");
+    let dry = sandbox.ok(&["prune", "--dry-run"]);
+    assert!(dry.starts_with("KIND ") && dry.contains("image  ") && dry.contains("blob  "), "{dry}");
+    assert_eq!(sandbox.ok(&["prune"]), dry);
+    assert_eq!(sandbox.ok(&["prune", "images", "cache"]), "");
+    let (code, error) = sandbox.fails(&["prune", "--filter", "label=x"]);
+    assert!(code == 2 && error.contains("until=24h"), "{error}");
+    let (code, error) = sandbox.fails(&["prune", "--keep-storage", "much"]);
+    assert!(code == 2 && error.contains("is no size"), "{error}");
+    sandbox.inspect("a:1");
+}
+
+#[test]
+fn fsck_names_the_images_that_lose_a_blob() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a:1", b"x");
+    assert_eq!(sandbox.ok(&["fsck"]), "");
+    let layer = sandbox.inspect("a:1")["manifest"]["layers"][0]["digest"].clone();
+    let hex = layer.as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
+    let blob = sandbox.store().join("blobs/sha256").join(&hex);
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[700] ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    let output = sandbox.command(&["fsck", "--repair"]).output().unwrap();
+    let (code, error) = (output.status.code(), String::from_utf8(output.stderr).unwrap());
+    assert!(code == Some(5) && error.contains("the store is damaged\nhint: get"), "{error}");
+    let found = String::from_utf8(output.stdout).unwrap();
+    assert!(found.starts_with(&format!("lost blobs/sha256/{hex}: ")), "{found}");
+    assert!(found.ends_with(&format!(" (images a:1): moved to quarantine/{hex}\n")), "{found}");
+    sandbox.ok(&["rmi", "a:1"]);
+    sandbox.ok(&["fsck"]);
+}
+
+#[test]
 fn a_killed_load_leaves_nothing_to_clean_by_hand() {
     let sandbox = Sandbox::new();
     sandbox.image("a:1", b"x");

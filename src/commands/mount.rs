@@ -194,5 +194,8 @@ fn log_to<W>(writer: W)
 where
     W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
-    tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(writer).init();
+    // A disk that is too full for the log is no reason to die, as the default way to tell that
+    // would: standard error lies on the same disk.
+    let log = tracing_subscriber::fmt().with_ansi(false).with_target(false);
+    log.with_writer(writer).log_internal_errors(false).init();
 }

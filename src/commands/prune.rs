@@ -12,7 +12,8 @@ use crate::table::{Table, size};
 /// Remove what nothing needs
 ///
 /// Without WHAT: images without a name that are not mounted, blobs of no image, stale build
-/// cache, and indexes of layers that no image has. Mounts and what they show stay.
+/// cache, and indexes and fetched parts of layers that no image has. Mounts and what they show
+/// stay.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  kfs prune --dry-run\n  \
                         kfs prune build-cache --keep-storage 2GB --filter until=24h")]
@@ -21,7 +22,8 @@ pub(crate) struct Args {
     #[arg(value_enum)]
     what: Vec<What>,
 
-    /// Remove images with names too, unless they are mounted, and all of the build cache
+    /// Remove images with names too, unless they are mounted, and all of the build cache; with
+    /// `cache` alone, what was fetched of layers that images have
     #[arg(long, short)]
     all: bool,
 
@@ -55,6 +57,8 @@ enum What {
     BuildCache,
     /// Indexes of layers that no image has
     Indexes,
+    /// What was fetched of layers in registries that no image has
+    Cache,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
@@ -67,6 +71,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         build_cache: wanted(What::BuildCache),
         all_build_cache: named(What::BuildCache) || args.keep_storage.is_some(),
         indexes: wanted(What::Indexes),
+        cache: wanted(What::Cache),
+        all_cache: args.all && named(What::Cache),
         before: args.filter,
         keep: args.keep_storage.unwrap_or(0),
     };
@@ -100,6 +106,7 @@ fn table(items: &[Pruned]) -> String {
             Kind::Blob => "blob",
             Kind::BuildCache => "build-cache",
             Kind::Index => "index",
+            Kind::Cache => "cache",
         };
         let bytes = if item.kind == Kind::Image { String::new() } else { size(item.bytes) };
         table.row([kind.to_owned(), item.name.clone(), bytes]);
@@ -120,6 +127,8 @@ fn confirmed(args: &Args) -> Result<bool, Failure> {
                 What::Images => images,
                 What::BuildCache => "the build cache",
                 What::Indexes => "unused indexes",
+                What::Cache if args.all => "all that was fetched of layers",
+                What::Cache => "what was fetched of unused layers",
             });
             names.collect::<Vec<_>>().join(", ")
         }

@@ -333,6 +333,31 @@ fn another_program_takes_over() {
 }
 
 #[test]
+fn on_a_full_disk_a_mount_goes_on_and_a_new_one_is_refused() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let store = sandbox.path("small");
+    fs::create_dir(&store).unwrap();
+    let mut tmpfs = Command::new("mount");
+    assert_success(tmpfs.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&store));
+    let run = |args: &[&str]| sandbox.command(args).env("KFS_ROOT", &store).output().unwrap();
+    assert!(run(&["import", "rootfs.tar", "test"]).status.success());
+    assert!(run(&["mount", "test", "mnt"]).status.success());
+    fs::write(store.join("filler"), vec![1; 4 << 20]).unwrap_err();
+    let list: serde_json::Value =
+        serde_json::from_slice(&run(&["mounts", "--format", "json"]).stdout).unwrap();
+    let server = u32::try_from(list[0]["server_pid"].as_u64().unwrap()).unwrap();
+    send(server, Signal::SIGKILL);
+    assert_eq!(fs::read(sandbox.path("mnt/etc/motd")).unwrap(), b"hello\n");
+    fs::create_dir(sandbox.path("second")).unwrap();
+    let refused = run(&["mount", "test", "second"]);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && error.contains("No space left on device"), "{error}");
+    assert!(run(&["umount", "mnt"]).status.success());
+    assert_eq!(fs::read_dir(store.join("mounts")).unwrap().count(), 0);
+    assert_success(Command::new("umount").arg(&store));
+}
+
+#[test]
 fn a_program_that_cannot_take_over_changes_nothing() {
     let Some(sandbox) = Sandbox::new() else { return };
     sandbox.ok(&["mount", "test", "mnt"]);

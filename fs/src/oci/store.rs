@@ -43,6 +43,7 @@ use super::layout::{self, Layout, LayoutError, Selection, ref_name};
 use super::manifest::{Descriptor, Index, MAX_JSON, REF_NAME};
 use super::reference::{Name, ReferenceError};
 use crate::blob::{BlobSource, FileBlob};
+use crate::cache::CacheError;
 use crate::digest::{Digest, Mismatch};
 use crate::error::{AtPath, PathError};
 use crate::mount::MountError;
@@ -150,6 +151,9 @@ pub enum StoreError {
         /// That of the stream.
         found: Digest,
     },
+    /// What was fetched could not be removed.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// What is mounted could not be looked at.
     #[error(transparent)]
     Mounts(Box<MountError>),

@@ -227,7 +227,7 @@ impl Run<'_> {
             );
             self.found(Severity::Leftover, &dir, problem);
         }
-        self.missing_blobs(&there);
+        self.missing_blobs(&there)?;
         Ok(())
     }
 
@@ -254,11 +254,10 @@ impl Run<'_> {
 
     fn wrong_blob(&mut self, digest: Digest, path: &Path, problem: &str) -> Result<(), PathError> {
         let images = self.images_of(digest);
-        let severity = if images.is_empty() && !self.needed.contains(&digest) {
-            Severity::Derived
-        } else {
-            Severity::Lost
-        };
+        let unneeded = images.is_empty() && !self.needed.contains(&digest);
+        // What is not here is fetched, where a registry is known to have it.
+        let again = unneeded || !self.store.remotes(digest)?.is_empty();
+        let severity = if again { Severity::Derived } else { Severity::Lost };
         let repair = if self.how.repair {
             let dir = self.store.root.join(QUARANTINE);
             fs::create_dir_all(&dir).at("create", &dir)?;
@@ -278,7 +277,8 @@ impl Run<'_> {
         user.map(|user| user.images.iter().cloned().collect()).unwrap_or_default()
     }
 
-    fn missing_blobs(&mut self, there: &HashSet<Digest>) {
+    /// Blobs that are neither here nor known to be in a registry.
+    fn missing_blobs(&mut self, there: &HashSet<Digest>) -> Result<(), PathError> {
         let missing: Vec<(Digest, bool)> = self
             .users
             .iter()
@@ -286,6 +286,9 @@ impl Run<'_> {
             .map(|(digest, user)| (*digest, user.only_nameless))
             .collect();
         for (digest, only_nameless) in missing {
+            if !self.store.remotes(digest)?.is_empty() {
+                continue;
+            }
             let images = self.images_of(digest);
             let path = self.store.blob_path(digest);
             let finding = if only_nameless {
@@ -296,6 +299,7 @@ impl Run<'_> {
             };
             finding.images = images;
         }
+        Ok(())
     }
 
     /// Records whose layer is gone are as good as none, and no finding.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::remove::LiveMount;
 use super::{Part, Store, StoreError};
+use crate::cache::Cache;
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
 use crate::layer::index::LayerIndex;
@@ -36,6 +37,8 @@ pub enum Kind {
     BuildCache,
     /// The index of a layer or image.
     Index,
+    /// What was fetched of a layer that a registry has.
+    Cache,
 }
 
 /// What is to be removed.
@@ -51,7 +54,11 @@ pub struct Wanted {
     pub all_build_cache: bool,
     /// Indexes of layers that no image of the store has, and those of other versions.
     pub indexes: bool,
-    /// Nothing that came to the store after this.
+    /// What was fetched of layers that no image has, and with `all_cache` of all.
+    pub cache: bool,
+    /// See `cache`.
+    pub all_cache: bool,
+    /// Nothing that came to the store after this; of what was fetched, nothing used after it.
     pub before: Option<SystemTime>,
     /// So many bytes of layers may stay in the build cache, the newest.
     pub keep: u64,
@@ -66,7 +73,7 @@ pub struct Pruned {
     pub name: String,
     /// Bytes that it frees.
     pub bytes: u64,
-    /// The file; none for an image, which is no more than its blobs.
+    /// The file; none for an image, which is no more than its blobs, and for what was fetched.
     #[serde(skip)]
     path: Option<PathBuf>,
 }
@@ -135,6 +142,7 @@ impl Store {
             let layout = self.layout()?;
             return Ok(Prune::plan(self, wanted, &layout)?.items);
         }
+        let made_again = self.free_what_is_made_again(wanted)?;
         let names = self.take_names(wanted)?;
         // The index stays locked while blobs go: no image may be given a name meanwhile. It is
         // written after that, which may need the space that is free then.
@@ -142,7 +150,8 @@ impl Store {
             let plan = Prune::plan(self, wanted, layout)?;
             plan.apply()?;
             index.manifests = plan.kept;
-            let mut items = plan.items;
+            let mut items = made_again;
+            items.extend(plan.items);
             for item in &mut items {
                 if let Some(names) = names.get(&item.name) {
                     item.name = names.join(", ");
@@ -150,6 +159,22 @@ impl Store {
             }
             Ok(items)
         })
+    }
+
+    /// Where images lose their names, which takes writing: first makes room on a full disk.
+    fn free_what_is_made_again(&self, wanted: &Wanted) -> Result<Vec<Pruned>, StoreError> {
+        if !(wanted.images && wanted.all) {
+            return Ok(Vec::new());
+        }
+        let layout = self.layout()?;
+        let mut plan = Prune::plan(self, wanted, &layout)?;
+        plan.items.retain(|item| match item.kind {
+            Kind::Index | Kind::BuildCache | Kind::Cache => true,
+            Kind::Image | Kind::Blob => false,
+        });
+        plan.unsought.clear();
+        plan.apply()?;
+        Ok(plan.items)
     }
 
     /// Makes images nameless that are to go although they have names: so they stay reachable if
@@ -188,14 +213,19 @@ struct Prune<'a> {
     kept: Vec<Descriptor>,
     /// Blobs that stay.
     needed: HashSet<Digest>,
+    /// Layers of which all goes that was fetched.
+    forgotten: HashSet<Digest>,
+    /// Blobs of which nobody needs to know where they can be had.
+    unsought: Vec<Digest>,
 }
 
 impl<'a> Prune<'a> {
     fn new(store: &'a Store, wanted: &'a Wanted, layout: &'a Layout) -> Result<Self, StoreError> {
         let mounts = store.live_mounts()?;
         let kept = layout.index.manifests.clone();
-        let needed = HashSet::new();
-        Ok(Self { store, wanted, layout, mounts, items: Vec::new(), kept, needed })
+        let (items, needed, forgotten) = (Vec::new(), HashSet::new(), HashSet::new());
+        let unsought = Vec::new();
+        Ok(Self { store, wanted, layout, mounts, items, kept, needed, forgotten, unsought })
     }
 
     fn plan(store: &'a Store, wanted: &'a Wanted, layout: &'a Layout) -> Result<Self, StoreError> {
@@ -208,6 +238,9 @@ impl<'a> Prune<'a> {
         }
         if wanted.indexes {
             plan.indexes()?;
+        }
+        if wanted.cache {
+            plan.cache()?;
         }
         Ok(plan)
     }
@@ -333,6 +366,10 @@ impl<'a> Prune<'a> {
             gone.iter().map(|(digest, entry)| Pruned::file(Kind::Blob, digest.to_string(), entry));
         let gone: Vec<_> = gone.collect();
         self.items.extend(gone);
+        for entry in files(&self.store.dir(Part::Remotes))? {
+            let digest = digest_of(&entry.name).filter(|digest| !self.needed.contains(digest));
+            self.unsought.extend(digest.filter(|_| self.is_old(&entry.metadata)));
+        }
         Ok(())
     }
 
@@ -383,7 +420,37 @@ impl<'a> Prune<'a> {
         Some(layers)
     }
 
-    fn apply(&self) -> Result<(), PathError> {
+    /// What was fetched of layers. It may go at any time: who needs it fetches it again.
+    fn cache(&mut self) -> Result<(), StoreError> {
+        for layer in self.fetched().usage()? {
+            let unused = layer
+                .last_used
+                .is_none_or(|used| self.wanted.before.is_none_or(|before| used < before));
+            if unused && (self.wanted.all_cache || !self.needed.contains(&layer.layer)) {
+                self.forgotten.insert(layer.layer);
+                self.items.push(Pruned {
+                    kind: Kind::Cache,
+                    name: layer.layer.to_string(),
+                    bytes: layer.bytes,
+                    path: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn fetched(&self) -> Cache {
+        let (dir, indexes) = (self.store.dir(Part::Cache), self.store.dir(Part::Indexes));
+        Cache::new(&dir, &indexes, u64::MAX)
+    }
+
+    fn apply(&self) -> Result<(), StoreError> {
+        if !self.forgotten.is_empty() {
+            self.fetched().forget(|layer| self.forgotten.contains(&layer))?;
+        }
+        for digest in &self.unsought {
+            self.store.forget_remotes(*digest)?;
+        }
         for path in self.items.iter().filter_map(|item| item.path.as_ref()) {
             match fs::remove_file(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -176,6 +176,26 @@ fn a_record_of_the_build_cache_that_is_none_goes() {
 }
 
 #[test]
+fn a_layer_that_a_registry_has_is_not_missing() {
+    let fixture = fixture();
+    let layers = fixture.store.image("a:1").unwrap().layers;
+    let [known, wrong] = [0, 1].map(|place: usize| layers[place].descriptor.digest);
+    let name = "registry.example/a:1".parse().unwrap();
+    fixture.store.record_remotes(&name, &[known, wrong]).unwrap();
+    fs::remove_file(fixture.store.blob_path(known)).unwrap();
+    assert_eq!(check(&fixture).findings, []);
+    fixture.flip(wrong);
+    assert!(check(&fixture).is_damaged());
+    assert!(!repair(&fixture).is_damaged());
+    assert_eq!(check(&fixture).findings, []);
+    fixture
+        .store
+        .prune(&crate::oci::store::Wanted { images: true, ..Default::default() }, false)
+        .unwrap();
+    assert!(!fixture.store.remotes(known).unwrap().is_empty());
+}
+
+#[test]
 fn to_mend_nobody_may_write() {
     let fixture = fixture();
     let writer = fixture.writer();

@@ -13,6 +13,8 @@ const EVERYTHING: Wanted = Wanted {
     build_cache: true,
     all_build_cache: false,
     indexes: true,
+    cache: true,
+    all_cache: false,
     before: None,
     keep: 0,
 };
@@ -161,6 +163,29 @@ fn indexes_go_with_the_last_image_that_has_their_layer() {
     fs::write(fixture.store.dir(Part::Indexes).join("junk.tree"), "x").unwrap();
     fixture.store.prune(&Wanted { indexes: true, ..Wanted::default() }, false).unwrap();
     assert_eq!(index_count(&fixture), kept);
+}
+
+#[test]
+fn what_was_fetched_of_layers_of_no_image_goes() {
+    let fixture = Fixture::new();
+    fixture.image("a:1", &["x"]);
+    let known = fixture.store.image("a:1").unwrap().layers[0].descriptor.digest;
+    let other = Digest::of(b"of no image");
+    let dir = fixture.store.dir(Part::Cache);
+    let fetched = |layer: Digest| dir.join(layer.hex());
+    for layer in [known, other] {
+        fs::create_dir(fetched(layer)).unwrap();
+        fs::write(fetched(layer).join("data"), [1; 10_000]).unwrap();
+    }
+    fs::write(dir.join("lock"), "").unwrap();
+    let pruned = fixture.store.prune(&EVERYTHING, false).unwrap();
+    assert_eq!(names(&pruned, Kind::Cache), [other.to_string()]);
+    assert!(pruned[0].bytes >= 10_000);
+    assert!(fetched(known).exists() && !fetched(other).exists());
+    let all = Wanted { cache: true, all_cache: true, ..Wanted::default() };
+    fixture.store.prune(&all, false).unwrap();
+    assert!(!fetched(known).exists());
+    fixture.store.image("a:1").unwrap();
 }
 
 #[test]

@@ -50,6 +50,8 @@ enum Command {
     Cp(commands::cp::Args),
     Diff(commands::diff::Args),
     Collect(commands::collect::Args),
+    Cache(commands::cache::Args),
+    Trace(commands::trace::Args),
     Registry(commands::registry::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
@@ -94,6 +96,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cp(args) => commands::cp::run(&args, &context),
         Command::Diff(args) => commands::diff::run(&args, &context),
         Command::Collect(args) => commands::collect::run(&args, &context),
+        Command::Cache(args) => commands::cache::run(&args, &context),
+        Command::Trace(args) => commands::trace::run(&args, &context),
         Command::Registry(args) => commands::registry::run(args, &context),
         Command::Mount(args) => commands::mount::run(args, &context),
         Command::Umount(args) => commands::umount::run(args, &context),

@@ -1,6 +1,7 @@
 //! One file a command: its arguments, and the call it makes.
 
 pub(crate) mod build;
+pub(crate) mod cache;
 pub(crate) mod cat;
 pub(crate) mod collect;
 pub(crate) mod completions;
@@ -24,12 +25,14 @@ pub(crate) mod rmi;
 pub(crate) mod save;
 pub(crate) mod stat;
 pub(crate) mod tag;
+pub(crate) mod trace;
 pub(crate) mod tree;
 pub(crate) mod umount;
 
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use kfs_fs::content::Options;
 use kfs_fs::oci::find::Lookup;
 use kfs_fs::oci::store::{Store, StoreError};
 
@@ -45,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) quiet: bool,
     /// How images are found.
     lookup: Lookup,
+    /// How the content of images is read.
+    pub(crate) reading: Options,
 }
 
 impl Context {
@@ -57,13 +62,15 @@ impl Context {
             None => default_root()?,
         };
         let lookup = FindArgs::default().lookup(&root);
-        Ok(Self { root, quiet, lookup })
+        let reading = FindArgs::default().reading(&root);
+        Ok(Self { root, quiet, lookup, reading })
     }
 
-    /// The same, with what the user says about finding images.
+    /// The same, with what the user says about finding and reading images.
     pub(crate) fn finding(&self, args: &FindArgs) -> Self {
         let lookup = args.lookup(&self.root);
-        Self { root: self.root.clone(), quiet: self.quiet, lookup }
+        let reading = args.reading(&self.root);
+        Self { root: self.root.clone(), quiet: self.quiet, lookup, reading }
     }
 
     /// The store, to be changed.

@@ -5,10 +5,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kfs_fs::content::Options;
 use kfs_fs::oci::find::{Lookup, Pull, Wanted};
 use kfs_fs::oci::registry::auth::AuthFiles;
 use kfs_fs::oci::registry::{Proxies, Registries, Settings};
 use kfs_fs::oci::store::{Part, Store};
+
+use crate::reading::ReadArgs;
 
 /// Options of all commands that take an image.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -30,6 +33,9 @@ pub(crate) struct FindArgs {
     /// The platform for which an image is wanted [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Wanted>,
+
+    #[command(flatten)]
+    read: ReadArgs,
 
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
@@ -78,6 +84,13 @@ impl FindArgs {
         Lookup { registries, pull, platform: self.platform.clone() }
     }
 
+    /// How the content of what is found is read.
+    pub(crate) fn reading(&self, store: &Path) -> Options {
+        let options = self.read.options(store);
+        let timeout = self.connect.read_timeout.unwrap_or(options.timeout);
+        Options { timeout, ..options }
+    }
+
     /// The options for a process that opens an image that this one has found. They hold no
     /// secrets: those are read again.
     pub(crate) fn to_args(&self) -> Vec<OsString> {
@@ -85,6 +98,7 @@ impl FindArgs {
         if let Some(platform) = &self.platform {
             args.extend(["--platform".into(), platform.to_string().into()]);
         }
+        args.extend(self.read.to_args());
         if self.connect.plain_http {
             args.push("--plain-http".into());
         }

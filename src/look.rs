@@ -68,7 +68,7 @@ pub(crate) fn open_fs(
         let start = || Progress::new(context, &format!("Indexing {}", image.name));
         progress.get_or_init(start).add(bytes);
     };
-    Ok(ImageFs::open(image, indexes, &count)?)
+    Ok(ImageFs::open_with(image, indexes, &count, context.reading.clone())?)
 }
 
 /// The type letter and permission bits as `ls -l` shows them.

@@ -7,8 +7,10 @@ mod commands;
 mod finding;
 mod look;
 mod progress;
+mod reading;
 mod report;
 mod table;
+mod units;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,7 @@
 //! | 128 + n | ended by signal n, in good order |
 
 mod mount;
+mod reading;
 mod registry;
 
 use std::error::Error;

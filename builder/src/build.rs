@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use kfs_fs::content;
 use kfs_fs::digest::Digest;
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::OpenError;
@@ -84,6 +85,8 @@ pub struct Options {
     pub secrets: BTreeMap<String, Secret>,
     /// `--ssh`: sockets of agents, by their ids.
     pub ssh: BTreeMap<String, PathBuf>,
+    /// How the content of images is read.
+    pub reading: content::Options,
     /// What ends the build before its time.
     pub interrupts: Arc<Interrupts>,
 }

@@ -128,6 +128,11 @@ impl Cache {
         }
     }
 
+    /// The most it may take, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// What a cache in `dir` may take where nobody says otherwise: 10 GiB, on a small file system
     /// a quarter of it.
     pub fn default_limit(dir: &Path) -> u64 {

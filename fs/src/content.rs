@@ -205,11 +205,19 @@ impl Content {
     /// Has spans fetched when nobody waits for others, in this order. `false` when there is no
     /// place to keep them.
     pub(crate) fn fetch_in_background(&self, spans: impl IntoIterator<Item = SpanId>) -> bool {
-        if self.0.options.cache.is_none() {
-            return false;
-        }
-        let remote = |layer: usize| self.0.layers.get(layer).is_some_and(LayerContent::is_remote);
-        let hints = runs(spans.into_iter().filter(|(layer, _)| remote(*layer)));
+        let Some(cache) = &self.0.options.cache else { return false };
+        // More would push out again what was fetched first, and what others use.
+        let mut room = cache.limit() / 2;
+        let mut fits = |(layer, span): &SpanId| {
+            let Some(of) = self.0.layers.get(*layer).filter(|of| of.is_remote()) else {
+                return Some(false);
+            };
+            let len = of.index.span(*span).ok()?.content_len;
+            room = room.checked_sub(len)?;
+            Some(true)
+        };
+        let fitting = spans.into_iter().map_while(|id| Some((id, fits(&id)?)));
+        let hints = runs(fitting.filter(|(_, remote)| *remote).map(|(id, _)| id));
         self.0.lock().background(hints);
         self.0.start_threads();
         true

@@ -1,6 +1,7 @@
 //! The file system of an image as plain methods: what the kernel asks, without the kernel.
 
 mod errno;
+mod first_reads;
 mod path;
 mod read;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 pub use path::Resolved;
 
+use self::first_reads::FirstReads;
 use crate::content::{Content, Options, Stats};
 use crate::digest::Digest;
 use crate::layer::Timestamp;
@@ -134,6 +136,7 @@ pub enum ReadError {
 pub struct ImageFs {
     tree: Tree,
     content: Content,
+    first_reads: Option<FirstReads>,
 }
 
 impl ImageFs {
@@ -164,7 +167,7 @@ impl ImageFs {
                 Tree::create(indexes, &digests, merged).map_err(failed)?
             }
         };
-        Ok(Self { tree, content: Content::new(layers, options) })
+        Ok(Self { tree, content: Content::new(layers, options), first_reads: None })
     }
 
     /// Opens layers, bottom first, as a lower directory of overlayfs that goes over a tree which
@@ -179,7 +182,7 @@ impl ImageFs {
         let merged = tree::merge_over(&indexes_of(&layers), below)?;
         let failed = |source| OpenError::Index { dir: work.display().to_string(), source };
         let tree = Tree::create(work, &digests(&layers), merged).map_err(failed)?;
-        Ok(Self { tree, content: Content::new(layers, Options::default()) })
+        Ok(Self { tree, content: Content::new(layers, Options::default()), first_reads: None })
     }
 
     /// Whether a directory hides what a tree below has in it.

@@ -33,5 +33,6 @@ pub mod printable;
 mod skip;
 pub mod span;
 mod sys;
+pub mod trace;
 pub mod tree;
 mod unnamed;

@@ -5,6 +5,7 @@
 //! STORE/mounts/<id>/lock    held (flock, shared) by supervisor and server as long as they live
 //!                  /state.json   written by rename; gone once the mount has ended
 //!                  /greeting     how the kernel greeted the first server, for those after it
+//!                  /stats.json   what the server has read, a moment ago
 //!                  /log     what they have to say, bounded
 //!                  /upgrade      the program that is asked to take over, and `.failed`: why not
 //!                  /lower   writable mounts: where the image was mounted until the overlay held it
@@ -26,6 +27,7 @@
 //! the image's own mount point is detached as soon as the overlay holds it. So one plain umount
 //! ends overlay, image and server, whoever does it.
 
+mod chores;
 mod directory;
 mod error;
 mod log;
@@ -56,6 +58,7 @@ pub use self::supervisor::ServerCommand;
 
 use self::directory::MountDir;
 use self::mountinfo::MountInfo;
+use crate::content::Stats;
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
 
@@ -232,6 +235,11 @@ impl Mounts {
     /// With `lazy`, a mount that is busy is detached, and its server ends with its last user.
     pub fn unmount(&self, mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
         umount::unmount(self, mountpoint, lazy)
+    }
+
+    /// What the server of a mount has read, at most a second ago; none if it did not say so yet.
+    pub fn stats(&self, state: &State) -> Option<Stats> {
+        MountDir::at(self.dir.join(&state.id)).read_stats()
     }
 
     /// Has `program` serve a mount in the place of the program that does now; whoever uses the

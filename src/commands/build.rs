@@ -14,6 +14,7 @@ use kfs_builder::exec::{Isolation, Sandbox};
 use kfs_builder::interrupt::Interrupts;
 use kfs_builder::kubefile::{CopyRule, Dialect, Kubefile};
 use kfs_builder::plan::{self, Plan};
+use kfs_fs::content::Options;
 use kfs_fs::error::AtPath as _;
 use kfs_fs::layer::writer::Compression;
 use kfs_fs::oci::image::host_architecture;
@@ -221,7 +222,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let interrupts = Arc::new(Interrupts::default());
     let directory = directory.with_ignore_file(&path)?;
-    let options = build_options(args, directory, target, interrupts.clone())?;
+    let reading = context.reading.clone();
+    let options = build_options(args, directory, target, reading, interrupts.clone())?;
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => Sandbox::new().host_path(path),
         None => Sandbox::new(),
@@ -267,6 +269,7 @@ fn build_options(
     args: &Args,
     context: BuildContext,
     target: Platform,
+    reading: Options,
     interrupts: Arc<Interrupts>,
 ) -> Result<build::Options, Failure> {
     let pairs = |flag: &str, texts: &[String]| {
@@ -290,6 +293,7 @@ fn build_options(
         without_base: !args.base,
         secrets: flags::secrets(&args.secret)?,
         ssh: flags::agents(&args.ssh)?,
+        reading,
         interrupts,
     })
 }

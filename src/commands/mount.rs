@@ -1,15 +1,20 @@
 //! `kfs mount`, and the hidden `kfs __supervise` and `kfs __serve` that it starts
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use clap::ValueEnum as _;
+use kfs_fs::digest::Digest;
+use kfs_fs::filesystem::ImageFs;
 use kfs_fs::mount::{self, Access, LogFile, MountError, Mounts, Pending, Request, Server, State};
 use kfs_fs::oci;
 use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::store::Part;
+use kfs_fs::trace::Traces;
 
 use super::Context;
 use crate::finding::FindArgs;
@@ -44,11 +49,42 @@ pub(crate) struct Args {
     foreground: bool,
 
     #[command(flatten)]
+    serving: ServingArgs,
+}
+
+/// How a mount is served.
+#[derive(Clone, Debug, clap::Args)]
+struct ServingArgs {
+    /// What to fetch before it is read: what the last run of the image read first, or all
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    prefetch: Prefetch,
+
+    #[command(flatten)]
     find: FindArgs,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Prefetch {
+    /// Nothing, and record nothing
+    Off,
+    /// What the last run read first
+    #[default]
+    Trace,
+    /// All, as far as there is room
+    All,
+}
+
+impl ServingArgs {
+    fn to_args(&self) -> Vec<OsString> {
+        let prefetch = self.prefetch.to_possible_value().expect("no value is hidden");
+        let mut args = vec!["--prefetch".into(), prefetch.get_name().into()];
+        args.extend(self.find.to_args());
+        args
+    }
+}
+
 pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let context = &context.finding(&args.find);
+    let context = &context.finding(&args.serving.find);
     let access = match (args.upper, args.rw) {
         (Some(upper), _) => Access::Upper(upper),
         (None, true) => Access::Scratch,
@@ -72,7 +108,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         log_to(io::stderr);
         let id = pending.state().id.clone();
         let server = |program: &Path| {
-            let mut server = command(program, "__serve", context, &id, &source, &args.find);
+            let mut server = command(program, "__serve", context, &id, &source, &args.serving);
             server.arg("--log-to-stderr");
             server
         };
@@ -84,7 +120,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let program = std::env::current_exe()
             .map_err(|error| Failure::new(format!("find the kfs program: {error}")))?;
         let id = &pending.state().id;
-        let supervisor = command(&program, "__supervise", context, id, &source, &args.find);
+        let supervisor = command(&program, "__supervise", context, id, &source, &args.serving);
         announce(&pending.start(supervisor)?, context);
     }
     Ok(())
@@ -97,12 +133,12 @@ fn command(
     context: &Context,
     id: &str,
     image: &str,
-    find: &FindArgs,
+    serving: &ServingArgs,
 ) -> Command {
     let mut command = Command::new(program);
     // The program may be run by way of a link; lists of processes show the first argument.
-    command.arg0("kfs").arg("--root").arg(&context.root).arg(what).args(find.to_args());
-    command.args([id, image]);
+    command.arg0("kfs").arg("--root").arg(&context.root).arg(what);
+    command.args(serving.to_args()).args([id, image]);
     command
 }
 
@@ -140,7 +176,7 @@ pub(crate) struct ServeArgs {
     log_to_stderr: bool,
 
     #[command(flatten)]
-    find: FindArgs,
+    serving: ServingArgs,
 }
 
 /// The process in the background. Until the mount answers, what goes wrong is told to the parent.
@@ -149,7 +185,7 @@ pub(crate) fn supervise(args: &ServeArgs, context: &Context) -> Result<(), Failu
     log_to(Mutex::new(LogFile::open(&pending.log_path()).map_err(MountError::from)?));
     let image = args.image.to_string();
     let server =
-        |program: &Path| command(program, "__serve", context, &args.id, &image, &args.find);
+        |program: &Path| command(program, "__serve", context, &args.id, &image, &args.serving);
     let mut ready = false;
     let result = pending.supervise(&server, |state| {
         mount::report_ready(state)?;
@@ -181,13 +217,34 @@ pub(crate) fn serve(args: &ServeArgs, context: &Context) -> Result<(), Failure> 
 }
 
 fn serve_mount(server: Server, args: &ServeArgs, context: &Context) -> Result<(), Failure> {
-    let context = &context.finding(&args.find);
+    let context = &context.finding(&args.serving.find);
     let store = context.store_to_read();
     // Whatever the name means by now, this is what is mounted.
     let image = oci::open_manifest(&args.image, server.state().manifest_digest, &store)?;
     let fs = open_fs(&image, &store.dir(Part::Indexes), context)?;
-    server.serve(fs)?;
+    let traces = Traces::new(&store.dir(Part::Traces));
+    prefetch(&fs, args.serving.prefetch, &traces, image.digest);
+    server.serve(fs, (args.serving.prefetch != Prefetch::Off).then_some(traces))?;
     Ok(())
+}
+
+/// Whatever goes wrong with it is no reason not to serve.
+fn prefetch(fs: &ImageFs, what: Prefetch, traces: &Traces, manifest: Digest) {
+    if what == Prefetch::Off || !fs.is_remote() {
+        return;
+    }
+    let known = traces.load(manifest).map_err(Failure::from);
+    let ahead = known.and_then(|trace| match trace {
+        Some(trace) => Ok(fs.fetch_ahead(&trace.entries)?),
+        None => Ok(true),
+    });
+    let kept = match ahead {
+        Ok(kept) => kept && (what != Prefetch::All || fs.fetch_all()),
+        Err(failure) => return tracing::warn!("nothing is fetched ahead: {failure}"),
+    };
+    if !kept {
+        tracing::info!("nothing is fetched ahead: there is no place for it");
+    }
 }
 
 fn log_to<W>(writer: W)

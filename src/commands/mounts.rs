@@ -1,5 +1,7 @@
 //! `kfs mounts`
 
+mod stats;
+
 use std::path::{Path, PathBuf};
 
 use kfs_fs::mount::{Listing, Mount, MountError, Mounts};
@@ -19,8 +21,16 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     format: ListFormat,
 
+    /// Show what their servers have fetched, and found in memory and in the cache
+    #[arg(long)]
+    stats: bool,
+
+    /// Print that as Prometheus reads it
+    #[arg(long, conflicts_with_all = ["format", "stats"])]
+    prometheus: bool,
+
     /// Have this version of kfs serve what is mounted, at DIR or everywhere, without unmounting
-    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "format")]
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with_all = ["format", "stats", "prometheus"])]
     upgrade: Option<Option<PathBuf>>,
 }
 
@@ -34,6 +44,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     if let Some(at) = &args.upgrade {
         return upgrade(&mounts, list, at.as_deref(), context);
+    }
+    if args.prometheus {
+        return stats::prometheus(&mounts, &list);
+    }
+    if args.stats {
+        return stats::show(&mounts, &list, args.format);
     }
     match args.format {
         ListFormat::Table => print(&table(&list).to_string()),

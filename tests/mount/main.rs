@@ -1,6 +1,7 @@
 //! Mounts as a user makes and ends them. Needs root and /dev/fuse; without them each test says
 //! that it is skipped.
 
+mod reading;
 mod sandbox;
 #[path = "../skip/mod.rs"]
 mod skip;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kfs_fs::content;
 use kfs_fs::filesystem::ImageFs;
 use kfs_fs::oci::manifest::ImageConfig;
 use kfs_fs::oci::reference::{ReferenceError, Source as ImageSource};
@@ -23,6 +24,7 @@ use crate::plan::{Base, Expanded, Origin, Plan};
 pub(super) struct BaseImage {
     pub(super) image: Image,
     indexes: PathBuf,
+    reading: content::Options,
     fs: Mutex<Option<Arc<ImageFs>>>,
 }
 
@@ -37,7 +39,8 @@ impl BaseImage {
         let count = |bytes| {
             read.fetch_add(bytes, Ordering::Relaxed);
         };
-        let opened = Arc::new(ImageFs::open(&self.image, &self.indexes, &count)?);
+        let opened =
+            Arc::new(ImageFs::open_with(&self.image, &self.indexes, &count, self.reading.clone())?);
         let bytes = read.into_inner();
         if bytes > 0 {
             report(Event::Indexed { bytes });
@@ -200,7 +203,8 @@ impl Preparation<'_> {
             return Err(failed(StepError::Platform { name, found, wanted }).into());
         }
         let indexes = self.store.dir(Part::Indexes);
-        let image = Arc::new(BaseImage { image, indexes, fs: Mutex::new(None) });
+        let reading = self.options.reading.clone();
+        let image = Arc::new(BaseImage { image, indexes, reading, fs: Mutex::new(None) });
         self.images.insert(key, image.clone());
         Ok(image)
     }

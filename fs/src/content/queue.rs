@@ -50,6 +50,7 @@ pub(super) struct Job {
 struct Running {
     layer: usize,
     spans: Range<usize>,
+    urgency: Urgency,
     cost: u64,
     until: Instant,
 }
@@ -76,6 +77,10 @@ pub(super) struct Queue {
     refuses_until: Option<Instant>,
     closed: bool,
 }
+
+/// Fetches in the background at a time: enough to fill a line with a long way, few enough to
+/// leave it soon to whoever comes.
+const BACKGROUND: usize = 3;
 
 /// Readers ahead of whom something is fetched cannot be many more.
 const MOST_AHEAD: usize = 256;
@@ -123,9 +128,10 @@ impl Queue {
         if let Some(hint) = self.ahead.pop_front() {
             return Some((hint, Urgency::Ahead));
         }
-        // Demand comes first: nothing starts in the background while somebody waits, and one
-        // such fetch at a time leaves the line to those that start meanwhile.
-        if self.running.is_empty() {
+        // Demand comes first: nothing starts in the background while somebody waits.
+        if self.running.len() < BACKGROUND
+            && self.running.values().all(|job| job.urgency == Urgency::Background)
+        {
             return self.background.pop_front().map(|hint| (hint, Urgency::Background));
         }
         None
@@ -146,7 +152,7 @@ impl Queue {
         let id = self.next_job;
         self.next_job += 1;
         self.running_spans.extend(spans.clone().map(|span| ((layer, span), id)));
-        self.running.insert(id, Running { layer, spans: spans.clone(), cost, until });
+        self.running.insert(id, Running { layer, spans: spans.clone(), urgency, cost, until });
         Job { id, layer, spans, urgency }
     }
 
@@ -340,20 +346,26 @@ mod tests {
     #[test]
     fn demand_comes_before_what_lies_ahead_and_that_before_the_background() {
         let (mut queue, now, called) = (Queue::default(), Instant::now(), Arc::default());
-        queue.background([hint(1), hint(2)]);
+        queue.background((1..=2).map(hint));
         queue.hint(hint(3));
         queue.want((0, 4), after(now, 60), waiter(&called));
         let mut order = Vec::new();
         while let Some((hint, urgency)) = queue.next() {
             order.push(hint.spans.start);
             let job = queue.start(hint.clone(), urgency, 1, after(now, 60));
-            if urgency == Urgency::Background {
-                assert!(queue.next().is_none(), "one at a time");
-            }
             queue.finish((0, hint.spans.start));
             queue.end(job.id);
         }
         assert_eq!(order, [4, 3, 1, 2]);
+
+        queue.background([hint(5)]);
+        queue.want((0, 6), after(now, 60), waiter(&called));
+        let (wanted, urgency) = queue.next().unwrap();
+        let job = queue.start(wanted, urgency, 1, after(now, 60));
+        assert!(queue.next().is_none(), "not while somebody waits");
+        queue.finish((0, 6));
+        queue.end(job.id);
+        assert_eq!(queue.next().unwrap().0, hint(5));
     }
 
     #[test]

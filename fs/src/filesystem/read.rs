@@ -50,6 +50,9 @@ impl ImageFs {
         size: usize,
         done: impl FnOnce(Result<Vec<u8>, ReadError>) + Send + 'static,
     ) {
+        if let Some(first_reads) = &self.first_reads {
+            first_reads.note(ino, offset, size as u64);
+        }
         match self.begin(ino, offset, size) {
             Ok((inode, reply)) => self.go_on(inode, reply, None, done),
             Err(error) => done(Err(error)),

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::mountinfo::MountInfo;
 use super::{MountError, State, overlay};
+use crate::content::Stats;
 use crate::error::{AtPath, PathError};
 use crate::fuse::{self, Greeting};
 
@@ -131,6 +132,24 @@ impl MountDir {
         Ok(())
     }
 
+    /// Where the server says what it reads.
+    pub(super) fn write_stats(&self, stats: &Stats) -> Result<(), PathError> {
+        let new = self.0.join("stats.new");
+        let json = serde_json::to_vec(stats).expect("plain numbers");
+        fs::write(&new, json).at("write", &new)?;
+        let path = self.stats_path();
+        fs::rename(&new, &path).at("rename", &path)
+    }
+
+    /// What the server says that it reads; none if it says nothing yet.
+    pub(super) fn read_stats(&self) -> Option<Stats> {
+        serde_json::from_slice(&fs::read(self.stats_path()).ok()?).ok()
+    }
+
+    fn stats_path(&self) -> PathBuf {
+        self.0.join("stats.json")
+    }
+
     pub(super) fn write_greeting(&self, greeting: &Greeting) -> Result<(), PathError> {
         let path = self.greeting_path();
         fs::write(&path, greeting.as_bytes()).at("write", &path)
@@ -192,7 +211,9 @@ impl MountDir {
         for path in [self.greeting_path(), self.upgrade_path(), self.upgrade_failed_path()] {
             remove_file(&path)?;
         }
-        remove_file(&self.0.join("upgrade.new"))?;
+        for name in ["upgrade.new", "stats.json", "stats.new"] {
+            remove_file(&self.0.join(name))?;
+        }
         remove_file(&self.log())?;
         remove_file(&self.lock_path())?;
         remove_dir(&self.0)

@@ -8,12 +8,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::chores::Chores;
 use super::directory::MountDir;
 use super::mountinfo::MountInfo;
 use super::overlay::Overlay;
@@ -22,6 +23,7 @@ use super::{MountError, Mounts, State, source_name};
 use crate::error::AtPath;
 use crate::filesystem::ImageFs;
 use crate::fuse::{self, Greeting, Ready, Session};
+use crate::trace::Traces;
 
 /// How long a server may take to get ready. The index exists by then; what is left takes
 /// milliseconds on a machine that does anything at all.
@@ -29,6 +31,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the supervisor sends when the predecessor is gone.
 pub(super) const GO: &[u8] = b"go";
+
+/// What the supervisor sends when it was asked to end the mount: nobody may wait for a network.
+pub(super) const RELEASE: &[u8] = b"release";
 
 /// Why a server could not serve, in the words and with the exit code that the user is to get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,18 +104,27 @@ impl Server {
         self.control.try_clone().map(Reporter)
     }
 
-    /// Serves `fs` until the mount ends.
-    pub fn serve(self, fs: ImageFs) -> Result<(), MountError> {
+    /// Serves `fs` until the mount ends. What is read first is kept in `traces`, if there are any.
+    pub fn serve(self, mut fs: ImageFs, traces: Option<Traces>) -> Result<(), MountError> {
+        let manifest = self.state.manifest_digest;
+        // What lies here already needs no trace.
+        let traces = traces.filter(|_| fs.is_remote());
+        if traces.is_some() {
+            fs.record_first_reads();
+        }
         let Self { dir, state, device, control, lock } = self;
         let control = Reporter(control);
         let (fs, supervisor) = (Arc::new(fs), state.pid);
         // Only a mount that was complete has a device number.
         let session = if state.device.is_none() {
-            first(fs, device, &dir, state, &control)?
+            first(fs.clone(), device, &dir, state, &control)?
         } else {
-            again(fs, device, &dir, state, &control)?
+            again(fs.clone(), device, &dir, state, &control)?
         };
-        session.join().map_err(MountError::Session)?;
+        let chores = Chores::start(fs, dir.clone(), control.0, traces.map(|to| (to, manifest)))?;
+        let ended = session.join();
+        chores.end();
+        ended.map_err(MountError::Session)?;
         // What the supervisor does at the end, if it is there.
         if std::os::unix::process::parent_id() != supervisor {
             dir.remove(dir.read_state()?.as_ref())?;
@@ -161,12 +175,12 @@ fn first(
     mut state: State,
     control: &Reporter,
 ) -> Result<Session, MountError> {
-    let (ready, greeting) = Ready::first(fs, device)?;
+    let (ready, greeting) = Ready::first(fs.clone(), device)?;
     dir.write_greeting(&greeting)?;
     let session = ready.start()?;
     if state.rw {
         let lower = dir.lower();
-        fuse::raise_read_ahead(&lower);
+        read_ahead(&fs, &lower);
         let (upper, work) = dir.upper_and_work(&state);
         let mountpoint = &state.mountpoint;
         let overlay = Overlay { lower: &lower, upper: &upper, work: &work, mountpoint };
@@ -174,7 +188,7 @@ fn first(
         // The overlay keeps the image's file system alive, and its end is the image's.
         fuse::unmount(&lower, true)?;
     } else {
-        fuse::raise_read_ahead(&state.mountpoint);
+        read_ahead(&fs, &state.mountpoint);
     }
     // Only a mount that answers is listed.
     state.mountpoint.metadata().at("stat", &state.mountpoint)?;
@@ -184,6 +198,14 @@ fn first(
     dir.write_state(&state)?;
     control.tell(&Outcome::Ready(Box::new(state)))?;
     Ok(session)
+}
+
+/// Whoever maps a file faults here and there, and what the kernel reads around each fault would
+/// have to be fetched: the longer way is for what lies here.
+fn read_ahead(fs: &ImageFs, at: &Path) {
+    if !fs.is_remote() {
+        fuse::raise_read_ahead(at);
+    }
 }
 
 /// Goes on with a mount whose server died, or is about to be ended.

@@ -16,7 +16,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,12 +25,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 
 use super::directory::MountDir;
 use super::mountinfo::MountInfo;
 use super::oom::Protection;
-use super::server::{GO, Outcome, PATIENCE};
+use super::server::{GO, Outcome, PATIENCE, RELEASE};
 use super::{MountError, State, process, source_name};
 use crate::error::AtPath;
 use crate::fuse::{self, FuseError};
@@ -73,6 +73,21 @@ struct Running {
     control: OwnedFd,
     /// When it told that it serves.
     ready: Option<Instant>,
+}
+
+impl Running {
+    /// Has the server fail those who wait for a network, who would keep the mount busy.
+    fn release(&self) {
+        // A server that is dead, or has much to read still, is as good without.
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        if let Err(error) = nix::sys::socket::send(self.control.as_raw_fd(), RELEASE, flags) {
+            tracing::debug!("release those who wait: {error}");
+        }
+    }
+}
+
+fn asks_for_the_end(signal: Signal) -> bool {
+    !matches!(signal, Signal::SIGCHLD | Signal::SIGUSR1)
 }
 
 enum Wake {
@@ -196,6 +211,9 @@ impl<'a> Supervisor<'a> {
                     return Ok(());
                 }
             };
+            if asks_for_the_end(signal) {
+                running.release();
+            }
             match self.understand(signal) {
                 Asked::CutOff => {
                     end(&mut running.child);
@@ -319,7 +337,6 @@ impl<'a> Supervisor<'a> {
     }
 
     fn upgrade_to(&mut self, program: &Path, running: &mut Running) -> Result<(), MountError> {
-        use std::os::fd::AsRawFd;
         if !self.dir.read_greeting()?.can_resend() {
             return Err(MountError::NoResend);
         }

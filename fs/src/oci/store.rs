@@ -6,6 +6,7 @@
 //! remotes/<hex>                            repositories where a blob can be had that is not here
 //! indexes/  cache/  build-cache/           made from blobs, can be made again
 //! mounts/<id>/{lock,state.json}            live mounts
+//! traces/                                  what was read first of images
 //! tmp/                                     each entry locked by the process that uses it
 //! index.lock                               held to change index.json
 //! writers.lock                             shared: blobs are being added; exclusive: removed
@@ -20,6 +21,7 @@ mod prune;
 mod remotes;
 mod remove;
 mod temp;
+mod users;
 mod write;
 
 use std::collections::{HashMap, HashSet};
@@ -74,13 +76,22 @@ pub enum Part {
     Remotes,
     /// One directory a mount.
     Mounts,
+    /// What was read first of images, by manifest.
+    Traces,
     /// [`TempDir`]s and [`TempFile`]s.
     Tmp,
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Indexes, Self::Cache, Self::BuildCache, Self::Remotes, Self::Mounts, Self::Tmp];
+    const ALL: [Self; 7] = [
+        Self::Indexes,
+        Self::Cache,
+        Self::BuildCache,
+        Self::Remotes,
+        Self::Mounts,
+        Self::Traces,
+        Self::Tmp,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -89,6 +100,7 @@ impl Part {
             Self::BuildCache => "build-cache",
             Self::Remotes => "remotes",
             Self::Mounts => "mounts",
+            Self::Traces => "traces",
             Self::Tmp => "tmp",
         }
     }

@@ -311,10 +311,10 @@ fn what_is_fetched_in_the_background_yields_to_whoever_waits() {
     let file = find(&fs, "file");
     image.remote.set(Network::Stalled);
     assert!(fs.fetch_all());
-    image.remote.wait_for_reads(1);
+    image.remote.wait_for_reads(3);
     std::thread::scope(|scope| {
         let demand = scope.spawn(|| fs.read(file, 12 * MIB as u64, 4096));
-        image.remote.wait_for_reads(2);
+        image.remote.wait_for_reads(4);
         image.remote.set(Network::Works);
         demand.join().unwrap().unwrap();
     });
@@ -322,8 +322,8 @@ fn what_is_fetched_in_the_background_yields_to_whoever_waits() {
         std::thread::sleep(Duration::from_millis(1));
     }
     let reads = image.remote.take_reads();
-    assert_eq!(reads[0].0, 0, "the background began");
-    assert!(reads[1].0 >= 11 * MIB as u64, "demand was next");
+    assert!(reads[..3].iter().all(|read| read.0 < 4 * MIB as u64), "the background began");
+    assert!(reads[3].0 >= 11 * MIB as u64, "demand was next");
     assert!(!read_twice(&reads) && reads.len() < 24, "{reads:?}");
     image.remote.set(Network::Gone);
     image.check(&fs, "file");

@@ -8,3 +8,4 @@ mod fetching;
 mod fixture;
 mod mounted;
 mod source;
+mod traces;

@@ -16,6 +16,7 @@ use crate::oci::image::ImageError;
 use crate::oci::layout::{FoundBy, Layout, label, ref_name};
 use crate::oci::manifest::{Descriptor, Index, MANIFEST, REF_NAME};
 use crate::oci::walk::closure;
+use crate::trace::Traces;
 
 /// What a removal did.
 #[derive(Debug, Default)]
@@ -171,6 +172,10 @@ impl Store {
             self.forget_remotes(*blob)?;
         }
         indexes::forget(&self.dir(Part::Indexes), &gone)?;
+        let traces = Traces::new(&self.dir(Part::Traces));
+        for blob in &gone {
+            traces.remove(*blob)?;
+        }
         if let Err(error) = cache::forget(&self.dir(Part::Cache), &gone) {
             // The image is gone all the same, and what is left goes when room is made.
             tracing::warn!("{error}");

@@ -42,7 +42,7 @@ pub(super) fn find(name: &str) -> Option<Function> {
             let since = host.now.since(&moment(args.any(0)).unwrap_or_else(|| host.now.clone()));
             let rest = since % SECOND;
             let up = if rest >= SECOND / 2 { SECOND } else { 0 };
-            Ok(format_duration(since - rest + up).into())
+            Ok(format_duration((since - rest).saturating_add(up)).into())
         }),
         "duration" => fixed(1, |_, args| {
             let seconds = match args.any(0) {

@@ -166,11 +166,15 @@ impl Object for Time {
                 _ => return Some(Err("Format takes a layout".into())),
             },
             "Unix" => Value::int64(self.seconds),
-            "UnixMilli" => {
-                Value::int64(self.seconds * 1000 + i64::from(self.nanoseconds / 1_000_000))
-            }
+            "UnixMilli" => Value::int64(
+                self.seconds
+                    .saturating_mul(1000)
+                    .saturating_add(i64::from(self.nanoseconds / 1_000_000)),
+            ),
             "UnixNano" => Value::int64(
-                self.seconds.saturating_mul(1_000_000_000) + i64::from(self.nanoseconds),
+                self.seconds
+                    .saturating_mul(1_000_000_000)
+                    .saturating_add(i64::from(self.nanoseconds)),
             ),
             "Year" => Value::int(civil.year),
             "Month" => {
@@ -196,7 +200,7 @@ impl Object for Time {
                     i64::from(civil.month) + argument(1).clamp(-100_000, 100_000),
                     i64::from(civil.day) + argument(2).clamp(-10_000_000, 10_000_000),
                 );
-                let seconds = days * DAY + civil.clock - self.offset;
+                let seconds = days.saturating_mul(DAY).saturating_add(civil.clock - self.offset);
                 Time { seconds, ..self.clone() }.value()
             }
             "Sub" | "After" | "Before" | "Equal" => {

@@ -192,7 +192,7 @@ impl Printf<'_> {
         let value = self.values.get(self.next);
         self.next += 1;
         match value {
-            Some(Value::Int(number, _)) if number.abs() <= 1_000_000 => Some(*number),
+            Some(Value::Int(number, _)) if number.unsigned_abs() <= 1_000_000 => Some(*number),
             _ => None,
         }
     }

@@ -26,6 +26,8 @@ test=(
     skopeo:skopeo
     umoci:umoci
     zstd:zstd
+    docker-registry:docker-registry
+    htpasswd:apache2-utils
 )
 bench=(
     /usr/bin/time:time

@@ -16,10 +16,13 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod lint;
 pub(crate) mod load;
+pub(crate) mod login;
 pub(crate) mod ls;
 pub(crate) mod mount;
 pub(crate) mod mounts;
 pub(crate) mod prune;
+pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod registry;
 pub(crate) mod rmi;
 pub(crate) mod save;
@@ -34,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 use kfs_fs::content::Options;
 use kfs_fs::oci::find::Lookup;
+use kfs_fs::oci::reference::{Name, ReferenceError};
 use kfs_fs::oci::store::{Store, StoreError};
 
 use crate::finding::FindArgs;
@@ -172,6 +176,11 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let mut out = Out::new();
     out.json(value)?;
     out.finish()
+}
+
+/// A name in a registry; `docker://` before it changes nothing.
+fn registry_name(text: &str) -> Result<Name, ReferenceError> {
+    text.strip_prefix("docker://").unwrap_or(text).parse()
 }
 
 /// `/var/lib/kfs` for root, `$XDG_DATA_HOME/kfs` or `~/.local/share/kfs` for others.

@@ -113,6 +113,11 @@ impl FindArgs {
 impl ConnectArgs {
     /// A client for registries, with its temporary files in this store.
     pub(crate) fn registries(&self, store: &Path) -> Registries {
+        Registries::new(self.settings(store))
+    }
+
+    /// The settings of such a client.
+    pub(crate) fn settings(&self, store: &Path) -> Settings {
         let mut settings = Settings::new(Store::open_readonly(store).dir(Part::Tmp));
         if let Some(time) = self.read_timeout {
             settings = settings.with_read_timeout(time);
@@ -134,7 +139,7 @@ impl ConnectArgs {
             .collect();
         settings.auth = auth_files(config, home);
         settings.proxies = proxies();
-        Registries::new(settings)
+        settings
     }
 }
 
@@ -142,13 +147,13 @@ impl ConnectArgs {
 /// new ones) and docker keep them.
 fn auth_files(config: Option<PathBuf>, home: Option<PathBuf>) -> AuthFiles {
     if let Some(file) = path("REGISTRY_AUTH_FILE") {
-        return AuthFiles { files: vec![file] };
+        return AuthFiles { files: vec![file], given: None };
     }
     let runtime = path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
     let config = config.map(|dir| dir.join("auth.json"));
     let docker = path("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
     let docker = docker.map(|dir| dir.join("config.json"));
-    AuthFiles { files: [runtime, config, docker].into_iter().flatten().collect() }
+    AuthFiles { files: [runtime, config, docker].into_iter().flatten().collect(), given: None }
 }
 
 /// As curl and Go read them; this machine is never behind a proxy.

@@ -127,7 +127,12 @@ impl fmt::Debug for BlobReader {
 impl BlobReader {
     /// A reader at the start of `source`.
     pub fn new(source: Arc<dyn BlobSource>) -> Self {
-        Self { source, offset: 0, stream: None }
+        Self::starting_at(source, 0)
+    }
+
+    /// A reader that starts at `offset`.
+    pub(crate) fn starting_at(source: Arc<dyn BlobSource>, offset: u64) -> Self {
+        Self { source, offset, stream: None }
     }
 }
 

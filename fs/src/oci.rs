@@ -14,6 +14,7 @@ pub mod registry;
 mod similar;
 mod soci;
 pub mod store;
+pub mod transfer;
 mod walk;
 
 use std::sync::Arc;

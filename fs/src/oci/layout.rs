@@ -141,6 +141,12 @@ pub enum LayoutError {
     },
 }
 
+impl From<RegistryError> for LayoutError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(Box::new(error))
+    }
+}
+
 /// How a query found an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundBy {

@@ -27,6 +27,7 @@ mod runtime;
 mod settings;
 mod spool;
 mod stream;
+mod upload;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -38,6 +39,7 @@ pub use counters::Counters;
 pub use error::RegistryError;
 pub use manifest::{Fetched, Reference};
 pub use settings::{Proxies, Settings};
+pub use upload::Pushed;
 
 use blob::BlobState;
 use conf::Place;
@@ -91,6 +93,25 @@ impl Registries {
         let endpoints = places.into_iter().map(|place| self.endpoint(place)).collect();
         let name = format!("{host}/{path}");
         Ok(Repository { client: self.clone(), name, endpoints })
+    }
+
+    /// Asks a registry whether it lets us in with the credentials that it is for.
+    pub fn check(&self, host: &str) -> Result<(), RegistryError> {
+        let place = conf::Place {
+            host: host.to_owned(),
+            repository: "the registry".to_owned(),
+            insecure: self.0.http.conf()?.is_insecure(host),
+            serves: conf::Serves::All,
+        };
+        let endpoint = self.endpoint(place);
+        let request = http::Request::new(reqwest::Method::GET, "/v2/".to_owned());
+        self.0.runtime.run(async move {
+            let answer = endpoint.ask("", &request).await?;
+            match answer.status().is_success() {
+                true => Ok(()),
+                false => Err(answer.refusal("a login").await),
+            }
+        })?
     }
 
     fn endpoint(&self, place: Place) -> Endpoint {

@@ -44,6 +44,7 @@ use super::image::ImageError;
 use super::layout::{self, Layout, LayoutError, Selection, ref_name};
 use super::manifest::{Descriptor, Index, MAX_JSON, REF_NAME};
 use super::reference::{Name, ReferenceError};
+use super::registry::RegistryError;
 use crate::blob::{BlobSource, FileBlob};
 use crate::cache::CacheError;
 use crate::digest::{Digest, Mismatch};
@@ -207,6 +208,12 @@ pub enum StoreError {
 impl StoreError {
     fn mounts(error: MountError) -> Self {
         Self::Mounts(Box::new(error))
+    }
+}
+
+impl From<RegistryError> for StoreError {
+    fn from(error: RegistryError) -> Self {
+        Self::Layout(error.into())
     }
 }
 

@@ -81,6 +81,8 @@ pub enum AuthError {
 pub struct AuthFiles {
     /// In the order in which they are asked. They need not be there.
     pub files: Vec<PathBuf>,
+    /// Credentials for one registry that are not in a file (yet).
+    pub given: Option<(String, Credentials)>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -119,6 +121,9 @@ impl fmt::Debug for Auth {
 impl AuthFiles {
     /// The credentials for a repository of a registry, as the user names both.
     pub fn find(&self, host: &str, repository: &str) -> Result<Option<Credentials>, AuthError> {
+        if let Some((_, given)) = self.given.as_ref().filter(|(name, _)| name == host) {
+            return Ok(Some(given.clone()));
+        }
         for path in &self.files {
             let Some(file) = AuthFile::read(path)? else { continue };
             if let Some(found) = file.find(path, host, repository)? {
@@ -324,7 +329,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("auth.json");
         fs::write(&path, json).unwrap();
-        (dir, AuthFiles { files: vec![path] })
+        (dir, AuthFiles { files: vec![path], given: None })
     }
 
     #[test]

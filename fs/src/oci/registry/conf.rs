@@ -121,6 +121,12 @@ impl Conf {
         Ok(Self { registries })
     }
 
+    /// Whether a registry as a whole may be spoken to without proof of what it is.
+    pub(super) fn is_insecure(&self, host: &str) -> bool {
+        let named = self.registries.iter().find(|registry| registry.prefix == host);
+        named.is_some_and(|registry| registry.insecure)
+    }
+
     /// Where `host/repository` can be had, mirrors first; the file that blocks it as an error.
     pub(super) fn places(&self, host: &str, repository: &str) -> Result<Vec<Place>, PathBuf> {
         let name = format!("{host}/{repository}");

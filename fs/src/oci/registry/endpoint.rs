@@ -237,7 +237,8 @@ impl Endpoint {
             request.headers = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
         } else {
             // Several scopes are several fields.
-            fields.extend(scope.split(' ').map(|scope| ("scope", scope)));
+            let scopes = scope.split(' ').filter(|scope| !scope.is_empty());
+            fields.extend(scopes.map(|scope| ("scope", scope)));
             url.query_pairs_mut().extend_pairs(&fields);
             if let Some(Credentials::Password { username, password }) = &credentials {
                 url.query_pairs_mut().append_pair("account", username);

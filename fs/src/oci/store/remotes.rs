@@ -40,13 +40,20 @@ impl Store {
         Ok(lines.iter().filter_map(|line| line.parse().ok()).collect())
     }
 
-    /// Forgets where a blob can be had.
+    /// Forgets where a blob can be had, and what was fetched of it.
     pub(super) fn forget_remotes(&self, digest: Digest) -> Result<(), PathError> {
-        let path = self.remotes_path(digest);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.at("remove", &path),
+        for path in [self.remotes_path(digest), self.partial_path(digest)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.at("remove", &path)?,
+            }
         }
+        Ok(())
+    }
+
+    /// What was fetched so far of a blob that is being pulled.
+    pub(crate) fn partial_path(&self, digest: Digest) -> PathBuf {
+        self.dir(Part::Remotes).join(format!("{}.partial", digest.hex()))
     }
 
     fn repositories(&self, digest: Digest) -> Result<Vec<String>, PathError> {

@@ -1,0 +1,218 @@
+//! Whole images between registries and the store.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::find::{Lookup, Pull};
+use super::image::{ImageError, choose_manifest, read_index};
+use super::layout::{LayoutError, Selection};
+use super::manifest::{Descriptor, is_index, is_manifest};
+use super::reference::{Name, Source};
+use super::registry::{Pushed, Reference, Registries};
+use super::store::{Store, StoreError};
+use super::walk::closure;
+use crate::blob::BlobReader;
+use crate::digest::{Digest, Found, Hasher, Mismatch};
+use crate::error::AtPath;
+
+/// Blobs that are transferred at once.
+const AT_ONCE: usize = 4;
+/// How much is copied at once, in bytes.
+const CHUNK: usize = 1 << 18;
+
+/// What a transfer did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// Digest of the manifest or index.
+    pub digest: Digest,
+    /// Blobs that were there already, mounted ones included.
+    pub there: usize,
+    /// Blobs that were sent or fetched.
+    pub moved: usize,
+}
+
+/// Fetches an image with all its layers: what the registry has under the name now. With `all`,
+/// that of each platform. Calls `copied` with the number of bytes of each piece. What was fetched
+/// of a layer before a break, or before this process was killed, is not fetched again.
+pub fn pull(
+    store: &Store,
+    name: &Name,
+    all: bool,
+    copied: &(dyn Fn(u64) + Sync),
+) -> Result<Transferred, StoreError> {
+    let lookup = Lookup { pull: Pull::Always, ..store.lookup().clone() };
+    let store = store.clone().with_lookup(lookup);
+    // Until all is there, nobody removes a part of it.
+    let writer = store.writer()?;
+    let selection = super::select(&Source::Registry(name.clone()), &store)?;
+    let mut wanted = vec![selection.descriptor.clone()];
+    if all && is_index(&selection.descriptor.media_type) {
+        let index = read_index(&selection.layout, &selection.descriptor);
+        wanted = index.map_err(|error| broken(&selection, error))?.manifests;
+        // An attestation is a manifest as well, but no image.
+        wanted.retain(|child| child.platform.as_ref().is_none_or(|it| it.os != "unknown"));
+    }
+    let mut layers: Vec<Descriptor> = Vec::new();
+    for descriptor in &wanted {
+        let image = selection.layout.image_at(&selection.typed, descriptor)?;
+        layers.extend(image.layers.into_iter().map(|layer| layer.descriptor));
+    }
+    let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+    store.record_remotes(name, &digests)?;
+    let missing: Vec<Descriptor> =
+        layers.iter().filter(|layer| !store.blob_path(layer.digest).exists()).cloned().collect();
+    let (moved, there) = (missing.len(), layers.len() - missing.len());
+    in_parallel(&missing, |layer| fetch(&store, &selection, layer, copied))?;
+    drop(writer);
+    Ok(Transferred { digest: selection.descriptor.digest, there, moved })
+}
+
+/// Fetches a layer by way of a file that outlives this process.
+fn fetch(
+    store: &Store,
+    selection: &Selection,
+    layer: &Descriptor,
+    copied: &(dyn Fn(u64) + Sync),
+) -> Result<(), StoreError> {
+    let path = store.partial_path(layer.digest);
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = file.at("open", &path)?;
+    // Another process that fetches it is waited for.
+    file.lock().at("lock", &path)?;
+    let target = store.blob_path(layer.digest);
+    if target.exists() {
+        return Ok(());
+    }
+    let resumed = file.metadata().at("stat", &path)?.len() > 0;
+    let mut result = fetch_rest(selection, layer, &mut file, &path, copied);
+    if resumed && matches!(result, Err(StoreError::Corrupt(_))) {
+        // What an earlier process left may be damaged.
+        file.set_len(0).at("truncate", &path)?;
+        result = fetch_rest(selection, layer, &mut file, &path, copied);
+    }
+    if let Err(StoreError::Corrupt(_)) = result {
+        fs::remove_file(&path).at("remove", &path)?;
+    }
+    result?;
+    file.sync_all().at("write", &path)?;
+    fs::rename(&path, &target).at("rename to", &target)?;
+    Ok(())
+}
+
+fn fetch_rest(
+    selection: &Selection,
+    layer: &Descriptor,
+    file: &mut File,
+    path: &Path,
+    copied: &(dyn Fn(u64) + Sync),
+) -> Result<(), StoreError> {
+    let mut hasher = Hasher::new();
+    let mut chunk = vec![0; CHUNK];
+    let mut at = 0;
+    file.seek(SeekFrom::Start(0)).at("seek", path)?;
+    loop {
+        let n = file.read(&mut chunk).at("read", path)?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&chunk[..n]);
+        at += n as u64;
+    }
+    let blob = selection.layout.blob_of(layer).map_err(|error| broken(selection, error))?;
+    let what = blob.location();
+    let mut reader = BlobReader::starting_at(blob, at);
+    loop {
+        let n = match reader.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(super::store::input_error(error, &what)),
+        };
+        hasher.update(&chunk[..n]);
+        file.write_all(&chunk[..n]).at("write", path)?;
+        at += n as u64;
+        copied(n as u64);
+    }
+    let expected = layer.digest;
+    if at != layer.size {
+        return Err(Mismatch { expected, found: Found::Size(layer.size, at) }.into());
+    }
+    match hasher.finish() {
+        digest if digest == expected => Ok(()),
+        digest => Err(Mismatch { expected, found: Found::Digest(digest) }.into()),
+    }
+}
+
+/// Pushes an image: what the registry lacks of it, and then its name. Of an index, the image for
+/// the platform that is wanted, or with `all` the whole. Layers that are in another registry pass
+/// through without being stored. Calls `copied` with the number of bytes of each piece.
+pub fn push(
+    store: &Store,
+    selection: &Selection,
+    registries: &Registries,
+    name: &Name,
+    all: bool,
+    copied: &(dyn Fn(u64) + Sync),
+) -> Result<Transferred, StoreError> {
+    let fail = |error| broken(selection, error);
+    let layout = &selection.layout;
+    let top = match all {
+        true => selection.descriptor.clone(),
+        false => choose_manifest(layout, &selection.descriptor).map_err(fail)?,
+    };
+    let repository = registries.repository(name).map_err(LayoutError::from)?;
+    let all = closure(layout, &top).map_err(fail)?;
+    let is_json = |blob: &&Descriptor| is_manifest(&blob.media_type) || is_index(&blob.media_type);
+    let (manifests, blobs): (Vec<_>, Vec<_>) = all.iter().partition(is_json);
+    let moved = AtomicUsize::new(0);
+    in_parallel(&blobs, |blob| {
+        let open = || layout.blob_of(blob).map_err(|error| broken(selection, error));
+        let from = store.remotes(blob.digest)?;
+        let how = repository.push_blob(blob, &from, open, &|bytes| copied(bytes))?;
+        moved.fetch_add(usize::from(how == Pushed::Sent), Relaxed);
+        Ok(())
+    })?;
+    for manifest in manifests {
+        let reference = match manifest.digest == top.digest {
+            true => Reference::of(name),
+            false => Reference::Digest(manifest.digest),
+        };
+        let json = layout.json(manifest).map_err(fail)?;
+        let pushed = repository.push_manifest(&reference, &manifest.media_type, json);
+        pushed.map_err(LayoutError::from)?;
+    }
+    let digests: Vec<Digest> = all.iter().map(|blob| blob.digest).collect();
+    store.record_remotes(name, &digests)?;
+    let moved = moved.into_inner();
+    Ok(Transferred { digest: top.digest, there: blobs.len() - moved, moved })
+}
+
+/// Does the same for all, several at once; after a failure nothing more is begun.
+fn in_parallel<T: Sync>(
+    all: &[T],
+    work: impl Fn(&T) -> Result<(), StoreError> + Sync,
+) -> Result<(), StoreError> {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(all.len()) {
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, Relaxed)) {
+                    if let Err(error) = work(one) {
+                        next.store(all.len(), Relaxed);
+                        failed.lock().expect("nobody panics here").get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().expect("nobody panics here").map_or(Ok(()), Err)
+}
+
+fn broken(selection: &Selection, source: ImageError) -> LayoutError {
+    LayoutError::Image { name: selection.typed.clone(), source: Box::new(source) }
+}

@@ -179,7 +179,7 @@ fn tar(number: u32) -> Vec<u8> {
     for file in 0..200_u32 {
         let mut header = tar::Header::new_ustar();
         let data: Vec<u8> =
-            (0..1000).flat_map(|n: u32| (n * file ^ number).to_le_bytes()).collect();
+            (0..1000).flat_map(|n: u32| ((n * file) ^ number).to_le_bytes()).collect();
         header.set_size(data.len() as u64);
         header.set_mode(0o644);
         header.set_mtime(1_000_000_000);

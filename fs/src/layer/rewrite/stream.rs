@@ -32,7 +32,7 @@ pub(super) fn decode(
     let failed = |source| Err(scan::read_error(layer, source));
     match decoded {
         Err(error) if error.get_ref().is_some_and(|source| source.is::<Mismatch>()) => {
-            return failed(error);
+            failed(error)
         }
         decoded => {
             if let Err(error) = io::copy(&mut blob, &mut io::sink()) {

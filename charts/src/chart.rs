@@ -81,6 +81,28 @@ impl Chart {
         from_files(&name, archive::files(&name, std::io::BufReader::new(file))?, 0)
     }
 
+    /// Loads a chart from an archive that is read elsewhere; `place` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// As `load`.
+    pub fn from_archive(place: &str, stored: impl std::io::BufRead) -> Result<Chart, Error> {
+        from_files(place, archive::files(place, stored)?, 0)
+    }
+
+    /// Makes a chart of the files of its directory, by their names below it; `.helmignore` among
+    /// them counts. `place` is what errors call the chart.
+    ///
+    /// # Errors
+    ///
+    /// As `load`; and if a name leads out of the chart.
+    pub fn from_files(
+        place: &str,
+        files: impl IntoIterator<Item = (String, Vec<u8>)>,
+    ) -> Result<Chart, Error> {
+        from_files(place, directory::given(place, files)?, 0)
+    }
+
     /// The chart's name, as `Chart.yaml` has it.
     pub fn name(&self) -> &str {
         &self.metadata.name

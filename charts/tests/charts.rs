@@ -126,6 +126,33 @@ fn an_archive_is_the_directory() {
 }
 
 #[test]
+fn files_that_were_read_elsewhere_are_a_chart_too() {
+    let file = |name: &str, data: &str| (name.to_owned(), data.as_bytes().to_vec());
+    let files = [
+        file(
+            "templates/t.yaml",
+            "kind: X\nv: {{ .Files.Get \"out/a\" }}{{ .Files.Get \"in/a\" }}\n",
+        ),
+        file("Chart.yaml", "name: c\nversion: 1.0.0\n"),
+        file("charts/d/Chart.yaml", "name: d\nversion: 1.0.0\n"),
+        file(".helmignore", "out/\n"),
+        file("out/a", "out"),
+        file("in/a", "in"),
+    ];
+    let chart = Chart::from_files("where/c", files.clone()).unwrap();
+    let documents = render(&chart, &Options::default()).unwrap();
+    assert_eq!(documents[0].text, "kind: X\nv: in\n");
+    for name in ["/a", "../a", "a/../../b", "a//b", ""] {
+        let files = files.iter().cloned().chain([file(name, "x")]);
+        assert!(Chart::from_files("where/c", files).is_err(), "{name}");
+    }
+    let big = ("a".to_owned(), vec![0; 6 << 20]);
+    assert!(matches!(Chart::from_files("c", [big]), Err(Error::TooBig { .. })));
+    let error = Chart::from_archive("where/c.tgz", &b"x"[..]).unwrap_err().to_string();
+    assert!(error.starts_with("where/c.tgz: "), "{error}");
+}
+
+#[test]
 fn links_stay_within_the_root() {
     let dir = chart_of(&[
         ("templates/t.yaml", "kind: X\nf: {{ .Files.Get \"link\" }}\n"),

@@ -33,6 +33,37 @@ pub(super) fn files(path: &Path, root: &Path) -> Result<Vec<File>, Error> {
     Ok(walk.files)
 }
 
+/// What `.helmignore` leaves of files that were read elsewhere.
+pub(super) fn given(
+    place: &str,
+    files: impl IntoIterator<Item = (String, Vec<u8>)>,
+) -> Result<Vec<File>, Error> {
+    let mut given = Vec::new();
+    let mut left = MAX_CHART;
+    for (name, data) in files {
+        let size = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        if size > MAX_FILE {
+            return Err(Error::TooBig { name: format!("{place}/{name}"), limit: MAX_FILE });
+        }
+        left = left
+            .checked_sub(size)
+            .ok_or_else(|| Error::TooBig { name: place.into(), limit: MAX_CHART })?;
+        if name.starts_with('/') || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            let message = "the name is not one of a file below the chart".into();
+            return Err(Error::Invalid { file: format!("{place}/{name}"), message });
+        }
+        let data = data.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&data);
+        given.push(File { name, data: data.into() });
+    }
+    let text = given.iter().find(|file| file.name == ".helmignore");
+    let text = text.map(|file| String::from_utf8_lossy(&file.data).into_owned());
+    let rules = Rules::parse(&text.unwrap_or_default())
+        .map_err(|message| Error::Invalid { file: format!("{place}/.helmignore"), message })?;
+    given.retain(|file| !rules.ignores_file(&file.name));
+    given.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(given)
+}
+
 struct Walk {
     top: PathBuf,
     root: PathBuf,

@@ -33,6 +33,12 @@ impl Rules {
         Ok(Rules(rules))
     }
 
+    /// Whether a file is left out, by itself or with a directory that it is in.
+    pub(super) fn ignores_file(&self, path: &str) -> bool {
+        let mut directories = path.match_indices('/').map(|(at, _)| &path[..at]);
+        directories.any(|directory| self.ignores(directory, true)) || self.ignores(path, false)
+    }
+
     pub(super) fn ignores(&self, path: &str, is_directory: bool) -> bool {
         for rule in &self.0 {
             let wrong_kind = rule.only_directories && !is_directory;

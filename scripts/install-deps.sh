@@ -31,6 +31,12 @@ test=(
 )
 bench=(
     /usr/bin/time:time
+    docker-registry:docker-registry
+    podman:podman
+    perl:perl
+    python3:python3
+    runc:runc
+    zstd:zstd
     buildah:buildah
     umoci:umoci
     skopeo:skopeo

@@ -39,6 +39,20 @@ fn recursion_ends() {
     ] {
         assert!(stopped(text).contains("1000 templates within one another"), "{text}");
     }
+    let deep = |start: &str, end: &str| {
+        let (start, end) = (start.repeat(250), end.repeat(250));
+        format!(
+            "{{{{ define \"a\" }}}}{start}{{{{ include \"a\" . }}}}{end}{{{{ end }}}}{{{{ include \"a\" . }}}}"
+        )
+    };
+    assert!(stopped(&deep("{{ with $ }}", "{{ end }}")).contains("blocks within one another"));
+    assert!(stopped(&deep("{{ if true }}", "{{ end }}")).contains("blocks within one another"));
+    assert!(stopped(&deep("{{ range list 1 }}", "{{ end }}")).contains("within one another"));
+    let (open, close) = ("(".repeat(250), ")".repeat(250));
+    let parens = format!(
+        "{{{{ define \"a\" }}}}{{{{ {open}include \"a\" .{close} }}}}{{{{ end }}}}{{{{ include \"a\" . }}}}"
+    );
+    assert!(stopped(&parens).contains("blocks within one another"));
     let nested = "{{ if true }}".repeat(10_000);
     assert!(stopped(&nested).contains("levels deep"));
     let parens = format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000));

@@ -7,12 +7,16 @@ use sha2::{Digest as _, Sha256};
 use super::time::Time;
 use crate::template::Limits;
 
+/// Blocks and pipelines within one another in all templates that are running: what the stack holds.
+const MAX_NESTING: usize = 30_000;
+
 pub(crate) struct Host {
     pub(crate) limits: Limits,
     pub(crate) now: Time,
     steps: Cell<u64>,
     bytes: Cell<usize>,
     depth: Cell<usize>,
+    nesting: Cell<usize>,
     random: RefCell<Random>,
 }
 
@@ -24,6 +28,7 @@ impl Host {
             steps: Cell::new(0),
             bytes: Cell::new(0),
             depth: Cell::new(0),
+            nesting: Cell::new(0),
             random: RefCell::new(Random { seed, turn: 0, left: Vec::new() }),
         }
     }
@@ -56,6 +61,19 @@ impl Host {
 
     pub(crate) fn leave(&self) {
         self.depth.set(self.depth.get() - 1);
+    }
+
+    /// Goes into a block or a pipeline; an error ends the run, so that only success comes back.
+    pub(crate) fn nest(&self) -> Result<(), String> {
+        self.nesting.set(self.nesting.get() + 1);
+        if self.nesting.get() > MAX_NESTING {
+            return Err(format!("more than {MAX_NESTING} blocks within one another"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unnest(&self) {
+        self.nesting.set(self.nesting.get() - 1);
     }
 
     pub(crate) fn random_bytes(&self, count: usize) -> Vec<u8> {

@@ -110,16 +110,18 @@ impl Run<'_> {
     }
 
     fn block(&mut self, block: &Block, dot: &Value) -> Result<Flow, Fault> {
+        self.host.nest().map_err(|message| self.fault(0, message))?;
         let scope = self.variables.len();
+        let mut flow = Flow::On;
         for node in &block.0 {
-            let flow = self.node(node, dot)?;
+            flow = self.node(node, dot)?;
             if flow != Flow::On {
-                self.variables.truncate(scope);
-                return Ok(flow);
+                break;
             }
         }
         self.variables.truncate(scope);
-        Ok(Flow::On)
+        self.host.unnest();
+        Ok(flow)
     }
 
     fn node(&mut self, node: &Node, dot: &Value) -> Result<Flow, Fault> {
@@ -282,10 +284,12 @@ impl Run<'_> {
     }
 
     fn pipe(&mut self, pipe: &Pipe, dot: &Value) -> Result<Value, Fault> {
+        self.host.nest().map_err(|message| self.fault(pipe.line, message))?;
         let mut value = None;
         for command in &pipe.commands {
             value = Some(self.command(command, dot, value)?);
         }
+        self.host.unnest();
         let value = value.unwrap_or_default();
         for name in &pipe.variables {
             if pipe.assigns {

@@ -2,6 +2,7 @@
 //! that it is skipped.
 
 mod reading;
+mod remote;
 mod sandbox;
 #[path = "../skip/mod.rs"]
 mod skip;

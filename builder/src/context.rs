@@ -21,7 +21,7 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::copy::{BadPattern, Content, Owner};
 use crate::diff::Xattrs;
-use crate::view::{Seen, View, at_path};
+use crate::view::{Seen, Stamp, View, at_path};
 pub use ignore::Ignore;
 
 /// As many symlinks as Linux follows in one lookup.
@@ -79,6 +79,7 @@ pub struct Context {
     root: PathBuf,
     /// None for a directory of this machine.
     image: Option<View>,
+    is_archive: bool,
     ignore: Ignore,
 }
 
@@ -87,12 +88,29 @@ impl Context {
     pub fn open(directory: &Path) -> Result<Self, PathError> {
         let root = directory.canonicalize().at("open the build context", directory)?;
         fs::read_dir(&root).at("read the build context", directory)?;
-        Ok(Self { root, image: None, ignore: Ignore::default() })
+        Ok(Self { root, image: None, is_archive: false, ignore: Ignore::default() })
     }
 
     /// All of an image or stage.
     pub(crate) fn of_image(view: View) -> Self {
-        Self { root: PathBuf::from("/"), image: Some(view), ignore: Ignore::default() }
+        let (root, image) = (PathBuf::from("/"), Some(view));
+        Self { root, image, is_archive: false, ignore: Ignore::default() }
+    }
+
+    /// All that is in an archive.
+    pub(crate) fn of_archive(view: View) -> Self {
+        Self { is_archive: true, ..Self::of_image(view) }
+    }
+
+    /// Whether it is an archive that says something of its root: unpacked, the destination gets
+    /// that (as tar does it, and Docker).
+    pub(crate) fn has_own_root(&self) -> Result<bool, PathError> {
+        let root = if self.is_archive { self.stat(&self.root)? } else { None };
+        let made = |seen: &Seen| {
+            let never = Timestamp { seconds: 0, nanos: 0 };
+            seen.mode == 0o755 && seen.owner == Owner::ROOT && seen.mtime == never
+        };
+        Ok(root.is_some_and(|seen| !made(&seen)))
     }
 
     /// The image that it is, if it is one.
@@ -109,7 +127,7 @@ impl Context {
     /// an ignore file hold.
     pub(crate) fn excluding(&self, root: &Path, patterns: &[String]) -> Result<Self, ContextError> {
         let ignore = Ignore::parse(PathBuf::from("--exclude"), patterns.join("\n").as_bytes())?;
-        Ok(Self { root: root.to_owned(), image: self.image.clone(), ignore })
+        Ok(Self { root: root.to_owned(), image: self.image.clone(), is_archive: false, ignore })
     }
 
     /// Whether an ignore rule hides what is at a path below the root, and all below that.
@@ -318,6 +336,11 @@ fn seen(path: &Path, meta: &Metadata) -> Result<Seen, PathError> {
         },
         size: meta.len(),
         inode: several.then_some((meta.dev(), meta.ino())),
+        stamp: Some(Stamp {
+            device: meta.dev(),
+            inode: meta.ino(),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }),
     })
 }
 

@@ -36,7 +36,7 @@ use kfs_fs::layer::{Entry, Timestamp};
 
 use crate::context::{Context, ContextError};
 use crate::kubefile::{CopyRule, Source};
-use crate::view::ImageFile;
+use crate::view::{ImageFile, Stamp};
 pub use landing::Difference;
 pub use mode::{BadMode, Mode};
 pub use owner::{Owner, OwnerError, ReadFile};
@@ -110,6 +110,8 @@ pub struct CopyItem {
     pub entry: Entry,
     /// Where a file's bytes come from.
     pub content: Content,
+    /// Changes with any change of what is copied, where that is known without reading it.
+    pub stamp: Option<Stamp>,
 }
 
 /// Where an item's bytes come from.

@@ -181,7 +181,7 @@ impl Stage {
         fs::create_dir_all(&indexes).at("make directory", &indexes)?;
         let fs = ImageFs::open_over(&[layer], &indexes, &indexes, &mut |_| None);
         let fs = fs.map_err(|error| failed(error.to_string()))?;
-        Ok(Some(Context::of_image(View { base: Some(Arc::new(fs)), delta: None })))
+        Ok(Some(Context::of_archive(View { base: Some(Arc::new(fs)), delta: None })))
     }
 
     /// Writes a layer of files from the context, in one pass over them. `read` is called with

@@ -49,6 +49,17 @@ pub(crate) struct Seen {
     pub(crate) size: u64,
     /// What names of the same file have in common; none for a file with one name.
     pub(crate) inode: Option<(u64, u64)>,
+    /// Of a file of this machine.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+/// What changes with any change of a file of this machine, beside its size and modification time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// Seconds and nanoseconds of the last change of any kind.
+    pub(crate) changed: (i64, i64),
 }
 
 impl Seen {
@@ -205,6 +216,7 @@ impl View {
             size: attr.size,
             // Each image numbers for itself.
             inode: several.then(|| (Arc::as_ptr(fs).addr() as u64, ino.0)),
+            stamp: None,
         }))
     }
 

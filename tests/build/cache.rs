@@ -187,3 +187,38 @@ fn a_time_that_is_given_is_the_only_one() {
     // What the file system adds by itself is not part of an image.
     assert_ne!(shop.build_with(copies, &["--no-cache"]).digest, first);
 }
+
+#[test]
+fn an_unchanged_context_is_not_read() {
+    let Some(shop) = workshop() else { return };
+    // Until then a file may change without getting another time.
+    std::thread::sleep(std::time::Duration::from_millis(3100));
+    let text = "FROM base\nCOPY tree /tree\nCOPY file /\n";
+    assert_eq!(shop.build(text).cached(), 0);
+    let opened = || {
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-f", "-qq", "-e", "trace=openat,open", "-o", "trace"]);
+        let build = shop.kfs(&["build", "-t", "new", "-f", "Dockerfile", "context"]);
+        strace.arg(build.get_program()).args(build.get_args());
+        strace.current_dir(shop.path(".")).env("KFS_ROOT", shop.path("store"));
+        let output = strace.output().ok()?;
+        assert!(output.status.success(), "{output:?}");
+        let trace = fs::read_to_string(shop.path("trace")).unwrap();
+        Some(
+            trace
+                .lines()
+                .filter(|line| line.contains("context/") && !line.contains("O_DIRECTORY"))
+                .count(),
+        )
+    };
+    let Some(count) = opened() else { return crate::skip::skip("needs strace") };
+    assert_eq!(count, 0, "{}", fs::read_to_string(shop.path("trace")).unwrap());
+    assert_eq!(shop.build(text).cached(), 2);
+    // The same size and time, but another content.
+    let path = shop.path("context/file");
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "FILE").unwrap();
+    fs::File::options().append(true).open(&path).unwrap().set_modified(before).unwrap();
+    assert_eq!(shop.build(text).cached(), 1);
+    assert_eq!(shop.ok(&["cat", "new", "/file"]), "FILE");
+}

@@ -9,6 +9,7 @@ mod host_tools;
 mod skip;
 
 mod builds;
+mod conformance;
 mod images;
 mod layout;
 mod registry;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::SystemTime;
 
 use kfs_fs::digest::Digest;
 use kfs_fs::error::PathError;
 
-use super::items::{ItemsDigest, digest_of};
+use super::items::{ItemsDigest, digest_of, is_settled, signature};
 use super::prepare::ReadyStage;
 use super::schedule::Site;
 use super::steps::{Made, StageBuild, timestamp};
@@ -65,6 +66,7 @@ impl StageBuild<'_> {
         {
             return Ok(self.push_cached(hit));
         }
+        let looked = SystemTime::now();
         let resolved = self.resolve(copying, &tree.context)?;
         if let Some(difference) = &resolved.difference {
             let (at, rule) = (&step.location, Rule::CopyRulesDiffer);
@@ -74,6 +76,15 @@ impl StageBuild<'_> {
             let path = socket.display();
             report(Event::Warning(format!("{}: socket {path} is left out", step.location)));
         }
+        // Files of the context that nobody has touched need not be read.
+        let signature = signature(&resolved.items).filter(|_| alias.is_none());
+        let signature = signature.map(|of| cache::key(started_from, &["stat", &of.to_string()]));
+        if let Some(signature) = signature
+            && let Some(hit) = self.site.cache.find(signature)?
+        {
+            return Ok(self.push_cached(hit));
+        }
+        let alias = alias.or(signature.filter(|_| is_settled(&resolved.items, looked)));
         let word = if copying.add.is_some() { "ADD" } else { "COPY" };
         let text = |digest: &Digest| history::copy(word, resolved.kind, digest, &files.dest);
         // Without an earlier COPY like this, reading the files twice would only cost time.

@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use kfs_fs::digest::Digest;
 use kfs_fs::error::{AtPath, PathError};
@@ -15,7 +16,7 @@ use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::StepError;
-use crate::copy::CopyItem;
+use crate::copy::{Content, CopyItem};
 use crate::interrupt::Interrupts;
 
 /// The digest of what a COPY copies: paths, kinds, modes, owners, contents; not times, as Docker
@@ -77,6 +78,37 @@ pub(super) fn digest_of(items: &[CopyItem], interrupts: &Interrupts) -> Result<D
         }
     }
     Ok(digest.finish())
+}
+
+/// A file that was changed so short a time ago may change again without getting another time: some
+/// file systems count in steps of two seconds.
+const RACY: Duration = Duration::from_secs(2);
+
+/// What names the content of items without reading it: the same as long as no file of the context
+/// was touched. None if there is anything of which that is not known.
+pub(super) fn signature(items: &[CopyItem]) -> Option<Digest> {
+    let mut hasher = kfs_fs::digest::Hasher::new();
+    for item in items {
+        let Entry { path, kind, mode, uid, gid, mtime, size, xattrs } = &item.entry;
+        let text = format!("{path:?} {kind:?} {mode:o} {uid} {gid} {size} {xattrs:?}");
+        hasher.update(text.as_bytes());
+        match (&item.content, &item.stamp) {
+            (Content::File(_), Some(stamp)) => {
+                hasher.update(format!("{stamp:?} {mtime:?}\n").as_bytes());
+            }
+            (Content::File(_) | Content::Image(_), _) => return None,
+            (Content::Inline(bytes), _) => hasher.update(bytes),
+            (Content::None, _) => hasher.update(b"\n"),
+        }
+    }
+    Some(hasher.finish())
+}
+
+/// Whether all files were as they are for long enough before `now`.
+pub(super) fn is_settled(items: &[CopyItem], now: SystemTime) -> bool {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let limit = i64::try_from(now.saturating_sub(RACY).as_secs()).unwrap_or(i64::MAX);
+    items.iter().filter_map(|item| item.stamp).all(|stamp| stamp.changed.0 < limit)
 }
 
 /// Writes items below a new directory.

@@ -20,7 +20,7 @@ use super::schedule::Site;
 use super::{BuildError, Event, Failed, StepError};
 use crate::cache::{self, Hit};
 use crate::config::{StageConfig, history};
-use crate::copy::{Content, CopyItem, Place};
+use crate::copy::{Content, CopyItem, Owner, Place};
 use crate::exec::{Mount, MountSource};
 use crate::kubefile::{Command, Instruction, Network, Run, Workdir};
 use crate::plan::{Base, Step};
@@ -308,7 +308,7 @@ impl<'a> StageBuild<'a> {
             self.remember(text, None);
             return Ok(None);
         }
-        let key = cache::key(self.key, &["workdir", &path]);
+        let key = cache::key(self.key, &["workdir", &path, &self.config.image().config.user]);
         if let Some(hit) = self.site.cache.find(key)? {
             return Ok(Some(self.push_cached(hit)));
         }
@@ -316,7 +316,22 @@ impl<'a> StageBuild<'a> {
         self.push_new(new, key, text, None).map(Some)
     }
 
-    /// The directories on the way to a path that the image lacks.
+    /// Whom what is made for the stage's USER belongs to. A number without a group means group 0,
+    /// as for a process.
+    fn user(&self, view: &View) -> Result<Owner, StepError> {
+        let user = match self.config.image().config.user.as_str() {
+            "" => return Ok(Owner::ROOT),
+            number if number.parse::<u32>().is_ok() => format!("{number}:0"),
+            user => user.to_owned(),
+        };
+        let mut read = |path: &str| {
+            view.file(path.as_bytes()).map_err(|error| at_path(path.as_bytes(), error))
+        };
+        Ok(Owner::resolve(&user, &mut read)?)
+    }
+
+    /// The directories on the way to a path that the image lacks; they belong to USER, as in
+    /// BuildKit and buildah.
     fn missing_directories(&mut self, path: &[u8]) -> Result<Vec<CopyItem>, StepError> {
         let view = self.stage.view()?;
         let mut items = Vec::new();
@@ -345,7 +360,14 @@ impl<'a> StageBuild<'a> {
                         xattrs: Vec::new(),
                     },
                     content: Content::None,
+                    stamp: None,
                 }),
+            }
+        }
+        if !items.is_empty() {
+            let owner = self.user(&view)?;
+            for item in &mut items {
+                (item.entry.uid, item.entry.gid) = (owner.uid, owner.gid);
             }
         }
         Ok(items)

@@ -69,7 +69,7 @@ impl<'a> Items<'a> {
                 let mode = change.map_or(MADE_FILE, |mode| mode.apply(MADE_FILE, false));
                 let mut entry = self.made(at, Kind::File, mode);
                 entry.size = bytes.len() as u64;
-                self.insert(CopyItem { entry, content: Content::Inline(bytes) })
+                self.insert(CopyItem { entry, content: Content::Inline(bytes), stamp: None })
             }
             Landed::File { context, path, wild } => {
                 if !wild && context.stat(path)?.is_some_and(|seen| seen.kind.is_none()) {
@@ -84,7 +84,9 @@ impl<'a> Items<'a> {
                 self.insert_path(context, path, at).map(|_| ())
             }
             Landed::Directory { context, path, whole } => {
-                if *whole {
+                let own_root =
+                    !at.is_empty() && *path == context.root() && context.has_own_root()?;
+                if *whole || own_root {
                     self.insert_path(context, path, at)?;
                 } else {
                     self.make_directory(at, image)?;
@@ -176,7 +178,7 @@ impl<'a> Items<'a> {
         if context.keeps_owners() && self.request.owner.is_none() {
             (entry.uid, entry.gid) = (seen.owner.uid, seen.owner.gid);
         }
-        self.insert(CopyItem { entry, content })?;
+        self.insert(CopyItem { entry, content, stamp: seen.stamp })?;
         Ok(is_directory)
     }
 
@@ -186,7 +188,7 @@ impl<'a> Items<'a> {
             None if image.has_directory(at) => Ok(()),
             None => {
                 let entry = self.made(at, Kind::Directory, MADE_DIRECTORY);
-                self.insert(CopyItem { entry, content: Content::None })
+                self.insert(CopyItem { entry, content: Content::None, stamp: None })
             }
             Some(item) if item.entry.kind == Kind::Directory => Ok(()),
             Some(_) => Err(conflict(at)),

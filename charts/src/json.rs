@@ -1,7 +1,7 @@
 //! JSON as `encoding/json` writes and reads it.
 
 use crate::value::format::{Out, TooBig};
-use crate::value::{Entries, List, MAX_DEPTH, Map, Value, number};
+use crate::value::{Entries, List, MAX_DEPTH, Map, MapKind, Value, number};
 
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Style {
@@ -60,6 +60,9 @@ impl Writer {
     }
 
     fn map(&mut self, map: &Map, depth: usize) -> Result<(), TooBig> {
+        if map.kind() == MapKind::NilText {
+            return self.out.text("null");
+        }
         self.out.text("{")?;
         let entries = map.snapshot();
         for (index, (key, value)) in entries.iter().enumerate() {

@@ -107,6 +107,18 @@ pub(crate) enum MapKind {
     /// What `.Values` is.
     Values,
     Text,
+    /// A `Text` map that was never made: `null` to JSON.
+    NilText,
+}
+
+impl MapKind {
+    /// What a key that is not there gives.
+    pub(crate) fn zero(self) -> Value {
+        match self {
+            MapKind::Any | MapKind::Values => Value::Nil,
+            MapKind::Text | MapKind::NilText => Value::text(""),
+        }
+    }
 }
 
 impl List {
@@ -324,7 +336,7 @@ impl Value {
             Value::Map(map) => match map.kind() {
                 MapKind::Any => "map[string]interface {}",
                 MapKind::Values => "common.Values",
-                MapKind::Text => "map[string]string",
+                MapKind::Text | MapKind::NilText => "map[string]string",
             },
             Value::Object(object) => object.type_name(),
         }

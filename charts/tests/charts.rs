@@ -91,6 +91,36 @@ fn assert_same_text(ours: &str, helm: &str) {
 }
 
 #[test]
+fn what_charts_ask_of_their_surroundings() {
+    let text = "kind: X\nhas: {{ has \"apps/v1\" .Capabilities.APIVersions }}\n\
+        more: {{ .Capabilities.APIVersions.Has \"x.io/v1\" }}\n\
+        first: {{ first .Capabilities.APIVersions }}\n\
+        go: {{ .Capabilities.HelmVersion.GoVersion | empty }}\n\
+        notes: {{ toYaml .Chart.Annotations }} {{ .Chart.Annotations.a | default \"none\" }}\n\
+        upgrade: {{ .Release.IsUpgrade }} {{ .Release.IsInstall }}\n";
+    let dir = chart_of(&[("templates/t.yaml", text)]);
+    let api_versions = vec!["x.io/v1".to_owned()];
+    let options = Options { api_versions, is_upgrade: true, ..Options::default() };
+    let expected = "---\n# Source: c/templates/t.yaml\nkind: X\nhas: true\nmore: true\nfirst: v1\n\
+        go: false\nnotes: null none\nupgrade: true false\n";
+    assert_eq!(rendered(&dir, &options).unwrap(), expected);
+}
+
+#[test]
+fn changes_to_values_are_seen_where_helm_shows_them() {
+    // Templates run from the last to the first, and a chart's values are those of its parent.
+    let show = "kind: X\nv: {{ toJson .Values }}\n";
+    let dir = chart_of(&[
+        ("templates/a.yaml", show),
+        ("templates/b.yaml", &format!("{{{{ $_ := set .Values \"b\" 1 }}}}{show}")),
+        ("charts/d/Chart.yaml", "name: d\nversion: 1.0.0\n"),
+        ("charts/d/templates/d.yaml", &format!("{{{{ $_ := set .Values \"d\" 1 }}}}{show}")),
+    ]);
+    let text = rendered(&dir, &Options::default()).unwrap();
+    assert_eq!(text.matches(r#"{"b":1,"d":{"d":1,"global":{}}}"#).count(), 2, "{text}");
+}
+
+#[test]
 fn hooks_say_when_they_run() {
     let text =
         "kind: Job\nmetadata:\n  annotations:\n    helm.sh/hook: pre-install, Post-Install\n";

@@ -203,7 +203,7 @@ impl Metadata {
                     entries.map(|(key, text)| (key.as_str().into(), text.as_str().into()));
                 Value::Map(Map::of(MapKind::Text, entries.collect::<Entries>()))
             }
-            None => Value::Map(Map::of(MapKind::Text, Entries::new())),
+            None => Value::Map(Map::of(MapKind::NilText, Entries::new())),
         };
         map([
             ("Name", self.name.as_str().into()),

@@ -86,6 +86,10 @@ impl<'a> Args<'a> {
                 let items = bytes.iter().map(|byte| Value::Int((*byte).into(), kind)).collect();
                 Ok(Cow::Owned(List::new(items)))
             }
+            Value::Object(object) if object.kind() == "slice" => match object.plain() {
+                Value::List(list) => Ok(Cow::Owned(list)),
+                _ => self.wrong(at, "a list"),
+            },
             _ => self.wrong(at, "a list"),
         }
     }

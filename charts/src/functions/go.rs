@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 
 use super::{Args, Function, Host, Outcome, fixed, variadic};
-use crate::value::{IntKind, MapKind, Value, compare, format, number};
+use crate::value::{IntKind, Value, compare, format, number};
 
 pub(super) fn find(name: &str) -> Option<Function> {
     Some(match name {
@@ -76,8 +76,7 @@ fn index(_: &Host, args: Args<'_>) -> Outcome {
             Value::Map(map) => match key {
                 Value::Text(key) => match map.get(key) {
                     Some(value) => value,
-                    None if map.kind() == MapKind::Text => Value::text(""),
-                    None => Value::Nil,
+                    None => map.kind().zero(),
                 },
                 Value::Nil => return Err("value is nil; should be of type string".into()),
                 other => {

@@ -173,6 +173,14 @@ fn replace(host: &Host, args: Args<'_>) -> Outcome {
 
 /// Sprig's `strslice`: what is no list becomes one of a single string.
 pub(super) fn strslice(host: &Host, value: &Value) -> Result<List, String> {
+    let plain;
+    let value = match value {
+        Value::Object(object) if object.kind() == "slice" => {
+            plain = object.plain();
+            &plain
+        }
+        value => value,
+    };
     let items = match value {
         Value::List(list) => list.items(),
         Value::Nil => &[],

@@ -46,9 +46,9 @@ impl Capabilities {
         // Of the Helm that documents are compared with.
         map([
             ("Version", "v4.3.1".into()),
-            ("GitCommit", "".into()),
-            ("GitTreeState", "".into()),
-            ("GoVersion", "".into()),
+            ("GitCommit", "c0d08d0d6d9424d4a14febb5e8a3e51b0dd00dff".into()),
+            ("GitTreeState", "clean".into()),
+            ("GoVersion", "go1.27.2".into()),
             ("KubeClientVersion", "v1.37".into()),
         ])
     }

@@ -458,7 +458,6 @@ impl Run<'_> {
 fn missing_is_zero(map: &Map, name: &str) -> Value {
     match map.get(name) {
         Some(value) => value,
-        None if map.kind() == crate::value::MapKind::Text => Value::text(""),
-        None => Value::Nil,
+        None => map.kind().zero(),
     }
 }

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use super::scalar;
 use crate::value::format::{Out, TooBig};
-use crate::value::{MAX_DEPTH, Value, number};
+use crate::value::{MAX_DEPTH, MapKind, Value, number};
 use analysis::Analysis;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -128,6 +128,7 @@ impl Writer {
             }
             Value::List(list) if list.nil => Ok(self.word("null")?),
             Value::List(list) => self.sequence(list.items(), indent, within, depth),
+            Value::Map(map) if map.kind() == MapKind::NilText => Ok(self.word("null")?),
             Value::Map(map) => self.mapping(&map.snapshot(), indent, within, depth),
             Value::Object(object) => self.node(&object.plain(), indent, within, depth),
         }

@@ -14,7 +14,8 @@ fn write(root: &Path, name: &str, text: &str) {
 
 fn kfs(root: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
-    command.env_clear().env("KFS_ROOT", root.join("store")).current_dir(root).args(args);
+    command.env_clear().env("KFS_ROOT", root.join("store")).env("KFS_PULL", "never");
+    command.current_dir(root).args(args);
     command.output().unwrap()
 }
 

@@ -47,6 +47,8 @@ pub struct Options {
     pub include_crds: bool,
     /// Whether values are rendered that the chart's schema does not allow.
     pub skip_schema: bool,
+    /// Whether a chart is rendered that lacks dependencies or is for another version of Kubernetes.
+    pub skip_checks: bool,
     /// What `now` is; the default is the time of the call.
     pub now: Option<SystemTime>,
     /// With the same seed random functions give the same; the default differs each time.
@@ -67,6 +69,7 @@ impl Default for Options {
             is_upgrade: false,
             include_crds: false,
             skip_schema: false,
+            skip_checks: false,
             now: None,
             seed: None,
             limits: Limits::default(),
@@ -172,6 +175,7 @@ fn render_here(chart: &Chart, options: &Options) -> Result<Vec<Rendered>, Error>
         None => KubeVersion::default(),
     };
     if let Some(constraint) = chart.kube_version()
+        && !options.skip_checks
         && !is_in_range(constraint, &kube_version.normalized)
     {
         return Err(Error::KubeVersion {
@@ -219,7 +223,7 @@ fn check(chart: &Chart, options: &Options) -> Result<(), Error> {
     let present = |name: &str| chart.dependencies.iter().any(|below| below.name() == name);
     let wanted = chart.metadata.dependencies.iter().map(|wanted| &wanted.name);
     let missing: Vec<String> = wanted.filter(|name| !present(name)).cloned().collect();
-    if missing.is_empty() {
+    if missing.is_empty() || options.skip_checks {
         return Ok(());
     }
     Err(Error::MissingDependencies { chart: chart.name().into(), missing })

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use kfs_builder::cluster::collect::{self, Collection, Place, Scope, Skipped};
+use kfs_builder::cluster::collect::{self, ChartSettings, Collection, Place, Scope, Skipped};
 use kfs_builder::cluster::files::{Files, FilesError};
 use serde::Serialize;
 
@@ -14,11 +14,12 @@ use super::{Context, ListFormat, Out};
 use crate::look::Look;
 use crate::report::{Failure, talk};
 
-/// List the container images that manifests and lists name
+/// List the container images that manifests, charts and lists name
 ///
-/// From a build context or an image: what is below manifests/, images/shim/ and
-/// application/apps/. From any other directory: all YAML files. From a file: that file. References
-/// that were left out are told on standard error, with the reason.
+/// From a build context or an image: what is below manifests/, charts/, images/shim/ and
+/// application/apps/. From a Helm chart: what it renders to. From any other directory: all YAML
+/// files. From a file: that file. References that were left out are told on standard error, with
+/// the reason.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  kfs collect .\n  kfs collect --format json my-cluster:v1")]
 pub(crate) struct Args {
@@ -29,6 +30,19 @@ pub(crate) struct Args {
     /// Leave out the images of this list, one a line
     #[arg(long, value_name = "FILE")]
     ignored_image_list: Option<std::path::PathBuf>,
+
+    /// The Kubernetes version that charts are rendered for [default: that of Helm]
+    #[arg(long, value_name = "VERSION")]
+    kube_version: Option<String>,
+
+    /// Values for a chart: the chart's name, =, a YAML file; only the file for all charts
+    #[arg(long, value_name = "[CHART=]FILE")]
+    values: Vec<String>,
+
+    /// Values for a chart as of helm --set: the chart's name, :, and what is set; without a name
+    /// for all charts
+    #[arg(long, value_name = "[CHART:]KEY=VALUE")]
+    set: Vec<String>,
 
     /// How to print the list
     #[arg(long, value_enum, default_value_t)]
@@ -50,7 +64,8 @@ struct All<'a> {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let mut collection = collect_from(&args.what, context)?;
+    let settings = settings(args)?;
+    let mut collection = collect_from(&args.what, &settings, context)?;
     if let Some(list) = &args.ignored_image_list {
         let text = std::fs::read_to_string(list).map_err(|error| {
             Failure::new(format!("--ignored-image-list {}: {error}", list.display()))
@@ -73,14 +88,41 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the options say of charts.
+fn settings(args: &Args) -> Result<ChartSettings, Failure> {
+    let mut settings =
+        ChartSettings { kube_version: args.kube_version.clone(), ..ChartSettings::default() };
+    for option in &args.values {
+        let (chart, file) = option.split_once('=').unwrap_or(("", option));
+        let failed =
+            |error: &dyn std::fmt::Display| Failure::new(format!("--values {file}: {error}"));
+        let text = std::fs::read(file).map_err(|error| failed(&error))?;
+        let values = kfs_charts::parse_values(file, &text).map_err(|error| failed(&error))?;
+        kfs_charts::merge_values(settings.of(chart), values);
+    }
+    for option in &args.set {
+        let (chart, text) = match option.split_once(':') {
+            Some((chart, text)) if !chart.contains('=') => (chart, text),
+            _ => ("", option.as_str()),
+        };
+        kfs_charts::set_values(settings.of(chart), text, false)
+            .map_err(|error| Failure::new(error.to_string()).code(crate::report::USAGE))?;
+    }
+    Ok(settings)
+}
+
 /// From a path if it exists, else from an image.
-fn collect_from(what: &OsStr, context: &Context) -> Result<Collection, Failure> {
+fn collect_from(
+    what: &OsStr,
+    settings: &ChartSettings,
+    context: &Context,
+) -> Result<Collection, Failure> {
     let path = Path::new(what);
     if path.is_dir() {
-        return Ok(from_directory(path)?);
+        return Ok(from_directory(path, settings)?);
     }
     if path.exists() {
-        return Ok(from_file(path)?);
+        return Ok(from_file(path, settings)?);
     }
     let source = what.to_str().ok_or_else(|| {
         Failure::new(format!(
@@ -89,14 +131,17 @@ fn collect_from(what: &OsStr, context: &Context) -> Result<Collection, Failure> 
         ))
     })?;
     let look = Look::open(&source.parse()?, context)?;
-    Ok(collect::collect(&Files::Image(&look.fs), Scope::ALL)?)
+    Ok(collect::collect(&Files::Image(&look.fs), Scope::ALL, settings)?)
 }
 
 /// A directory that has none of a cluster image's places is one of manifests itself.
-fn from_directory(path: &Path) -> Result<Collection, FilesError> {
+fn from_directory(path: &Path, settings: &ChartSettings) -> Result<Collection, FilesError> {
     let files = Files::Directory(path);
+    if collect::is_chart(&files, "")? {
+        return collect::chart(&files, "", settings);
+    }
     if collect::has_places(&files)? {
-        return collect::collect(&files, Scope::ALL);
+        return collect::collect(&files, Scope::ALL, settings);
     }
     let mut collection = Collection::default();
     collect::manifests(&files, "", &mut collection)?;
@@ -104,10 +149,13 @@ fn from_directory(path: &Path) -> Result<Collection, FilesError> {
 }
 
 /// A file that is no YAML by its name is a list.
-fn from_file(path: &Path) -> Result<Collection, FilesError> {
+fn from_file(path: &Path, settings: &ChartSettings) -> Result<Collection, FilesError> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let files = Files::Directory(directory.unwrap_or(Path::new(".")));
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if collect::is_chart(&files, &name)? {
+        return collect::chart(&files, &name, settings);
+    }
     let mut collection = Collection::default();
     if collect::is_manifest(&name) || name.ends_with(".json") {
         collect::manifest(&files, &name, &mut collection)?;

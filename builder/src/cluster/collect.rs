@@ -7,14 +7,16 @@
 //! | place | what is in it |
 //! |---|---|
 //! | `manifests/**` | YAML of every kind, `.tmpl` included; `imageList` |
+//! | `charts/**` | Helm charts, directories and archives; `<chart>.values.yaml` beside them |
 //! | `images/shim/**` | lists, one reference a line |
 //! | `images/skopeo/tar.txt` | archives that come with the image: `docker-archive:FILE@NAME` |
-//! | `application/apps/*/**` | as `manifests` |
+//! | `application/apps/*/**` | as `charts` if it is a chart, else as `manifests` |
 //! | `imageListWithAuth.yaml` | lists with credentials (see [`auth`]) |
 //!
 //! Nothing is fetched here, and nothing outside the files that are given is read.
 
 pub mod auth;
+mod charts;
 mod lines;
 mod lists;
 pub mod reference;
@@ -25,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::files::{Files, FilesError};
+pub use charts::ChartSettings;
 pub use reference::ImageName;
 
 /// A YAML file larger than this is read by its lines alone, in bytes: a decoded document takes
@@ -33,6 +36,8 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 
 /// The directory of a cluster image whose files say what is to be applied.
 const MANIFESTS: &str = "manifests";
+/// The directory of a cluster image with Helm charts.
+const CHARTS: &str = "charts";
 /// The list of images that Sealer reads (seed document 1, "manifests").
 const IMAGE_LIST: &str = "manifests/imageList";
 /// The lists of images that Sealos reads.
@@ -114,25 +119,65 @@ impl Scope {
 }
 
 /// Collects from the places of a cluster image, or of the context that becomes one.
-pub fn collect(files: &Files<'_>, scope: Scope) -> Result<Collection, FilesError> {
+pub fn collect(
+    files: &Files<'_>,
+    scope: Scope,
+    settings: &ChartSettings,
+) -> Result<Collection, FilesError> {
     let mut collection = Collection::default();
     if scope.lists {
         lists(files, &mut collection)?;
     }
     if scope.manifests {
-        for directory in [MANIFESTS, APPS] {
-            manifests(files, directory, &mut collection)?;
-        }
+        manifests(files, MANIFESTS, &mut collection)?;
     }
+    if scope.charts {
+        charts::below(files, CHARTS, settings, &mut collection)?;
+    }
+    apps(files, scope, settings, &mut collection)?;
     if let Some(text) = files.text(IGNORE)? {
         collection.ignore(&names(&text), IGNORE);
     }
     Ok(collection)
 }
 
+fn apps(
+    files: &Files<'_>,
+    scope: Scope,
+    settings: &ChartSettings,
+    collection: &mut Collection,
+) -> Result<(), FilesError> {
+    for app in files.directories(APPS)? {
+        let place = format!("{APPS}/{app}");
+        let is_chart = charts::is_chart(files, &place)?;
+        if is_chart && scope.charts {
+            charts::chart(files, &place, settings, collection)?;
+        } else if !is_chart && scope.manifests {
+            manifests(files, &place, collection)?;
+        }
+    }
+    Ok(())
+}
+
+/// Collects from a chart: a directory, empty for the files' own root, or an archive.
+pub fn chart(
+    files: &Files<'_>,
+    place: &str,
+    settings: &ChartSettings,
+) -> Result<Collection, FilesError> {
+    let mut collection = Collection::default();
+    charts::chart(files, place, settings, &mut collection)?;
+    Ok(collection)
+}
+
+/// Whether this directory, empty for the files' own root, or archive is a chart.
+pub fn is_chart(files: &Files<'_>, place: &str) -> Result<bool, FilesError> {
+    charts::is_chart(files, place)
+}
+
 /// Whether there is any of the places that [`collect`] looks into.
 pub fn has_places(files: &Files<'_>) -> Result<bool, FilesError> {
-    for directory in [MANIFESTS, SHIM, APPS] {
+    for directory in [MANIFESTS, CHARTS, SHIM, APPS] {
         if files.is_directory(directory)? {
             return Ok(true);
         }
@@ -182,8 +227,8 @@ pub fn list(files: &Files<'_>, file: &str, collection: &mut Collection) -> Resul
     files.for_each_line(file, &mut |number, line| lists::line(number, line, &mut found))
 }
 
-/// Collects from text that was made of a file, as by rendering a chart's template.
-pub fn rendered(file: &str, text: &str, collection: &mut Collection) {
+/// Collects from text that a chart's template rendered to.
+fn rendered(file: &str, text: &str, collection: &mut Collection) {
     yaml::scan(text, &mut Found { file, kind: Kind::Chart, collection });
 }
 
@@ -260,7 +305,7 @@ impl Found<'_> {
     /// anything else.
     fn likely(&mut self, text: &str, line: Option<usize>) {
         match reference::read(text) {
-            Ok(Some(image)) if reference::is_explicit(text) => self.add(image, line),
+            Ok(Some(image)) if reference::is_likely(text) => self.add(image, line),
             Ok(_) | Err(_) => {
                 self.skip(
                     text,

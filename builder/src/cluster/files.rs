@@ -160,16 +160,30 @@ impl<'a> Files<'a> {
         Ok(Some(OpenFile { from, size }))
     }
 
-    /// The names of the directories in a directory; none if it is not there.
+    /// The names of the directories in a directory, in order; none if it is not there.
     pub fn directories(&self, directory: &str) -> Result<Vec<String>, FilesError> {
+        self.names_of(directory, |at| matches!(at, At::Directory))
+    }
+
+    /// The names of the regular files in a directory, in order; none if it is not there.
+    pub fn files(&self, directory: &str) -> Result<Vec<String>, FilesError> {
+        self.names_of(directory, |at| matches!(at, At::File(_)))
+    }
+
+    fn names_of(
+        &self,
+        directory: &str,
+        wanted: impl Fn(&At) -> bool,
+    ) -> Result<Vec<String>, FilesError> {
         let mut found = Vec::new();
         if let At::Directory = self.at(directory)? {
             for name in self.names(directory)? {
-                if let At::Directory = self.at(&format!("{directory}/{name}"))? {
+                if wanted(&self.at(&format!("{directory}/{name}"))?) {
                     found.push(name);
                 }
             }
         }
+        found.sort_unstable();
         Ok(found)
     }
 

@@ -58,15 +58,23 @@ impl ListWithAuth {
 #[error("{file}: {reason}")]
 pub struct AuthListError {
     file: String,
-    reason: String,
+    reason: &'static str,
 }
 
 /// Reads a list; `file` is for messages.
 pub fn parse(file: &str, text: &str) -> Result<ListWithAuth, AuthListError> {
-    // The parser's words may hold the line, and with it the password: only the place is told.
-    serde_saphyr::from_str(text).map(|registries| ListWithAuth { registries }).map_err(|error| {
-        let place = error.location().map(|at| format!(" (line {})", at.line())).unwrap_or_default();
-        let expected = "expected a list of items with registry, username, password and images";
-        AuthListError { file: file.to_owned(), reason: format!("{expected}{place}") }
-    })
+    // The parser's words may hold the line, and with it the password: they are not told.
+    let wrong = || AuthListError {
+        file: file.to_owned(),
+        reason: "expected a list of items with registry, username, password and images",
+    };
+    let mut documents = kfs_charts::documents(file, text).map_err(|_| wrong())?;
+    match documents.pop() {
+        None => Ok(ListWithAuth::default()),
+        Some(list) if documents.is_empty() => {
+            let registries = serde_json::from_value(list).map_err(|_| wrong())?;
+            Ok(ListWithAuth { registries })
+        }
+        Some(_) => Err(wrong()),
+    }
 }

@@ -63,9 +63,12 @@ pub(super) fn read(text: &str) -> Result<Option<ImageName>, String> {
     }
 }
 
-/// Whether a text that can be read as a name says so much that it is hardly anything else: with a
-/// tag or digest.
-pub(super) fn is_explicit(text: &str) -> bool {
-    let last = text.trim().rsplit('/').next().unwrap_or_default();
-    last.contains(':') || last.contains('@')
+/// Whether a text that can be read as a name, and is the value of a field for images, is hardly
+/// anything else: it has a tag or digest, or a path that is not that of a picture.
+pub(super) fn is_likely(text: &str) -> bool {
+    let text = text.trim();
+    let last = text.rsplit('/').next().unwrap_or_default();
+    let pictures = [".gif", ".ico", ".jpeg", ".jpg", ".png", ".svg", ".webp"];
+    let is_picture = pictures.iter().any(|end| last.ends_with(end));
+    last.contains(':') || last.contains('@') || (text.contains('/') && !is_picture)
 }

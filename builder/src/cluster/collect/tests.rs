@@ -13,7 +13,7 @@ fn context(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 fn found(files: &[(&str, &str)]) -> Collection {
     let dir = context(files);
-    collect(&Files::Directory(dir.path()), Scope::ALL).unwrap()
+    collect(&Files::Directory(dir.path()), Scope::ALL, &ChartSettings::default()).unwrap()
 }
 
 /// What is found in one manifest: the images, and what was left out.
@@ -33,7 +33,10 @@ fn manifests_are_decoded() {
         ("image: >-\n  a/b:1\n", &["docker.io/a/b:1"]),
         ("image: &i a/b:1\nother: {image: *i}", &["docker.io/a/b:1"]),
         ("a: 1\n---\nimage: a/b:1\n---\n", &["docker.io/a/b:1"]),
-        ("brokerImage: a/b:1\npullImage: never\nicon-image: /x.png", &["docker.io/a/b:1"]),
+        (
+            "brokerImage: a/b:1\npullImage: never\nicon-image: img/x.png\nc-image: d/e",
+            &["docker.io/a/b:1", "docker.io/d/e:latest"],
+        ),
         (
             "env:\n- name: RELATED_IMAGE_X\n  value: a/b:1\n- name: X\n  value: c/d:1",
             &["docker.io/a/b:1"],
@@ -140,7 +143,8 @@ fn symlinks_do_not_lead_out_of_the_directory() {
     link(&outside.path().join("x.yaml"), "manifests/out.yaml");
     link(std::path::Path::new("a.yaml"), "manifests/b.yaml");
     link(std::path::Path::new("."), "manifests/loop");
-    let collection = collect(&Files::Directory(dir.path()), Scope::ALL).unwrap();
+    let collection =
+        collect(&Files::Directory(dir.path()), Scope::ALL, &ChartSettings::default()).unwrap();
     let images: Vec<String> = collection.images.keys().map(ImageName::to_string).collect();
     assert_eq!(images, ["docker.io/in/side:1"]);
     let places = collection.images.values().next().unwrap();
@@ -158,4 +162,47 @@ fn bad_documents_are_searched_by_their_lines_in_bounded_time() {
     assert_eq!(in_manifest(&deep).0, ["docker.io/a/b:1"]);
     let long = format!("x: \"{}\nimage: a/b:1\n", "y".repeat(17 << 20));
     assert_eq!(in_manifest(&long).0, ["docker.io/a/b:1"]);
+}
+
+#[test]
+fn charts_are_rendered_with_what_is_said_of_them() {
+    let chart = |name: &str| format!("apiVersion: v2\nname: {name}\nversion: 1.0.0\n");
+    let template = "image: {{ .Values.image }}:{{ .Chart.Version }}\n---\nimage: kube:{{ .Capabilities.KubeVersion.Major }}-{{ .Capabilities.KubeVersion.Minor }}\n";
+    let dir = context(&[
+        ("charts/one/Chart.yaml", &chart("one")),
+        ("charts/one/values.yaml", "image: first\n"),
+        ("charts/one/templates/a.yaml", template),
+        ("charts/one/charts/sub/Chart.yaml", &chart("sub")),
+        ("charts/one/charts/sub/templates/a.yaml", "image: sub:{{ .Release.Name }}\n"),
+        ("charts/more/two/Chart.yaml", &chart("two")),
+        ("charts/more/two.values.yaml", "image: beside\n"),
+        ("charts/more/two/templates/a.yaml", "image: {{ .Values.image }}:2\n"),
+        ("application/apps/app/Chart.yaml", &chart("app")),
+        (
+            "application/apps/app/templates/a.yaml",
+            "image: {{ required \"no x\" .Values.x }}\n---\nimage: by/line:1\n",
+        ),
+    ]);
+    let values = [("one".to_owned(), serde_json::json!({ "image": "set" }))].into();
+    let settings = ChartSettings { kube_version: Some("1.22.0".to_owned()), values };
+    let collection = collect(&Files::Directory(dir.path()), Scope::ALL, &settings).unwrap();
+    let images: Vec<&str> = collection.images.keys().map(ImageName::as_str).collect();
+    let expected = [
+        "by/line:1",
+        "library/beside:2",
+        "library/kube:1-22",
+        "library/set:1.0.0",
+        "library/sub:release-name",
+    ];
+    assert_eq!(images, expected.map(|name| format!("docker.io/{name}")));
+    let reasons: Vec<&str> = collection.skipped.iter().map(|s| s.reason.as_str()).collect();
+    assert!(
+        reasons
+            .iter()
+            .any(|reason| reason.contains("cannot be rendered") && reason.contains("no x")),
+        "{reasons:?}"
+    );
+    let none = Scope { charts: false, ..Scope::ALL };
+    let without = collect(&Files::Directory(dir.path()), none, &settings).unwrap();
+    assert_eq!(without, Collection::default());
 }

@@ -15,8 +15,7 @@ const MAX_DEPTH: usize = 100;
 /// Looks for references in a file of YAML documents. One that does not decode, as a template, is
 /// searched by its lines.
 pub(super) fn scan(text: &str, found: &mut Found<'_>) {
-    let decoded: Result<Vec<Value>, _> = serde_saphyr::from_multiple(text);
-    match decoded {
+    match kfs_charts::documents(found.file, text) {
         Ok(documents) => {
             let mut walk = Walk { text, found };
             documents.iter().for_each(|document| walk.value(document, 0));

@@ -1,0 +1,172 @@
+//! References in what Helm charts render to.
+//!
+//! A chart is rendered as `helm template` would, with its own values, what the files beside it say
+//! (`<chart>.values.yaml`, as Sealos has it) and what the caller sets. A chart that does not render
+//! is told of; its templates are then searched by their lines, which is better than nothing.
+
+use std::collections::BTreeMap;
+
+use kfs_charts::{Chart, Options, merge_values, parse_values};
+use serde_json::{Map, Value};
+
+use super::{Collection, Found, Kind, Place, Skipped, lines, rendered};
+use crate::cluster::files::{Files, FilesError};
+
+/// The file that makes a directory a chart.
+const CHART: &str = "Chart.yaml";
+/// Charts of a directory are looked for this deep.
+const MAX_DEPTH: usize = 16;
+
+/// With what charts are rendered.
+#[derive(Clone, Debug, Default)]
+pub struct ChartSettings {
+    /// `.Capabilities.KubeVersion`; the default is Helm's.
+    pub kube_version: Option<String>,
+    /// Values by the name of the chart; those under the empty name are for all.
+    pub values: BTreeMap<String, Value>,
+}
+
+impl ChartSettings {
+    /// The values for a chart, empty name for all, to be added to.
+    pub fn of(&mut self, chart: &str) -> &mut Value {
+        self.values.entry(chart.to_owned()).or_insert_with(|| Value::Object(Map::new()))
+    }
+}
+
+/// Collects from all charts below a directory, as far as they are not parts of others.
+pub(super) fn below(
+    files: &Files<'_>,
+    directory: &str,
+    settings: &ChartSettings,
+    collection: &mut Collection,
+) -> Result<(), FilesError> {
+    let mut open = vec![(directory.to_owned(), 0)];
+    while let Some((directory, depth)) = open.pop() {
+        if files.is_file(&join(&directory, CHART))? {
+            chart(files, &directory, settings, collection)?;
+            continue;
+        }
+        for archive in files.files(&directory)?.iter().filter(|name| is_archive(name)) {
+            chart(files, &join(&directory, archive), settings, collection)?;
+        }
+        if depth < MAX_DEPTH {
+            let children = files.directories(&directory)?.into_iter();
+            open.extend(children.map(|child| (join(&directory, &child), depth + 1)));
+        }
+    }
+    Ok(())
+}
+
+/// Whether this directory or archive is a chart, as far as can be told from outside.
+pub(super) fn is_chart(files: &Files<'_>, place: &str) -> Result<bool, FilesError> {
+    Ok(is_archive(place) || files.is_file(&join(place, CHART))?)
+}
+
+/// Collects from one chart: a directory, or an archive.
+pub(super) fn chart(
+    files: &Files<'_>,
+    place: &str,
+    settings: &ChartSettings,
+    collection: &mut Collection,
+) -> Result<(), FilesError> {
+    let outcome = match load(files, place)? {
+        Ok(chart) => render(files, place, &chart, settings, collection)?,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = outcome {
+        let place_of = Place { file: place.to_owned(), line: None, kind: Kind::Chart };
+        let reason = format!("the chart cannot be rendered: {error}");
+        let text = place.rsplit('/').next().unwrap_or(place).to_owned();
+        collection.skipped.insert(Skipped { text, place: place_of, reason });
+        by_lines(files, place, collection)?;
+    }
+    Ok(())
+}
+
+fn load(files: &Files<'_>, place: &str) -> Result<Result<Chart, kfs_charts::Error>, FilesError> {
+    if is_archive(place) {
+        let archive = files.bytes(place)?.unwrap_or_default();
+        return Ok(Chart::from_archive(place, &archive[..]));
+    }
+    let mut parts = Vec::new();
+    for file in files.below(place)? {
+        let name = file.strip_prefix(place).unwrap_or(&file).trim_start_matches('/').to_owned();
+        parts.push((name, files.bytes(&file)?.unwrap_or_default()));
+    }
+    Ok(Chart::from_files(place, parts))
+}
+
+fn render(
+    files: &Files<'_>,
+    place: &str,
+    chart: &Chart,
+    settings: &ChartSettings,
+    collection: &mut Collection,
+) -> Result<Result<(), kfs_charts::Error>, FilesError> {
+    let beside = place.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let mut values = Value::Object(Map::new());
+    let override_file = join(beside, &format!("{}.values.yaml", chart.name()));
+    if let Some(text) = files.text(&override_file)? {
+        match parse_values(&override_file, text.as_bytes()) {
+            Ok(beside) => merge_values(&mut values, beside),
+            Err(error) => {
+                let mut found = Found { file: &override_file, kind: Kind::Chart, collection };
+                found.skip(chart.name(), None, &format!("its values cannot be read: {error}"));
+            }
+        }
+    }
+    for name in ["", chart.name()] {
+        if let Some(set) = settings.values.get(name) {
+            merge_values(&mut values, set.clone());
+        }
+    }
+    let mut options = Options {
+        values,
+        // Some charts do not want to be installed in `default`.
+        namespace: chart.name().to_owned(),
+        kube_version: settings.kube_version.clone(),
+        include_crds: true,
+        ..Options::default()
+    };
+    let mut documents = kfs_charts::render(chart, &options);
+    if let Err(error) = &documents
+        && is_check(error)
+    {
+        // What it would run is known all the same; that something is amiss is told.
+        let mut found = Found { file: place, kind: Kind::Chart, collection };
+        found.skip(chart.name(), None, &format!("rendered although {error}"));
+        (options.skip_checks, options.skip_schema) = (true, true);
+        documents = kfs_charts::render(chart, &options);
+    }
+    Ok(documents.map(|documents| {
+        for document in documents {
+            rendered(&format!("{place}: {}", document.source), &document.text, collection);
+        }
+    }))
+}
+
+/// Whether a chart only does not pass a check, and can be rendered without it.
+fn is_check(error: &kfs_charts::Error) -> bool {
+    use kfs_charts::Error;
+    matches!(
+        error,
+        Error::MissingDependencies { .. } | Error::KubeVersion { .. } | Error::Schema { .. }
+    )
+}
+
+/// The templates of a chart that is a directory, by their lines.
+fn by_lines(files: &Files<'_>, place: &str, collection: &mut Collection) -> Result<(), FilesError> {
+    for file in files.below(&join(place, "templates"))? {
+        let mut found = Found { file: &file, kind: Kind::Chart, collection };
+        files.for_each_line(&file, &mut |number, line| lines::line(number, line, &mut found))?;
+    }
+    Ok(())
+}
+
+fn is_archive(name: &str) -> bool {
+    name.ends_with(".tgz") || name.ends_with(".tar.gz")
+}
+
+fn join(directory: &str, name: &str) -> String {
+    if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
+}

@@ -12,7 +12,8 @@
 //! *and* of the span's digest, so that a later read of 4 KiB needs to hash no more than the block
 //! it lies in, and a block that was cut, flipped or made for another index is found missing.
 //! Data is written before its sums: a process that is killed in between leaves nothing that seems
-//! to be there. What reads needs no lock.
+//! to be there. What reads needs no lock. (Where a whole layer streams by before its digest is
+//! known, its sums are written when that was found right; see `fill`.)
 //!
 //! The limit is one of allocated bytes, over all processes. Whoever writes holds the lock and adds
 //! what he will at most allocate to the sum in it beforehand; when that reaches the limit, the
@@ -23,6 +24,7 @@
 //! The sums guard against what happens to disks and files, not against whoever may write to the
 //! store: he could as well write an index.
 
+mod fill;
 mod layer;
 mod ledger;
 
@@ -34,6 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub(crate) use self::fill::{Fill, Filling};
 pub(crate) use self::layer::LayerCache;
 
 use self::layer::Files;
@@ -185,6 +188,15 @@ impl Cache {
             }
             ledger.recount(&self.dir)?;
             Ok(freed)
+        })
+    }
+
+    /// Drops all of a layer as one index has it.
+    fn forget_index(&self, id: &IndexId) -> Result<(), CacheError> {
+        self.locked(PATIENCE, |ledger| {
+            layer::remove(&self.dir.join(id.to_string()))?;
+            ledger.recount(&self.dir)?;
+            Ok(())
         })
     }
 

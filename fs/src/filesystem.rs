@@ -11,6 +11,7 @@ use std::time::Duration;
 pub use path::Resolved;
 
 use self::first_reads::FirstReads;
+use crate::cache::Filling;
 use crate::content::{Content, Options, Stats};
 use crate::digest::Digest;
 use crate::layer::Timestamp;
@@ -157,7 +158,8 @@ impl ImageFs {
         progress: &(dyn Fn(u64) + Sync),
         options: Options,
     ) -> Result<Self, OpenError> {
-        let layers = open_layers(&image.layers, indexes, progress)?;
+        let filling = options.cache.as_ref().map(Filling::new);
+        let layers = open_layers(&image.layers, indexes, progress, filling.as_ref())?;
         let digests = digests(&layers);
         let failed = |source| OpenError::Index { dir: indexes.display().to_string(), source };
         let tree = match Tree::open(indexes, &digests).map_err(failed)? {
@@ -178,7 +180,7 @@ impl ImageFs {
         work: &Path,
         below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
     ) -> Result<Self, OpenError> {
-        let layers = open_layers(layers, indexes, &|_| ())?;
+        let layers = open_layers(layers, indexes, &|_| (), None)?;
         let merged = tree::merge_over(&indexes_of(&layers), below)?;
         let failed = |source| OpenError::Index { dir: work.display().to_string(), source };
         let tree = Tree::create(work, &digests(&layers), merged).map_err(failed)?;
@@ -371,8 +373,12 @@ fn open_layers(
     layers: &[Layer],
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),
+    filling: Option<&Filling>,
 ) -> Result<Vec<(LayerIndex, Layer)>, LayerError> {
-    let open = |layer: &Layer| Ok((scan::open_or_scan(layer, indexes, progress)?, layer.clone()));
+    let open = |layer: &Layer| {
+        let index = scan::open_or_scan_filling(layer, indexes, progress, filling)?;
+        Ok((index, layer.clone()))
+    };
     layers.iter().map(open).collect()
 }
 

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -23,7 +24,8 @@ const BLOCK: usize = 16 << 10;
 /// Bytes of a sum. 128 bits are plenty where nobody searches for a collision.
 const SUM: usize = 16;
 
-type Sum = [u8; SUM];
+/// What a block is held against.
+pub(super) type Sum = [u8; SUM];
 
 /// What file systems allocate at a time, in bytes, at most.
 const ALLOCATION: u64 = 4096;
@@ -32,6 +34,7 @@ const ALLOCATION: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct LayerCache {
     cache: Arc<Cache>,
+    id: IndexId,
     dir: PathBuf,
     files: Mutex<Option<Arc<Files>>>,
 }
@@ -42,7 +45,15 @@ pub(crate) type Verified<'a> = (usize, Span, &'a [u8]);
 impl LayerCache {
     pub(crate) fn new(cache: &Arc<Cache>, id: IndexId) -> Self {
         let dir = cache.dir.join(id.to_string());
-        Self { cache: cache.clone(), dir, files: Mutex::default() }
+        Self { cache: cache.clone(), id, dir, files: Mutex::default() }
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(super) fn id(&self) -> IndexId {
+        self.id
     }
 
     /// Copies what a span has at `skip`; `None` if it is not there, or damaged.
@@ -110,21 +121,51 @@ impl LayerCache {
         if self.cache.is_pausing() {
             return false;
         }
-        let stored = self.try_store(spans);
+        let stored = self.write(spans, PATIENCE, |files, run| {
+            // The sums last, as they say that the data is there.
+            files.write_content(&run)?;
+            files.write_sums(run.first_slot, &run.sums)
+        });
         stored.inspect_err(|error| self.cache.complain(error)).is_ok()
     }
 
-    fn try_store(&self, spans: &[Verified<'_>]) -> Result<(), CacheError> {
+    /// Makes room for spans, and calls `put` with each run of them.
+    pub(super) fn write<'a>(
+        &self,
+        spans: &'a [Verified<'a>],
+        patience: Duration,
+        mut put: impl FnMut(&Files, Run<'a>) -> io::Result<()>,
+    ) -> Result<(), CacheError> {
         let runs: Vec<Run<'_>> =
             spans.chunk_by(|(a, ..), (b, ..)| a + 1 == *b).map(Run::new).collect();
         let bytes = runs.iter().map(Run::most_allocated).sum();
         let cache = &self.cache;
-        cache.locked(PATIENCE, |ledger| {
+        cache.locked(patience, |ledger| {
             ledger.reserve(&cache.dir, bytes, cache.limit)?;
             // Only now: making room may have removed them.
             let files = self.files_to_write()?;
-            for run in &runs {
-                files.write(run).at("write", &self.dir)?;
+            for run in runs {
+                put(&files, run).at("write", &self.dir)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes the sums of data that was written before, each run from its first slot on; room was
+    /// made for them then.
+    pub(super) fn write_sums(
+        &self,
+        runs: &[(u64, Vec<Sum>)],
+        patience: Duration,
+    ) -> Result<(), CacheError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        self.cache.locked(patience, |_| {
+            // What was removed meanwhile is not there, whatever its sums.
+            let files = self.files_to_write()?;
+            for (first_slot, sums) in runs {
+                files.write_sums(*first_slot, sums).at("write", &self.dir)?;
             }
             Ok(())
         })
@@ -165,10 +206,10 @@ impl LayerCache {
 }
 
 /// Spans with consecutive numbers, and their sums.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     spans: &'a [Verified<'a>],
-    first_slot: u64,
-    sums: Vec<Sum>,
+    pub(super) first_slot: u64,
+    pub(super) sums: Vec<Sum>,
 }
 
 impl<'a> Run<'a> {
@@ -308,9 +349,8 @@ impl Files {
         Ok(read)
     }
 
-    /// The use first, as what has none is not found when room is made; the sums last, as they say
-    /// that the data is there.
-    fn write(&self, run: &Run<'_>) -> io::Result<()> {
+    /// The use first, as what has none is not found when room is made.
+    pub(super) fn write_content(&self, run: &Run<'_>) -> io::Result<()> {
         let start = run.spans.first().map_or(0, |(_, span, _)| span.content_offset);
         let end = run.spans.last().map_or(0, |(_, span, content)| {
             span.content_offset.saturating_add(content.len() as u64)
@@ -319,7 +359,12 @@ impl Files {
         for (_, span, content) in run.spans {
             self.data.write_all_at(content, span.content_offset)?;
         }
-        self.sums.write_all_at(run.sums.as_flattened(), run.first_slot.saturating_mul(SUM as u64))
+        Ok(())
+    }
+
+    /// From here on the blocks are there.
+    pub(super) fn write_sums(&self, first_slot: u64, sums: &[Sum]) -> io::Result<()> {
+        self.sums.write_all_at(sums.as_flattened(), first_slot.saturating_mul(SUM as u64))
     }
 
     /// Notes that a range of the content is used, unless that was noted less than `coarseness`

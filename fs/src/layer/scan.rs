@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
 pub use choice::open_or_scan;
+pub(crate) use choice::open_or_scan_filling;
 use piece::{Piece, Sink, SpanStart};
 
 use super::index::{
@@ -25,6 +26,7 @@ use super::tar::{TarError, TarReader};
 use super::toc::error::TocError;
 use super::{Entry, gzip, zstd};
 use crate::blob::BlobReader;
+use crate::cache::Fill;
 use crate::digest::{DiffId, Digest, Hasher, Mismatch, VerifyReader};
 use crate::oci::Layer;
 
@@ -110,13 +112,23 @@ pub fn scan(
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<LayerIndex, LayerError> {
+    scan_filling(layer, indexes, progress, None)
+}
+
+/// As [`scan`], and the content goes into the cache, to be there when the layer was found right.
+fn scan_filling(
+    layer: &Layer,
+    indexes: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+    mut fill: Option<Fill<'_>>,
+) -> Result<LayerIndex, LayerError> {
     let digest = layer.descriptor.digest;
     let (blob_tx, blob_rx) = mpsc::sync_channel(AHEAD);
     let (content_tx, content_rx) = mpsc::sync_channel(AHEAD);
     let (read, decoded, indexed) = std::thread::scope(|scope| {
         let reading = scope.spawn(|| read_blob(layer, blob_tx, progress));
         let decoding = scope.spawn(|| decode(blob_rx, content_tx));
-        let indexed = index_content(content_rx, layer.descriptor.size, indexes, digest);
+        let indexed = index_content(content_rx, layer, indexes, fill.as_mut());
         let join = "a stage of the scan does not panic";
         (reading.join().expect(join), decoding.join().expect(join), indexed)
     });
@@ -134,7 +146,11 @@ pub fn scan(
     }
     let blob_len = layer.descriptor.size;
     let summary = Summary { digest, diff_id, toc: None, blob_len, content_len };
-    builder.finish(&summary).map_err(|source| index_error(indexes, digest, source))
+    let index = builder.finish(&summary).map_err(|source| index_error(indexes, digest, source))?;
+    if let Some(fill) = fill {
+        fill.finish();
+    }
+    Ok(index)
 }
 
 pub(super) fn read_error(layer: &Layer, source: io::Error) -> LayerError {
@@ -257,13 +273,15 @@ fn full_pieces(blob: Receiver<Vec<u8>>) -> impl Iterator<Item = Vec<u8>> {
 /// Third stage: returns the builder, the diffID and the content's length.
 fn index_content(
     content: Receiver<Piece>,
-    blob_len: u64,
+    layer: &Layer,
     indexes: &Path,
-    layer: Digest,
+    fill: Option<&mut Fill<'_>>,
 ) -> Result<(IndexBuilder, DiffId, u64), LayerError> {
+    let blob_len = layer.descriptor.size;
+    let layer = layer.descriptor.digest;
     let failed = |source| index_error(indexes, layer, source);
     let builder = IndexBuilder::new(indexes).map_err(failed)?;
-    let mut tar = TarReader::new(Content::new(content, blob_len, builder));
+    let mut tar = TarReader::new(Content::new(content, blob_len, builder, fill));
     let result = index_members(&mut tar);
     let content = tar.into_inner();
     if let Some(source) = content.index_failure {
@@ -273,7 +291,7 @@ fn index_content(
     Ok((content.builder, DiffId::new(content.hasher.finish()), content.len))
 }
 
-fn index_members(tar: &mut TarReader<Content>) -> Result<(), TarError> {
+fn index_members(tar: &mut TarReader<Content<'_, '_>>) -> Result<(), TarError> {
     while let Some(member) = tar.next_member()? {
         tar.input_mut().add(&member.entry, &member.extents);
     }
@@ -281,7 +299,7 @@ fn index_members(tar: &mut TarReader<Content>) -> Result<(), TarError> {
 }
 
 /// The content as it comes from the decoder, hashed and cut into spans on its way.
-struct Content {
+struct Content<'a, 'b> {
     pieces: Receiver<Piece>,
     /// Set when the decoder has said that all is there.
     complete: bool,
@@ -292,6 +310,8 @@ struct Content {
     span: Option<OpenSpan>,
     blob_len: u64,
     builder: IndexBuilder,
+    /// Where the content of spans goes that are not unpacked.
+    fill: Option<&'a mut Fill<'b>>,
     /// Why the index cannot be written; the stream then ends with an error.
     index_failure: Option<io::Error>,
 }
@@ -301,13 +321,18 @@ struct OpenSpan {
     start: SpanStart,
     content_offset: u64,
     hasher: blake3::Hasher,
-    /// The pieces so far, but the one in use, in case the span has to be unpacked.
+    /// The pieces so far, but the one in use, in case the span has to be unpacked, or cached.
     kept: Vec<Vec<u8>>,
     unpacked: bool,
 }
 
-impl Content {
-    fn new(pieces: Receiver<Piece>, blob_len: u64, builder: IndexBuilder) -> Self {
+impl<'a, 'b> Content<'a, 'b> {
+    fn new(
+        pieces: Receiver<Piece>,
+        blob_len: u64,
+        builder: IndexBuilder,
+        fill: Option<&'a mut Fill<'b>>,
+    ) -> Self {
         Self {
             pieces,
             complete: false,
@@ -318,6 +343,7 @@ impl Content {
             span: None,
             blob_len,
             builder,
+            fill,
             index_failure: None,
         }
     }
@@ -355,13 +381,14 @@ impl Content {
         }
     }
 
-    /// Keeps the piece that was in use as long as its span may have to be unpacked.
+    /// Keeps the piece that was in use as long as its span may have to be unpacked, or cached.
     fn keep_last(&mut self) {
         let last = std::mem::take(&mut self.piece);
+        let is_cached = self.fill.as_ref().is_some_and(|fill| fill.is_open());
         if let Some(span) = &mut self.span
             && !last.is_empty()
             && !span.unpacked
-            && span.start.coding != Coding::Stored
+            && (span.start.coding != Coding::Stored || is_cached)
         {
             span.kept.push(last);
         }
@@ -390,14 +417,14 @@ impl Content {
     fn start_span(&mut self, start: SpanStart) {
         self.end_span(start.blob_offset);
         let hasher = blake3::Hasher::new();
-        // Nothing of the piece in use is left, and it belongs to the span before.
-        self.piece = Vec::new();
-        self.taken = 0;
         let (kept, unpacked) = (Vec::new(), false);
         self.span = Some(OpenSpan { start, content_offset: self.len, hasher, kept, unpacked });
     }
 
     fn end_span(&mut self, blob_end: u64) {
+        // Nothing of the piece in use is left, and it belongs to this span.
+        let last = std::mem::take(&mut self.piece);
+        self.taken = 0;
         let Some(open) = self.span.take().filter(|open| !open.unpacked) else { return };
         let span = Span {
             content_offset: open.content_offset,
@@ -409,12 +436,21 @@ impl Content {
             inner_offset: 0,
             digest: SpanDigest::Blake3(*open.hasher.finalize().as_bytes()),
         };
+        let number = self.builder.span_count();
         let added = self.builder.span(&span, &open.start.window);
         self.index_failure = self.index_failure.take().or(added.err());
+        if let Some(fill) = self.fill.as_mut().filter(|fill| fill.is_open()) {
+            let mut content = open.kept.concat();
+            content.extend(last);
+            // One that began when there was no room, or has nothing, is of no use.
+            if content.len() as u64 == span.content_len && !content.is_empty() {
+                fill.add(number, span, content);
+            }
+        }
     }
 }
 
-impl Read for Content {
+impl Read for Content<'_, '_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.taken == self.piece.len() && !self.next_piece()? {
             return Ok(0);

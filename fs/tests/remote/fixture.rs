@@ -176,7 +176,7 @@ fn entry(path: &str, size: usize) -> Entry {
     }
 }
 
-fn image(layer: Layer) -> Image {
+pub(crate) fn image(layer: Layer) -> Image {
     Image {
         name: "test".to_owned(),
         digest: Digest::of(b"{}"),

@@ -5,6 +5,7 @@ mod skip;
 
 mod disk;
 mod fetching;
+mod filling;
 mod fixture;
 mod mounted;
 mod source;

@@ -124,6 +124,12 @@ impl IndexBuilder {
         Ok(())
     }
 
+    /// How many spans were added.
+    pub fn span_count(&self) -> usize {
+        let spans = self.spans.len() / size_of::<SpanRecord>() as u64;
+        usize::try_from(spans).unwrap_or(usize::MAX)
+    }
+
     /// Adds a span of this content that cannot be decoded from the blob alone.
     pub fn unpacked_span(&mut self, content_offset: u64, content: &[u8]) -> io::Result<()> {
         if self.unpacked.is_none() {

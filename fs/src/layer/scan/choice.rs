@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{LayerError, index_error, scan};
+use super::{LayerError, index_error, scan_filling};
+use crate::cache::Filling;
 use crate::digest::{Digest, Found, Mismatch};
 use crate::layer::index::{IndexBuilder, IndexId, LayerIndex, Summary};
 use crate::layer::toc::error::TocError;
@@ -18,10 +19,21 @@ pub fn open_or_scan(
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<LayerIndex, LayerError> {
+    open_or_scan_filling(layer, indexes, progress, None)
+}
+
+/// As [`open_or_scan`]; the content of a remote blob that is read whole goes into the cache.
+pub(crate) fn open_or_scan_filling(
+    layer: &Layer,
+    indexes: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+    filling: Option<&Filling>,
+) -> Result<LayerIndex, LayerError> {
+    let whole = || open_or_scan_whole(layer, indexes, progress, filling);
     let trusted = TrustedToc::of(&layer.descriptor).map_err(|error| toc_error(layer, error))?;
     let beside = layer.ztoc.as_ref().map(Table::Soci);
     let Some(table) = trusted.map(Table::Inside).or(beside) else {
-        return open_or_scan_whole(layer, indexes, progress);
+        return whole();
     };
     let digest = layer.descriptor.digest;
     let failed = |source| index_error(indexes, digest, source);
@@ -39,7 +51,7 @@ pub fn open_or_scan(
         Ok(index) => Ok(index),
         Err(TocError::Unusable(why)) => {
             tracing::warn!("layer {digest} cannot be read in parts: {why}; it is read whole");
-            open_or_scan_whole(layer, indexes, progress)
+            whole()
         }
         Err(TocError::Index(source)) => Err(failed(source)),
         Err(error) => Err(toc_error(layer, error)),
@@ -66,8 +78,14 @@ fn open_or_scan_whole(
     layer: &Layer,
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),
+    filling: Option<&Filling>,
 ) -> Result<LayerIndex, LayerError> {
-    open_whole(layer, indexes)?.map_or_else(|| scan(layer, indexes, progress), Ok)
+    if let Some(index) = open_whole(layer, indexes)? {
+        return Ok(index);
+    }
+    let filling = filling.filter(|_| layer.blob.is_remote());
+    let fill = filling.map(|filling| filling.layer(layer.descriptor.digest));
+    scan_filling(layer, indexes, progress, fill)
 }
 
 /// The index made from the whole blob. One with another diffID may be damaged as well as the

@@ -11,6 +11,7 @@ use kfs_builder::cluster::files::{Files, FilesError};
 use serde::Serialize;
 
 use super::{Context, ListFormat, Out};
+use crate::finding::FindArgs;
 use crate::look::Look;
 use crate::report::{Failure, talk};
 
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "[CHART:]KEY=VALUE")]
     set: Vec<String>,
 
+    #[command(flatten)]
+    find: FindArgs,
+
     /// How to print the list
     #[arg(long, value_enum, default_value_t)]
     format: ListFormat,
@@ -64,6 +68,7 @@ struct All<'a> {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let settings = settings(args)?;
     let mut collection = collect_from(&args.what, &settings, context)?;
     if let Some(list) = &args.ignored_image_list {

@@ -8,6 +8,7 @@ use kfs_builder::cluster::serve::{Logins, Options, Served, Server};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::{Context, Out};
+use crate::finding::FindArgs;
 use crate::look::Look;
 use crate::report::Failure;
 
@@ -37,6 +38,9 @@ struct ServeArgs {
     #[arg(value_name = "IMAGE|DIR")]
     what: PathBuf,
 
+    #[command(flatten)]
+    find: FindArgs,
+
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:5000")]
     addr: SocketAddr,
@@ -61,6 +65,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
 }
 
 fn serve(args: ServeArgs, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let logins = args.htpasswd.as_deref().map(Logins::open).transpose()?;
     let options = Options { logins, tls: args.tls_cert.zip(args.tls_key) };
     let scheme = if options.tls.is_some() { "https" } else { "http" };

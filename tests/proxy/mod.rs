@@ -37,6 +37,10 @@ pub(crate) struct Shape {
 pub(crate) enum Fault {
     /// It is answered with this status and not passed on.
     Status(u16),
+    /// It is passed on, and the connection ends after so many bytes of its body.
+    Cut(u64),
+    /// It is passed on, and the connection ends in the place of an answer.
+    Lost,
     /// The connection is reset.
     Reset(u64),
     /// The connection ends.
@@ -262,9 +266,13 @@ impl<'a> Connection<'a> {
         }
         request.write(&mut &*self.upstream)?;
         let (shared, mut upstream) = (self.shared, self.upstream);
+        let mut left = if let Some(Fault::Cut(bytes)) = fault { bytes } else { u64::MAX };
         pass(&mut self.requests, request.request_body(), &mut |piece| {
             shared.link(piece.len());
-            upstream.write_all(piece)
+            let n = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            left -= n as u64;
+            upstream.write_all(&piece[..n])?;
+            if left > 0 { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
         })?;
         self.pass_answer(request.word(0), fault, number)
     }
@@ -275,6 +283,9 @@ impl<'a> Connection<'a> {
         while head.word(1).starts_with('1') {
             head.write(&mut &*self.client)?;
             head = Head::read(&mut self.answers)?.ok_or_else(end)?;
+        }
+        if fault == Some(Fault::Lost) {
+            return Err(end());
         }
         head.write(&mut &*self.client)?;
         let body = head.answer_body(method);

@@ -310,18 +310,26 @@ fn a_registry_may_go_away_and_come_back() {
 #[test]
 fn a_push_goes_on_after_what_passes() {
     let Some(bad) = Bad::start() else { return };
-    let (name, registry) = (format!("{}/b:1", bad.proxy.address()), &bad.registry);
-    let push = ["push", "--plain-http", "x:1", &name];
-    for method in ["HEAD", "POST", "PATCH", "PUT"] {
-        let name = format!("{}/{}:1", bad.proxy.address(), method.to_lowercase());
+    let registry = &bad.registry;
+    let faults = [
+        ("HEAD", Fault::Status(503)),
+        ("POST", Fault::Status(503)),
+        ("PATCH", Fault::Status(503)),
+        ("PATCH", Fault::Cut(500_000)),
+        ("PATCH", Fault::Lost),
+        ("PUT", Fault::Status(503)),
+        ("PUT", Fault::Lost),
+    ];
+    let name = |number: usize| format!("{}/b{number}:1", bad.proxy.address());
+    for (number, (method, fault)) in faults.into_iter().enumerate() {
         bad.proxy.clear();
-        bad.proxy.add(Rule::on(method, Fault::Status(503)).times(1));
+        bad.proxy.add(Rule::on(method, fault).times(2));
         bad.proxy.want_tokens(2);
-        assert_eq!(
-            registry.ok("origin", &["push", "--plain-http", "x:1", &name]).trim(),
-            bad.digest
-        );
+        let args = ["push", "--plain-http", "x:1", &name(number)];
+        assert_eq!(registry.ok("origin", &args).trim(), bad.digest, "{method} {fault:?}");
     }
+    let name = name(faults.len());
+    let push = ["push", "--plain-http", "x:1", &name];
     bad.proxy.clear();
     bad.proxy.add(Rule::on("", Fault::Status(500)));
     let args = [&push[..], &["--read-timeout=500ms"]].concat();

@@ -138,7 +138,7 @@ fn skopeo_copy(sandbox: &Sandbox, from: &str, to: &str) -> Option<()> {
 #[test]
 fn an_image_is_imported_listed_tagged_shown_and_removed() {
     let sandbox = Sandbox::new();
-    assert_eq!(sandbox.ok(&["images"]), "REPOSITORY   TAG   DIGEST   CREATED   SIZE\n");
+    assert_eq!(sandbox.ok(&["images"]), "REPOSITORY   TAG   DIGEST   CREATED   SIZE   HERE\n");
     assert!(!sandbox.store().exists(), "listing makes no store");
     fs::write(sandbox.path("x.tar"), tar_of("file", b"x")).unwrap();
     let import = ["import", "x.tar", "docker.io/library/x"];
@@ -153,8 +153,9 @@ fn an_image_is_imported_listed_tagged_shown_and_removed() {
         table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[1][..3], ["x", "latest", &hex[..12]]);
     assert_eq!(rows[2][..3], ["localhost/y", "v1", &hex[..12]]);
-    let (size, age) = rows[1][3..].split_last().unwrap();
+    let (age, [size, here]) = rows[1][3..].split_last_chunk().unwrap();
     assert!(age.ends_with(&["years", "ago"]) && size.ends_with("kB"), "{table}");
+    assert_eq!(*here, "all");
     assert_eq!(sandbox.ok(&["images", "-q"]), format!("{0}\n{0}\n", &hex[..12]));
     let history = sandbox.ok(&["history", "--no-trunc", &hex[..8]]);
     assert!(history.contains("imported from x.tar"), "{history}");

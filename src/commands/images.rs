@@ -12,7 +12,9 @@ use crate::table::{Table, age, size};
 
 /// List the images of the store
 ///
-/// SIZE counts config and layers as they are stored. With --quiet only digests are printed.
+/// SIZE counts config and layers as they are stored, HERE says how many of the layers are in the
+/// store: the others are read from their registry when they are needed. With --quiet only digests
+/// are printed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  kfs images --format json")]
 pub(crate) struct Args {
@@ -30,6 +32,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Row {
     name: Option<String>,
     repository: Option<String>,
@@ -41,6 +44,10 @@ struct Row {
     created: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_layers: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -59,7 +66,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         let digests = rows.iter().map(|row| short(&row.digest) + "\n");
         return print(&digests.collect::<String>());
     }
-    let mut table = Table::new(&["REPOSITORY", "TAG", "DIGEST", "CREATED", "SIZE"]);
+    let mut table = Table::new(&["REPOSITORY", "TAG", "DIGEST", "CREATED", "SIZE", "HERE"]);
     let now = SystemTime::now();
     for row in &rows {
         let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "<none>".to_owned());
@@ -69,12 +76,25 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             short(&row.digest),
             age(row.created.as_deref(), now),
             row.size.map_or_else(|| "N/A".to_owned(), size),
+            row.here(),
         ]);
         if let Some(error) = &row.error {
             context.say(&format!("kfs: warning: {error}"));
         }
     }
     print(&table.to_string())
+}
+
+impl Row {
+    /// What of the image needs no registry.
+    fn here(&self) -> String {
+        match (self.layers, self.remote_layers) {
+            (Some(_), Some(0)) => "all".to_owned(),
+            (Some(layers), Some(remote)) if layers == remote => "none".to_owned(),
+            (Some(layers), Some(remote)) => format!("{} of {layers}", layers - remote),
+            _ => "N/A".to_owned(),
+        }
+    }
 }
 
 fn row(image: ImageSummary) -> Row {
@@ -95,6 +115,8 @@ fn row(image: ImageSummary) -> Row {
         digest: image.digest.to_string(),
         id: details.as_ref().map(|details| details.id.to_string()),
         size: details.as_ref().map(|details| details.size),
+        layers: details.as_ref().map(|details| details.layers),
+        remote_layers: details.as_ref().map(|details| details.remote_layers),
         created: details.and_then(|details| details.created),
         error,
     }

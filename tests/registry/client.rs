@@ -14,6 +14,10 @@ fn an_image_is_looked_into_where_it_lies() {
     assert!(list.contains(&digest), "{list}");
     let blobs = fs::read_dir(registry.path("lazy/blobs/sha256")).unwrap().count();
     assert_eq!(blobs, 2, "manifest and config, and no layer");
+    assert!(registry.ok("lazy", &["images"]).trim_end().ends_with(" none"));
+    let listed = registry.ok("lazy", &["images", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&listed[0]["layers"], &listed[0]["remoteLayers"]), (&1.into(), &1.into()));
     let (code, error) = registry.fails("lazy", &["ls", &registry.name("a/none:1")]);
     assert_eq!(code, 3, "{error}");
     assert!(error.contains("a/none"), "{error}");
@@ -34,6 +38,7 @@ fn what_was_pulled_needs_no_registry_and_is_pushed_once() {
     let said = String::from_utf8(again.stderr).unwrap();
     assert!(said.contains("0 blobs sent, 2 were there"), "{said}");
     registry.stop();
+    assert!(registry.ok("pulled", &["images"]).trim_end().ends_with(" all"));
     assert_eq!(registry.ok("pulled", &["cat", &name, "/hello"]), "world");
 }
 

@@ -204,6 +204,17 @@ impl<'a> Supervisor<'a> {
     /// Watches over the servers until the mount ends.
     fn watch(&mut self, mut running: Running) -> Result<(), MountError> {
         loop {
+            // Before waiting: a server that died while it took over has had its signal by now.
+            if let Some(status) = running.child.try_wait().map_err(MountError::SetUp)? {
+                if status.success() || !self.is_connected() {
+                    return Ok(());
+                }
+                match self.replace(&running, status)? {
+                    Some(successor) => running = successor,
+                    None => return Ok(()),
+                }
+                continue;
+            }
             let signal = match self.wait(None, self.end_by)? {
                 Wake::Signal(signal) => signal,
                 Wake::Timeout | Wake::Message(_) | Wake::Closed => {
@@ -224,15 +235,6 @@ impl<'a> Supervisor<'a> {
                 }
                 Asked::Look => self.upgrade(&mut running),
                 Asked::Nothing => {}
-            }
-            if let Some(status) = running.child.try_wait().map_err(MountError::SetUp)? {
-                if status.success() || !self.is_connected() {
-                    return Ok(());
-                }
-                match self.replace(&running, status)? {
-                    Some(successor) => running = successor,
-                    None => return Ok(()),
-                }
             }
         }
     }

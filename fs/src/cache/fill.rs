@@ -92,7 +92,7 @@ impl Fill<'_> {
 
     /// What others need of the disk comes first: the index that is being made, above all.
     fn leaves_space(dir: &Path) -> bool {
-        const SPARE: u64 = 1 << 30;
+        const SPARE: u64 = 64 << 20;
         let found = dir.ancestors().find_map(|dir| statvfs(dir).ok());
         found.is_none_or(|fs| {
             let bytes = |blocks: u64| blocks.saturating_mul(fs.fragment_size());

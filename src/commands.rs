@@ -38,6 +38,7 @@ use std::path::{Path, PathBuf};
 use kfs_fs::content::Options;
 use kfs_fs::oci::find::Lookup;
 use kfs_fs::oci::reference::{Name, ReferenceError};
+use kfs_fs::oci::registry::{Counters, Registries};
 use kfs_fs::oci::store::{Store, StoreError};
 
 use crate::finding::FindArgs;
@@ -65,8 +66,8 @@ impl Context {
             })?,
             None => default_root()?,
         };
-        let lookup = FindArgs::default().lookup(&root);
-        let reading = FindArgs::default().reading(&root);
+        let find = FindArgs::of_environment();
+        let (lookup, reading) = (find.lookup(&root), find.reading(&root));
         Ok(Self { root, quiet, lookup, reading })
     }
 
@@ -85,6 +86,12 @@ impl Context {
     /// The store, only to be read; it need not be there.
     pub(crate) fn store_to_read(&self) -> Store {
         Store::open_readonly(&self.root).with_lookup(self.lookup.clone())
+    }
+
+    /// What registries were asked for so far.
+    pub(crate) fn fetched(&self) -> Counters {
+        let registries = self.lookup.registries.as_ref();
+        registries.map(Registries::counters).unwrap_or_default()
     }
 
     /// Tells the user something that is neither data nor an error.

@@ -67,6 +67,18 @@ enum PullWhen {
 }
 
 impl FindArgs {
+    /// What the environment says to commands that have no such options; what it says wrongly ends
+    /// the process, as it does where there are some.
+    pub(crate) fn of_environment() -> Self {
+        #[derive(clap::Parser)]
+        struct Environment {
+            #[command(flatten)]
+            find: FindArgs,
+        }
+        let parsed = <Environment as clap::Parser>::try_parse_from(["kfs"]);
+        parsed.unwrap_or_else(|error| error.exit()).find
+    }
+
     /// The platform that is wanted, if one is named.
     pub(crate) fn platform(&self) -> Option<&Wanted> {
         self.platform.as_ref()

@@ -13,6 +13,7 @@ use kfs_fs::filesystem::ImageFs;
 use kfs_fs::mount::{self, Access, LogFile, MountError, Mounts, Pending, Request, Server, State};
 use kfs_fs::oci;
 use kfs_fs::oci::reference::Source;
+use kfs_fs::oci::registry::Counters;
 use kfs_fs::oci::store::Part;
 use kfs_fs::trace::Traces;
 
@@ -20,6 +21,7 @@ use super::Context;
 use crate::finding::FindArgs;
 use crate::look::open_fs;
 use crate::report::Failure;
+use crate::table::size;
 
 /// Mount an image
 ///
@@ -104,6 +106,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     drop(writer);
     // The servers map the indexes; here they are made.
     drop(open_fs(&image, &store.dir(Part::Indexes), context)?);
+    tell_fetched(&image.name, context);
     if args.foreground {
         log_to(io::stderr);
         let id = pending.state().id.clone();
@@ -160,6 +163,18 @@ fn absolute(source: Source) -> Result<Source, Failure> {
 fn announce(state: &State, context: &Context) {
     let how = if state.rw { " read-write" } else { "" };
     context.say(&format!("{} is mounted{how} at {}", state.image, state.mountpoint.display()));
+}
+
+/// What the mount took from the network before anything was read.
+fn tell_fetched(image: &str, context: &Context) {
+    let Counters { requests, bytes, .. } = context.fetched();
+    let requests = match requests {
+        0 => return,
+        1 => "1 request".to_owned(),
+        _ => format!("{requests} requests"),
+    };
+    let about = size(bytes);
+    context.say(&format!("Fetched {about} ({bytes} bytes, {requests}) to mount {image}"));
 }
 
 /// Supervise, or serve, a mount that `kfs mount` prepared

@@ -7,6 +7,7 @@ pub(crate) mod collect;
 pub(crate) mod completions;
 pub(crate) mod compression;
 pub(crate) mod convert;
+pub(crate) mod copy;
 pub(crate) mod cp;
 pub(crate) mod diff;
 pub(crate) mod fsck;

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod convert;
+pub mod copy;
 pub mod find;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -81,3 +81,52 @@ fn credentials_are_kept_used_and_forgotten_and_never_shown() {
     let (_, error) = registry.fails("pulled", &["pull", &name]);
     assert!(error.contains("kfs login"), "{error}");
 }
+
+#[test]
+fn an_image_is_copied_from_anywhere_to_anywhere_and_stays_the_same() {
+    let Some(registry) = Registry::start(false) else { return };
+    let digest = registry.image("a:1");
+    let remote = |name: &str| format!("docker://{}", registry.name(name));
+    let places = [
+        &remote("a:1"),
+        "oci:layout:one",
+        "oci-archive:x.oci:two",
+        "copied:3",
+        &remote("b:4"),
+        "oci:layout:five",
+        "oci:other",
+    ];
+    for pair in places.windows(2) {
+        assert_eq!(registry.ok("copies", &["copy", pair[0], pair[1]]).trim(), digest, "{pair:?}");
+        assert_eq!(registry.ok("copies", &["cat", pair[1], "/hello"]), "world");
+    }
+    let index = fs::read(registry.path("layout/index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let names = index["manifests"].as_array().unwrap().iter();
+    let names: Vec<_> =
+        names.map(|entry| &entry["annotations"]["org.opencontainers.image.ref.name"]).collect();
+    assert_eq!(names, ["one", "five"]);
+    registry.ok("copies", &["copy", "copied:3", "docker-archive:x.docker"]);
+    assert_eq!(registry.ok("new", &["cat", "docker-archive:x.docker", "/hello"]), "world");
+    registry.ok("new", &["load", "x.docker"]);
+    assert_eq!(registry.ok("new", &["cat", "copied:3", "/hello"]), "world");
+    // What is no layout is left alone.
+    fs::create_dir(registry.path("full")).unwrap();
+    fs::write(registry.path("full/x"), "x").unwrap();
+    let (_, error) = registry.fails("copies", &["copy", "copied:3", "oci:full"]);
+    assert!(error.contains("oci-layout"), "{error}");
+    assert_eq!(fs::read_dir(registry.path("full")).unwrap().count(), 1);
+    // What is damaged is not copied.
+    let blobs = fs::read_dir(registry.path("layout/blobs/sha256")).unwrap();
+    let blobs = blobs.map(|blob| blob.unwrap().path());
+    let layer = blobs.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = fs::read(&layer).unwrap();
+    bytes[600] ^= 1;
+    fs::write(&layer, bytes).unwrap();
+    for target in ["oci:fourth", "x:1"] {
+        let (code, error) = registry.fails("third", &["copy", "oci:layout:one", target]);
+        assert_eq!(code, 5, "{error}");
+    }
+    assert_eq!(registry.ok("third", &["images", "-q"]), "");
+    assert!(!registry.path("fourth/index.json").exists());
+}

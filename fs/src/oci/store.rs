@@ -483,7 +483,7 @@ pub(super) fn tag_name(text: &str) -> Result<Name, StoreError> {
 /// Adds entries; a name goes from the entry that had it to the new one, to the last of several.
 /// The image that loses its last name stays, without one: its blobs can then still be found and
 /// removed.
-fn put_entries(index: &mut Index, entries: Vec<(Option<String>, Descriptor)>) {
+pub(super) fn put_entries(index: &mut Index, entries: Vec<(Option<String>, Descriptor)>) {
     let names = entries.iter().enumerate();
     let owners: HashMap<String, usize> =
         names.filter_map(|(at, (name, _))| Some((name_key(name.as_ref()?), at))).collect();

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::compression::{GZIP_LEVEL, ZSTD_LEVEL};
 use super::{Context, print, print_json};
+use crate::finding::FindArgs;
 use crate::progress::Progress;
 use crate::report::{Failure, USAGE};
 use crate::table::size;
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     /// How to print what was done
     #[arg(long, value_enum, default_value_t)]
     format: ResultFormat,
+
+    #[command(flatten)]
+    find: FindArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -95,6 +99,7 @@ struct Row {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let context = &context.finding(&args.find);
     let compression = compression(args)?;
     let priorities = match &args.trace {
         None => Priorities::default(),

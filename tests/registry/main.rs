@@ -2,6 +2,7 @@
 
 mod client;
 mod faults;
+mod options;
 #[path = "../proxy/mod.rs"]
 #[allow(dead_code, reason = "slow nets are for the benchmarks")]
 mod proxy;

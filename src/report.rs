@@ -24,6 +24,7 @@ use kfs_builder::cluster::files::FilesError;
 use kfs_builder::cluster::serve::{HtpasswdError, ServeError};
 use kfs_builder::context::ContextError;
 use kfs_builder::kubefile::KubefileError;
+use kfs_builder::remote::RemoteError;
 use kfs_fs::cache::CacheError;
 use kfs_fs::error::PathError;
 use kfs_fs::extract::ExtractError;
@@ -118,6 +119,8 @@ pub(crate) fn talk(text: &str) {
     drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
+const FETCH_AGAIN: &str = "check the address and the network; what was fetched before is used \
+                           without asking if ADD says its --checksum";
 const DISK_FULL: &str = "free some space; nothing was kept of what was being written";
 
 /// Whether no space is what is behind an error.
@@ -361,6 +364,9 @@ impl From<BuildError> for Failure {
                     StepError::Reference(error) => Self::from(error),
                     StepError::Open(error) => Self::from(error),
                     StepError::Store(error) => Self::from(error),
+                    StepError::Remote(RemoteError::Download(error)) if error.is_transient => {
+                        Self::from_error(&error).hint(FETCH_AGAIN)
+                    }
                     other => Self::from_error(&other),
                 };
                 Self { message, ..failure }

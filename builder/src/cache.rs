@@ -16,6 +16,7 @@ use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::oci::Layer;
 use kfs_fs::oci::manifest::Descriptor;
 use kfs_fs::oci::store::{Part, Store, StoreError};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// What the key of a step is made of; `parts` in an order that the kind of the step fixes.
@@ -107,6 +108,23 @@ impl Cache {
         let json = serde_json::to_vec(&record).expect("strings and numbers");
         self.write(hit.key, &json)?;
         alias.map_or(Ok(()), |alias| self.write(alias, &json))
+    }
+
+    /// Something else that is known under a key.
+    pub(crate) fn note<T: DeserializeOwned>(&self, key: Digest) -> Result<Option<T>, PathError> {
+        if self.ignore {
+            return Ok(None);
+        }
+        let path = self.path(key);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            json => Ok(serde_json::from_slice(&json.at("read", &path)?).ok()),
+        }
+    }
+
+    /// Remembers something else under a key.
+    pub(crate) fn put_note(&self, key: Digest, note: &impl Serialize) -> Result<(), StoreError> {
+        self.write(key, &serde_json::to_vec(note).expect("strings and numbers"))
     }
 
     /// Remembers that there are keys made from this one.

@@ -101,6 +101,8 @@ pub struct Fetched {
     pub context: Context,
     /// The name of the one file; none if the whole tree was asked for.
     pub file: Option<String>,
+    /// Whether it is unpacked if it is an archive.
+    pub unpack: bool,
 }
 
 /// One member of the new layer.

@@ -26,6 +26,7 @@ pub mod interrupt;
 pub mod kubefile;
 pub mod lint;
 pub mod plan;
+pub mod remote;
 pub mod rootfs;
 pub mod stage;
 mod view;

@@ -12,6 +12,7 @@ mod copy;
 mod ends;
 mod image;
 mod mounts;
+mod remote;
 mod rootfs;
 mod run;
 mod stages;

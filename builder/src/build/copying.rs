@@ -17,8 +17,9 @@ use crate::cache;
 use crate::config::history;
 use crate::context::Context;
 use crate::copy::{self, Owner, Place};
-use crate::kubefile::{Add, Copy, Rule};
+use crate::kubefile::{Add, Copy, Rule, Source};
 use crate::plan::{Origin, Step};
+use crate::remote::{Depot, Remotes, Wish};
 use crate::view::{View, at_path};
 
 /// A COPY or ADD.
@@ -53,7 +54,11 @@ impl StageBuild<'_> {
     ) -> Result<Made, StepError> {
         let files = copying.files;
         let (site, ready) = (self.site, self.ready);
-        let tree = Self::tree(site, ready, files.from.as_deref(), step, report)?;
+        let mut tree = Self::tree(site, ready, files.from.as_deref(), step, report)?;
+        let remotes = self.remotes(copying)?;
+        if remotes.len() == files.sources.len() {
+            tree.identity = Some(remotes.identity());
+        }
         let words = format!("{files:?} {:?}", copying.add.map(|add| (add.unpack, &add.checksum)));
         let rule = self.site.plan.copy_rule().to_string();
         // A layer that does not depend on what is below it is the same on any base.
@@ -67,15 +72,9 @@ impl StageBuild<'_> {
             return Ok(self.push_cached(hit));
         }
         let looked = SystemTime::now();
-        let resolved = self.resolve(copying, &tree.context)?;
-        if let Some(difference) = &resolved.difference {
-            let (at, rule) = (&step.location, Rule::CopyRulesDiffer);
-            report(Event::Warning(format!("{at}: {difference} [{rule}]")));
-        }
-        for socket in &resolved.skipped {
-            let path = socket.display();
-            report(Event::Warning(format!("{}: socket {path} is left out", step.location)));
-        }
+        let laid_out = remotes.lay_out(self.site.writer)?;
+        let resolved = self.resolve(copying, &tree.context, &laid_out.sources)?;
+        warn(&resolved, step, report);
         // Files of the context that nobody has touched need not be read.
         let signature = signature(&resolved.items).filter(|_| alias.is_none());
         let signature = signature.map(|of| cache::key(started_from, &["stat", &of.to_string()]));
@@ -108,6 +107,25 @@ impl StageBuild<'_> {
         let made = self.push_new(new, key, text(&digest), alias)?;
         self.site.cache.mark(started_from)?;
         Ok(made)
+    }
+
+    /// The sources that are not in the context, fetched.
+    fn remotes(&self, copying: &Copying<'_>) -> Result<Remotes, StepError> {
+        let Copying { files, add } = copying;
+        let texts = files.sources.iter().filter_map(|source| match source {
+            Source::Path(text) if files.from.is_none() => Some(text.as_str()),
+            Source::Path(_) | Source::Inline(_) => None,
+        });
+        let checksum = add.and_then(|add| add.checksum.as_ref());
+        let wish = Wish {
+            // The plan has checked that it is one.
+            checksum: checksum.and_then(|text| text.parse().ok()),
+            dest: &files.dest,
+            unpack: add.is_some_and(|add| add.unpack == Some(true)),
+        };
+        let Site { writer, cache, options, .. } = self.site;
+        let depot = Depot { writer, cache, interrupts: &options.interrupts };
+        Ok(Remotes::fetch(texts, wish, depot)?)
     }
 
     /// The tree that a `from` names, or the context.
@@ -143,6 +161,7 @@ impl StageBuild<'_> {
         &mut self,
         copying: &Copying<'_>,
         context: &Context,
+        fetched: &BTreeMap<String, copy::Fetched>,
     ) -> Result<copy::Resolved, StepError> {
         let files = copying.files;
         let view = self.stage.view()?;
@@ -159,7 +178,7 @@ impl StageBuild<'_> {
             working_dir: self.config.working_dir(),
             rule: self.site.plan.copy_rule(),
             context,
-            fetched: &BTreeMap::new(),
+            fetched,
             unpack: unpacks.then_some(&unpack),
             parents: files.parents,
             exclude: &files.exclude,
@@ -176,5 +195,18 @@ impl StageBuild<'_> {
             view.place(path).map_err(|error| at_path(path, error))
         };
         Ok(copy::resolve(&request, &mut look)?)
+    }
+}
+
+/// Tells what is probably not meant.
+fn warn(resolved: &copy::Resolved, step: &Step, report: &mut dyn FnMut(Event)) {
+    let at = &step.location;
+    if let Some(difference) = &resolved.difference {
+        let rule = Rule::CopyRulesDiffer;
+        report(Event::Warning(format!("{at}: {difference} [{rule}]")));
+    }
+    for socket in &resolved.skipped {
+        let path = socket.display();
+        report(Event::Warning(format!("{at}: socket {path} is left out")));
     }
 }

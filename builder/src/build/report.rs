@@ -10,6 +10,7 @@ use super::{
 use crate::config::ConfigError;
 use crate::exec::{ExecError, Status};
 use crate::kubefile::write_source;
+use crate::remote::RemoteError;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -167,6 +168,9 @@ pub enum StepError {
     /// A signal asks the build to end.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// A source cannot be fetched.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A file cannot be used.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -177,6 +181,7 @@ impl StepError {
     pub fn interrupted(&self) -> Option<Interrupted> {
         match self {
             Self::Interrupted(interrupted)
+            | Self::Remote(RemoteError::Interrupted(interrupted))
             | Self::Stage(
                 StageError::Interrupted(interrupted)
                 | StageError::Exec(ExecError::Interrupted(interrupted)),

@@ -79,15 +79,19 @@ fn add_matches<'a>(
     let sources = Sources { context, recursive: request.parents };
     let found = match fetched {
         None => sources.find(text)?,
-        Some(Fetched { file: Some(name), .. }) => sources.find(name)?,
-        Some(Fetched { file: None, context }) => {
+        // A name, whatever characters are in it.
+        Some(Fetched { file: Some(name), .. }) => {
+            sources.found(PathBuf::from(name), false)?.into_iter().collect()
+        }
+        Some(Fetched { file: None, context, .. }) => {
             matches.push(Match::Tree(context.clone(), text.to_owned()));
             return Ok(());
         }
     };
+    let unpack = request.unpack.filter(|_| fetched.is_none_or(|fetched| fetched.unpack));
     for one in found {
         let file = one.target.as_deref().unwrap_or(&one.path);
-        let tree = match request.unpack {
+        let tree = match unpack {
             Some(unpack) if !one.is_directory => unpack(file)?,
             _ => None,
         };

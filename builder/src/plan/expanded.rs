@@ -1,5 +1,7 @@
 //! Instructions with their variables expanded, and what is then wrong with them.
 
+use kfs_fs::digest::Digest;
+
 use super::scope::Scope;
 use crate::config::{ConfigError, StageConfig};
 use crate::copy;
@@ -8,6 +10,7 @@ use crate::kubefile::{
     App, AppSource, Copy, Instruction, KubefileError, MountError, Pair, Problem, Run, Source,
     Statement,
 };
+use crate::remote::RemoteKind;
 
 /// Why a statement cannot become a step.
 pub(super) enum StepError {
@@ -96,8 +99,12 @@ pub(super) fn expanded(
         Instruction::Add(add) => {
             add.files = expanded_copy(&add.files, scope, config)?;
             add.checksum = add.checksum.as_ref().map(word).transpose()?;
+            check_remote(&add.files, true, add.checksum.as_deref())?;
         }
-        Instruction::Copy(copy) => *copy = expanded_copy(copy, scope, config)?,
+        Instruction::Copy(copy) => {
+            *copy = expanded_copy(copy, scope, config)?;
+            check_remote(copy, scope.copy_fetches(), None)?;
+        }
         Instruction::Env(env) => env.pairs = pairs(&env.pairs)?,
         Instruction::Label(label) => label.pairs = pairs(&label.pairs)?,
         Instruction::Expose(expose) => {
@@ -148,10 +155,6 @@ fn expanded_copy(copy: &Copy, scope: &Scope, config: &StageConfig) -> Result<Cop
                     let text = "a source of COPY is empty once its variables are expanded";
                     return Err(StepError::Other(Problem::Syntax(text.to_owned())));
                 }
-                if is_remote(&path) {
-                    let what = format!("COPY of the remote source {path}");
-                    return Err(StepError::Other(Problem::Unsupported(what)));
-                }
                 Ok(Source::Path(path))
             }
             Source::Inline(heredoc) => {
@@ -179,7 +182,32 @@ fn expanded_copy(copy: &Copy, scope: &Scope, config: &StageConfig) -> Result<Cop
     Ok(Copy { from, chown, chmod, exclude, sources, dest, ..copy.clone() })
 }
 
-/// Sources that are fetched, not copied.
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p))
+/// Looks at the sources that are not in the context: which there may be.
+fn check_remote(files: &Copy, may_fetch: bool, checksum: Option<&str>) -> Result<(), StepError> {
+    let paths = files.sources.iter().filter_map(|source| match source {
+        Source::Path(path) if files.from.is_none() => Some((path, RemoteKind::of(path))),
+        Source::Path(_) | Source::Inline(_) => None,
+    });
+    let wrong = |text: String| Err(StepError::Other(Problem::Syntax(text)));
+    for (path, kind) in paths.clone() {
+        match kind {
+            None => {}
+            Some(_) if !may_fetch => {
+                return wrong(format!("COPY does not fetch {path}: ADD does"));
+            }
+            Some(RemoteKind::Http) => {}
+            Some(RemoteKind::Git) => {
+                let what = format!("the git repository {path} as a source");
+                return Err(StepError::Other(Problem::Unsupported(what)));
+            }
+        }
+    }
+    let Some(checksum) = checksum else { return Ok(()) };
+    if checksum.parse::<Digest>().is_err() {
+        return wrong(format!("--checksum={checksum} is no digest such as sha256:HEX"));
+    }
+    if files.sources.len() != 1 || paths.clone().all(|(_, kind)| kind.is_none()) {
+        return wrong("--checksum is for one source, an http or https URL".to_owned());
+    }
+    Ok(())
 }

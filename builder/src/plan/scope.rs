@@ -48,6 +48,11 @@ impl Scope {
         }
     }
 
+    /// Whether COPY takes URLs, too.
+    pub(super) fn copy_fetches(&self) -> bool {
+        self.dialect == Dialect::Kubefile
+    }
+
     /// Declares an ARG that stands before FROM.
     pub(super) fn declare_before_from(&mut self, arg: &Arg) -> Result<(), ExpandError> {
         let mut declared = Vec::new();

@@ -248,7 +248,7 @@ fn mistakes_are_found_before_anything_runs() {
         ("FROM x\nCOPY $NONE a", 2, "a source of COPY is empty"),
         ("FROM x\nCOPY a $NONE", 2, "the destination of COPY is empty"),
         ("FROM x\nCOPY --chmod=u+q a b", 2, "write permission bits in octal"),
-        ("FROM x\nARG U=https://x/y\nCOPY $U b", 3, "COPY of the remote source https://x/y is not"),
+        ("FROM x\nARG U=https://x/y\nCOPY $U b", 3, "COPY does not fetch https://x/y: ADD does"),
     ] {
         let error = step_error(Dialect::Dockerfile, text);
         assert_eq!(error.location.first, line, "{error}");

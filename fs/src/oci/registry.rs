@@ -16,6 +16,7 @@ mod blob;
 mod challenge;
 mod conf;
 mod counters;
+pub mod download;
 mod endpoint;
 mod error;
 mod helper;

@@ -340,6 +340,36 @@ fn a_push_goes_on_after_what_passes() {
 }
 
 #[test]
+fn a_mirror_that_fails_is_passed_over() {
+    let Some(bad) = Bad::start() else { return };
+    let (here, mirror) = (bad.registry.address(), bad.proxy.address());
+    let conf = bad.registry.path("registries.conf");
+    let text = format!(
+        "[[registry]]\nlocation = \"{here}\"\ninsecure = true\n\
+         [[registry.mirror]]\nlocation = \"{mirror}\"\ninsecure = true\n"
+    );
+    fs::write(&conf, text).unwrap();
+    let name = bad.registry.name("a:1");
+    let faults = [
+        ("GET", Fault::Status(500)),
+        ("/blobs/", Fault::Status(404)),
+        ("/blobs/", Fault::Truncate(100_000)),
+        ("/manifests/", Fault::Lost),
+        ("/manifests/", Fault::Flip(10)),
+    ];
+    for (number, (what, fault)) in faults.into_iter().enumerate() {
+        bad.proxy.clear();
+        bad.proxy.add(Rule::on(what, fault));
+        let mut pull = bad.registry.command(&number.to_string(), &["pull", &name]);
+        let pulled = pull.env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap();
+        let error = String::from_utf8(pulled.stderr).unwrap();
+        let digest = String::from_utf8(pulled.stdout).unwrap();
+        assert_eq!(digest.trim(), bad.digest, "{what} {fault:?}: {error}");
+        assert!(!bad.proxy.seen(what).is_empty(), "the mirror was not asked");
+    }
+}
+
+#[test]
 fn a_pull_that_is_killed_is_taken_up_where_it_was() {
     let Some(bad) = Bad::start() else { return };
     let pull = ["pull", "--plain-http", &bad.name()];

@@ -23,6 +23,8 @@ test=(
     setcap:libcap2-bin
     unshare:util-linux
     buildah:buildah
+    podman:podman
+    runc:runc
     skopeo:skopeo
     umoci:umoci
     zstd:zstd

@@ -15,12 +15,12 @@ use crate::walk::{differences, walk};
 const CAPABILITY: &[u8] =
     b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
 
-fn long_name() -> String {
+pub(crate) fn long_name() -> String {
     "long-".repeat(40)
 }
 
 /// Every kind of file, and what the upper layers will hide.
-fn bottom() -> Vec<u8> {
+pub(crate) fn bottom() -> Vec<u8> {
     let noise: Vec<u8> =
         (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let long = long_name();
@@ -70,7 +70,7 @@ fn bottom() -> Vec<u8> {
 }
 
 /// Whiteouts, an opaque marker between what it must not hide, kinds that change.
-fn middle() -> Vec<u8> {
+pub(crate) fn middle() -> Vec<u8> {
     let mut tar = LayerTar::new(1_100_000_000);
     tar.dir("opaque/", 0o750).file("opaque/before", 0o644, b"before");
     tar.mark("opaque/.wh..wh..opq").file("opaque/after", 0o644, b"after");
@@ -84,7 +84,7 @@ fn middle() -> Vec<u8> {
 }
 
 /// Names come back; a whole directory goes.
-fn top() -> Vec<u8> {
+pub(crate) fn top() -> Vec<u8> {
     let mut tar = LayerTar::new(1_200_000_000);
     tar.dir("gone/", 0o755).dir("gone/a/", 0o700).file("gone/a/again", 0o644, b"again");
     tar.dir("opaque/", 0o755).dir("opaque/sub/", 0o755).file("opaque/sub/new", 0o644, b"new");
@@ -116,7 +116,7 @@ fn tricky_layers() {
 /// without an entry in their layer, and directories that got such a one.
 fn compare(shop: &mut Workshop, nameless: &[&str]) {
     let ours = walk(&shop.kfs_mount("oci:layout:image"));
-    let unpacked = walk(&shop.umoci_unpack());
+    let unpacked = walk(&shop.umoci_unpack("layout"));
     assert_none(
         differences(&ours, &unpacked, |path, property| {
             // umoci dates these at the time of unpacking.
@@ -142,11 +142,11 @@ fn compare(shop: &mut Workshop, nameless: &[&str]) {
 
 /// Go reads an empty PAX record as one that takes an earlier one back, so it has no empty
 /// attributes.
-fn is_dropped_by_go(path: &str, property: &str) -> bool {
+pub(crate) fn is_dropped_by_go(path: &str, property: &str) -> bool {
     path == "./etc/empty-attribute" && property == "xattrs"
 }
 
-fn assert_none(differences: Vec<String>, peer: &str) {
+pub(crate) fn assert_none(differences: Vec<String>, peer: &str) {
     assert!(differences.is_empty(), "{peer}:\n{}", differences.join("\n"));
 }
 

@@ -1,7 +1,7 @@
 //! kfs beside other tools: what they make of an image, kfs must show, and what they build of a
 //! file, kfs must build.
 //!
-//! Needs root, /dev/fuse, umoci and buildah; without them each test says that it is skipped.
+//! Needs root, /dev/fuse, umoci, buildah and skopeo, one also podman and runc; without them each test says that it is skipped.
 
 #[path = "../host_tools/mod.rs"]
 mod host_tools;
@@ -10,6 +10,7 @@ mod skip;
 
 mod builds;
 mod conformance;
+mod converted;
 mod images;
 mod layout;
 mod registry;

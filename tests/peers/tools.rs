@@ -77,23 +77,47 @@ impl Workshop {
         place
     }
 
-    /// Where umoci unpacks the image `layout:image`.
-    pub(crate) fn umoci_unpack(&self) -> PathBuf {
-        let args = ["unpack", "--image", "layout:image", "umoci"];
+    /// Where umoci unpacks the image `image` of a layout, in a new directory.
+    pub(crate) fn umoci_unpack(&self, layout: &str) -> PathBuf {
+        let (image, bundle) = (format!("{layout}:image"), format!("umoci-{layout}"));
+        let args = ["unpack", "--image", &image, &bundle];
         run(Command::new("umoci").args(args).current_dir(self.dir.path()));
-        self.path("umoci/rootfs")
+        self.path(&bundle).join("rootfs")
+    }
+
+    /// Has skopeo copy an image.
+    pub(crate) fn skopeo_copy(&self, from: &str, to: &str) {
+        let mut copy = Command::new("skopeo");
+        copy.current_dir(self.dir.path()).arg("--policy").arg(self.path("policy.json"));
+        run(copy.args(["copy", "--quiet", from, to]));
+    }
+
+    /// `podman` with its storage here, as it runs without a systemd and with few capabilities.
+    pub(crate) fn podman(&self) -> Command {
+        let mut command = Command::new("podman");
+        command.current_dir(self.dir.path());
+        command.arg("--root").arg(self.path("podman/root"));
+        command.arg("--runroot").arg(self.path("podman/run"));
+        command.arg("--tmpdir").arg(self.path("podman/tmp"));
+        command.args(["--storage-driver", if self.is_on_overlay() { "vfs" } else { "overlay" }]);
+        command.args(["--cgroup-manager", "cgroupfs", "--runtime", "runc"]);
+        command.args(["--events-backend", "none"]);
+        command
+    }
+
+    /// overlayfs does not go on top of itself.
+    fn is_on_overlay(&self) -> bool {
+        statfs(self.dir.path()).unwrap().filesystem_type() == OVERLAYFS_SUPER_MAGIC
     }
 
     /// `buildah` with its storage here, on the kernel's overlayfs where that can be.
     pub(crate) fn buildah(&self, command_name: &str) -> Command {
-        let on_overlay =
-            statfs(self.dir.path()).unwrap().filesystem_type() == OVERLAYFS_SUPER_MAGIC;
         let mut command = Command::new("buildah");
         // Relative: buildah makes a name of an image's path, and a name has no capital letters.
         command.current_dir(self.dir.path());
         command.arg("--root").arg(self.path("buildah/root"));
         command.arg("--runroot").arg(self.path("buildah/run"));
-        command.args(["--storage-driver", if on_overlay { "vfs" } else { "overlay" }]);
+        command.args(["--storage-driver", if self.is_on_overlay() { "vfs" } else { "overlay" }]);
         command.arg(command_name);
         command
     }

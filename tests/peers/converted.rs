@@ -1,0 +1,100 @@
+//! What `kfs convert` writes, as other tools read it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::host_tools::install_tools;
+use crate::images::{assert_none, bottom, is_dropped_by_go, long_name, middle, top};
+use crate::layout::{self, gzip};
+use crate::skip::skip;
+use crate::tools::{Workshop, available, run};
+use crate::walk::{differences, walk};
+
+const FORMATS: [&str; 4] = ["zstd-chunked", "estargz", "gzip", "zstd"];
+
+/// What eStargz has in its tar streams; kfs hides it.
+fn is_of_estargz(path: &str) -> bool {
+    ["./stargz.index.json", "./.prefetch.landmark", "./.no.prefetch.landmark"].contains(&path)
+}
+
+#[test]
+fn what_is_converted_is_the_same_to_all() {
+    if !available() || !has(&["skopeo"]) {
+        return;
+    }
+    let mut shop = Workshop::new();
+    let layers = [bottom(), middle(), top()];
+    let stored = layers.each_ref().map(|tar| ("tar+gzip", gzip(tar), &tar[..]));
+    layout::write(&shop.path("layout"), &stored);
+    let original = walk(&shop.kfs_mount("oci:layout:image"));
+    let (long, root) = (format!("./odd/{}", long_name()), ".".to_owned());
+    let nameless =
+        [root, "./srv".to_owned(), "./odd".to_owned(), format!("{long}/{}", long_name()), long];
+    for format in FORMATS {
+        let name = format!("mine:{format}");
+        run(shop.kfs().args(["convert", "--to", format, "oci:layout:image", &name]));
+        let ours = walk(&shop.kfs_mount(&name));
+        // The table of eStargz has times in whole seconds, of which the tar knows more.
+        let is_rounded = |path: &str, property: &str| {
+            format == "estargz" && (path, property) == ("./etc/nanoseconds", "mtime")
+        };
+        assert_none(differences(&original, &ours, is_rounded), format);
+        let known = |path: &str, property: &str| {
+            is_dropped_by_go(path, property)
+                || is_rounded(path, property)
+                || property == "mtime" && nameless.iter().any(|known| known == path)
+                || format == "estargz" && property == "path" && is_of_estargz(path)
+        };
+        let copy = format!("copy-{format}");
+        shop.skopeo_copy(&format!("oci:store:{name}"), &format!("oci:{copy}:image"));
+        let copied = walk(&shop.kfs_mount(&format!("oci:{copy}:image")));
+        assert_none(differences(&ours, &copied, |_, _| false), &format!("skopeo, {format}"));
+        if ["gzip", "estargz"].contains(&format) {
+            let unpacked = walk(&shop.umoci_unpack(&copy));
+            assert_none(differences(&ours, &unpacked, known), &format!("umoci, {format}"));
+        }
+        let merged = walk(&shop.buildah_mount(&format!("oci:{copy}:image")));
+        let differ = differences(&ours, &merged, |path, property| match property {
+            // The root directory is the storage's own; overlayfs counts names in the layer.
+            "mode" => path == ".",
+            "nlink" => ["./lib/a", "./lib/c"].contains(&path),
+            _ => known(path, property),
+        });
+        assert_none(differ, &format!("buildah, {format}"));
+    }
+}
+
+#[test]
+fn podman_runs_what_is_converted() {
+    if !available() || !has(&["podman", "runc"]) {
+        return;
+    }
+    let shop = Workshop::new();
+    let root = shop.path("root");
+    install_tools(&root);
+    fs::write(root.join("etc/motd"), "hello\n").unwrap();
+    let (tar, directory) = (shop.path("root.tar"), Path::new("."));
+    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(directory));
+    run(shop.kfs().args(["import", "root.tar", "plain:1"]));
+    for format in FORMATS {
+        let name = format!("mine:{format}");
+        run(shop.kfs().args(["convert", "--to", format, "plain:1", &name]));
+        let mut pull = shop.podman();
+        pull.args(["pull", "--quiet", "--signature-policy"]).arg(shop.path("policy.json"));
+        let id = run(pull.arg(format!("oci:store:{name}")));
+        let mut command = shop.podman();
+        command.args(["run", "--rm", "--net=host", "--log-driver", "none"]);
+        command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]);
+        command.args(["--security-opt", "seccomp=unconfined"]);
+        assert_eq!(run(command.args([id.trim(), "/bin/cat", "/etc/motd"])), "hello\n", "{format}");
+    }
+    run(shop.podman().args(["rmi", "--all", "--force"]));
+}
+
+/// Whether these programs are there; says so if not.
+fn has(programs: &[&str]) -> bool {
+    let missing =
+        programs.iter().find(|name| Command::new(name).arg("--version").output().is_err());
+    missing.inspect(|name| skip(format_args!("needs {name}"))).is_none()
+}

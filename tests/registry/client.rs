@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use kfs_fs::digest::Digest;
+use serde_json::json;
+
 use crate::server::Registry;
 
 #[test]
@@ -129,4 +132,39 @@ fn an_image_is_copied_from_anywhere_to_anywhere_and_stays_the_same() {
     }
     assert_eq!(registry.ok("third", &["images", "-q"]), "");
     assert!(!registry.path("fourth/index.json").exists());
+}
+
+#[test]
+fn a_copy_of_all_platforms_has_all_or_is_none() {
+    let Some(registry) = Registry::start(false) else { return };
+    registry.image("a:1");
+    registry.ok("origin", &["copy", "x:1", "oci:layout:one"]);
+    let path = registry.path("layout/index.json");
+    let layout: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut here = layout["manifests"][0].clone();
+    here.as_object_mut().unwrap().remove("annotations");
+    let mut missing = here.clone();
+    missing["digest"] = Digest::of(b"elsewhere").to_string().into();
+    here["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    missing["platform"] = json!({"os": "linux", "architecture": "arm64"});
+    for (manifests, whole) in [(vec![&here], true), (vec![&here, &missing], false)] {
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": manifests});
+        let index = index.to_string();
+        let digest = Digest::of(index.as_bytes());
+        let blob = registry.path("layout/blobs/sha256").join(digest.hex());
+        fs::write(blob, &index).unwrap();
+        let entry = json!({"mediaType": kind, "digest": digest.to_string(), "size": index.len()});
+        let index = json!({"schemaVersion": 2, "manifests": [entry]});
+        fs::write(&path, index.to_string()).unwrap();
+        let one = ["copy", "--platform=linux/amd64", "oci:layout", "one:1"];
+        assert_eq!(registry.ok("copies", &one).trim(), here["digest"]);
+        let all = ["copy", "--all-platforms", "oci:layout", "oci:all:x"];
+        if whole {
+            assert_eq!(registry.ok("copies", &all).trim(), digest.to_string());
+        } else {
+            let (_, error) = registry.fails("copies", &all);
+            assert!(error.contains("--all-platforms"), "{error}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kfs_fs::digest::Digest;
 use kfs_fs::error::{AtPath, PathError};
@@ -312,7 +312,8 @@ fn located(root: &Path, source: &str) -> Result<PathBuf, PathError> {
     Ok(root.join(located.path))
 }
 
-/// Takes a cache in the way it is to be shared; the lock and where its content lies.
+/// Takes a cache in the way it is to be shared; the lock, whose time says when a cache was used,
+/// and where its content lies.
 fn lock_cache(
     directory: &Path,
     sharing: Sharing,
@@ -334,6 +335,7 @@ fn lock_cache(
         for number in 0.. {
             let lock = open(&format!("lock-{number}"))?;
             if !busy(lock.try_lock(), directory)? {
+                lock.set_modified(SystemTime::now()).at("set time of", directory)?;
                 return Ok((lock, directory.join(format!("data-{number}"))));
             }
         }
@@ -347,5 +349,6 @@ fn lock_cache(
         interrupts.check()?;
         thread::sleep(LOCK_PAUSE);
     }
+    lock.set_modified(SystemTime::now()).at("set time of", directory)?;
     Ok((lock, directory.join("data-0")))
 }

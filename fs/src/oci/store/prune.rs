@@ -3,6 +3,8 @@
 //! Runs beside mounts, whose images keep all they have, and not beside writers. What points to
 //! something else goes after it, so that a prune that was killed can be done again.
 
+mod caches;
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata, TryLockError};
@@ -33,7 +35,7 @@ pub enum Kind {
     Image,
     /// A blob that no image has.
     Blob,
-    /// What the build cache knows of a step.
+    /// What the build cache knows of a step, or a cache that builds mount.
     BuildCache,
     /// The index of a layer or image.
     Index,
@@ -339,6 +341,27 @@ impl<'a> Prune<'a> {
             }
         }
         self.needed.extend(kept);
+        if self.wanted.build_cache && everything {
+            self.mounted_caches(room)?;
+        }
+        Ok(())
+    }
+
+    /// The caches that builds mount, but for the newest that fit in the room that is left.
+    fn mounted_caches(&mut self, mut room: u64) -> Result<(), StoreError> {
+        for cache in caches::unused(&self.store.dir(Part::BuildCache).join("mounts"))? {
+            let is_old = self.wanted.before.is_none_or(|before| cache.used < before);
+            if is_old && (self.wanted.keep == 0 || cache.bytes > room) {
+                self.items.push(Pruned {
+                    kind: Kind::BuildCache,
+                    name: format!("mounts/{}", cache.name),
+                    bytes: cache.bytes,
+                    path: Some(cache.path),
+                });
+            } else {
+                room = room.saturating_sub(cache.bytes);
+            }
+        }
         Ok(())
     }
 
@@ -454,6 +477,11 @@ impl<'a> Prune<'a> {
         for path in self.items.iter().filter_map(|item| item.path.as_ref()) {
             match fs::remove_file(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                    // It goes as a whole: no build is to find the half of a cache.
+                    let grave = self.store.temp_dir()?;
+                    fs::rename(path, grave.path().join("cache")).at("move away", path)?;
+                }
                 result => result.at("remove", path)?,
             }
         }

@@ -216,3 +216,40 @@ fn a_broken_image_keeps_all_blobs_and_is_named() {
     fixture.store.prune(&Wanted { all: true, ..EVERYTHING }, false).unwrap();
     fixture.assert_empty();
 }
+
+#[test]
+fn mounted_caches_go_with_the_build_cache_unless_they_are_in_use() {
+    let fixture = Fixture::new();
+    let mounts = fixture.store.dir(Part::BuildCache).join("mounts");
+    let cache = |name: &str, hours| {
+        let data = mounts.join(name).join("data-0/below");
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join("file"), [0; 100]).unwrap();
+        let lock = mounts.join(name).join("lock-0");
+        fs::write(&lock, "").unwrap();
+        age(&lock, hours);
+        lock
+    };
+    let (old, _new) = (cache("old", 5), cache("new", 1));
+    let in_use = File::open(cache("in-use", 9)).unwrap();
+    in_use.lock_shared().unwrap();
+    let found = |wanted: &Wanted| {
+        let items = fixture.store.prune(wanted, true).unwrap();
+        let items = items.iter().filter(|item| item.kind == Kind::BuildCache);
+        items.map(|item| (item.name.clone(), item.bytes)).collect::<Vec<_>>()
+    };
+    let name = |name: &str| (format!("mounts/{name}"), 100);
+    assert_eq!(found(&EVERYTHING), []);
+    let all = Wanted { all: true, ..EVERYTHING };
+    assert_eq!(found(&all), [name("new"), name("old")]);
+    assert_eq!(found(&Wanted { keep: 150, ..all.clone() }), [name("old")]);
+    let before = Some(SystemTime::now() - Duration::from_secs(2 * 3600));
+    let aged = Wanted { before, all_build_cache: true, ..EVERYTHING };
+    assert_eq!(found(&aged), [name("old")]);
+    fixture.store.prune(&aged, false).unwrap();
+    assert!(!old.parent().unwrap().exists() && mounts.join("new/data-0/below/file").exists());
+    drop(in_use);
+    fixture.store.prune(&all, false).unwrap();
+    assert_eq!(fs::read_dir(&mounts).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(fixture.store.dir(Part::Tmp)).unwrap().count(), 0);
+}

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STORE/cache/lock               held (flock) to write; holds how much is allocated at most
+//!            /files/         whole files, for mounts that let the kernel read them (see `whole`)
 //!            /<layer>[.<toc>]/data   the layer's content, sparse: a span lies at its offset
 //!                            /sums   16 bytes for each 16 KiB of a span: there, and what it is
 //!                            /used   8 bytes for each MiB of content: when it was last read
@@ -27,6 +28,7 @@
 mod fill;
 mod layer;
 mod ledger;
+mod whole;
 
 use std::collections::HashSet;
 use std::fs;
@@ -38,6 +40,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) use self::fill::{Fill, Filling};
 pub(crate) use self::layer::LayerCache;
+pub(crate) use self::whole::WholeFile;
 
 use self::layer::Files;
 use self::ledger::Ledger;
@@ -163,6 +166,20 @@ impl Cache {
             let bytes = ledger::allocated_in(&path)?;
             usage.push(LayerUsage { layer: id.layer, toc: id.toc, bytes, last_used });
         }
+        for file in whole::kept(&self.dir)? {
+            let Some(layer) = file.layer() else { continue };
+            let last_used = UNIX_EPOCH.checked_add(Duration::from_micros(file.stamp));
+            let known = usage.iter_mut().find(|usage: &&mut LayerUsage| usage.layer == layer);
+            match known {
+                Some(usage) => {
+                    usage.bytes += file.bytes;
+                    usage.last_used = usage.last_used.max(last_used);
+                }
+                None => {
+                    usage.push(LayerUsage { layer, toc: None, bytes: file.bytes, last_used });
+                }
+            }
+        }
         usage.sort_by_key(|layer| layer.last_used);
         Ok(usage)
     }
@@ -184,6 +201,13 @@ impl Cache {
                 if doomed(id.layer) {
                     freed += ledger::allocated_in(&path)?;
                     layer::remove(&path)?;
+                }
+            }
+            for file in whole::kept(&self.dir)? {
+                if file.layer().is_some_and(&doomed) {
+                    freed += file.bytes;
+                    // Who reads from it goes on.
+                    whole::remove_file(&file.path)?;
                 }
             }
             ledger.recount(&self.dir)?;

@@ -166,6 +166,21 @@ impl Content {
         Ok(found)
     }
 
+    /// Where content is kept on disk, if anywhere.
+    pub(crate) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.0.options.cache.as_ref()
+    }
+
+    /// Whether spans of one layer are there without a network, to all appearance. Those of a local
+    /// layer are where `local` says so.
+    pub(crate) fn has(&self, spans: &[SpanId], local: bool) -> bool {
+        let Some((layer, _)) = spans.first() else { return true };
+        let Some(of) = self.0.layers.get(*layer) else { return false };
+        let Some(cache) = of.cache.as_ref().filter(|_| of.is_remote()) else { return local };
+        let presence = cache.presence(&of.index);
+        spans.iter().all(|(_, span)| presence.has(*span))
+    }
+
     /// Has a span fetched; `waiter` is called with it, at the latest with an error when
     /// [`Options::timeout`] has passed, maybe before this returns.
     pub(crate) fn want(&self, id: SpanId, waiter: Waiter) {

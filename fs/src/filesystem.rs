@@ -4,6 +4,7 @@ mod errno;
 mod first_reads;
 mod path;
 mod read;
+mod whole;
 
 use std::path::Path;
 use std::time::Duration;

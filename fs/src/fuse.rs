@@ -6,12 +6,14 @@
 //! A merged tree never changes, and everything here serves one aim, that the kernel never asks
 //! twice: names, attributes and misses are valid for ever, `open` and `opendir` are answered
 //! ENOSYS (from then on the kernel opens on its own and keeps page and directory cache), and
-//! directories are read together with the attributes of what is in them. The mount is read-only
+//! directories are read together with the attributes of what is in them. (Where large files are to
+//! be read without us, `open` has to be answered: see [`Through`].) The mount is read-only
 //! for the kernel too, else each read would make it drop the attributes for the access time.
 
 mod device;
 mod requests;
 mod session;
+mod through;
 
 use std::ffi::OsStr;
 use std::io;
@@ -22,6 +24,7 @@ use nix::mount::MntFlags;
 
 pub use self::device::mount_device;
 pub use self::session::{Greeting, Ready, Session};
+pub use self::through::Through;
 use crate::filesystem::ImageFs;
 
 /// The type of a kfs mount in `/proc/mounts`.
@@ -83,8 +86,18 @@ pub struct Mounted {
 /// of this process: when it is killed, the mount dies. `name` is what `df` and `mount` show as
 /// the source. Who may use the mount: see [`mount_device`].
 pub fn mount(fs: Arc<ImageFs>, mountpoint: &Path, name: &OsStr) -> Result<Mounted, FuseError> {
+    mount_through(fs, mountpoint, name, None)
+}
+
+/// As [`mount`]; with `through`, the kernel reads large files by itself.
+pub fn mount_through(
+    fs: Arc<ImageFs>,
+    mountpoint: &Path,
+    name: &OsStr,
+    through: Option<Arc<Through>>,
+) -> Result<Mounted, FuseError> {
     let device = mount_device(mountpoint, name)?;
-    let start = || Ready::first(fs, device)?.0.start();
+    let start = || Ready::first(fs, device, through)?.0.start();
     let session = start().inspect_err(|_| {
         if let Err(error) = unmount(mountpoint, true) {
             tracing::warn!("{error}");

@@ -6,6 +6,7 @@
 //!                  /state.json   written by rename; gone once the mount has ended
 //!                  /greeting     how the kernel greeted the first server, for those after it
 //!                  /stats.json   what the server has read, a moment ago
+//!                  /passthrough  which files the kernel reads by itself, for servers after this
 //!                  /log     what they have to say, bounded
 //!                  /upgrade      the program that is asked to take over, and `.failed`: why not
 //!                  /lower   writable mounts: where the image was mounted until the overlay held it

@@ -48,6 +48,16 @@ pub(crate) fn take_the_place_of(place: BorrowedFd<'_>, file: BorrowedFd<'_>) -> 
     Ok(())
 }
 
+/// Answers an open: the file is to be read from what the kernel knows by the number `backing`, as
+/// it does for the rest of the connection.
+pub(crate) fn open_through(reply: fuser::ReplyOpen, flags: fuser::FopenFlags, backing: u32) {
+    // SAFETY: the number is one of this connection, and nobody gives it back: each value made of
+    // it is turned into the number again.
+    let id = unsafe { reply.wrap_backing(backing) };
+    reply.opened_passthrough(fuser::FileHandle(0), flags, &id);
+    id.into_raw();
+}
+
 /// Receives the one descriptor that a message of one byte brings (`SCM_RIGHTS`).
 pub(crate) fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};

@@ -61,6 +61,11 @@ struct ServingArgs {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     prefetch: Prefetch,
 
+    /// Let the kernel read files of 1 MiB and more without the server once they are whole in the
+    /// cache; each open of a file then takes longer (root only)
+    #[arg(long)]
+    passthrough: bool,
+
     #[command(flatten)]
     find: FindArgs,
 }
@@ -80,6 +85,7 @@ impl ServingArgs {
     fn to_args(&self) -> Vec<OsString> {
         let prefetch = self.prefetch.to_possible_value().expect("no value is hidden");
         let mut args = vec!["--prefetch".into(), prefetch.get_name().into()];
+        args.extend(self.passthrough.then(|| "--passthrough".into()));
         args.extend(self.find.to_args());
         args
     }
@@ -239,7 +245,8 @@ fn serve_mount(server: Server, args: &ServeArgs, context: &Context) -> Result<()
     let fs = open_fs(&image, &store.dir(Part::Indexes), context)?;
     let traces = Traces::new(&store.dir(Part::Traces));
     prefetch(&fs, args.serving.prefetch, &traces, image.digest);
-    server.serve(fs, (args.serving.prefetch != Prefetch::Off).then_some(traces))?;
+    let traces = (args.serving.prefetch != Prefetch::Off).then_some(traces);
+    server.serve(fs, traces, args.serving.passthrough)?;
     Ok(())
 }
 

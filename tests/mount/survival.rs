@@ -422,3 +422,58 @@ fn a_users_mount_outlives_its_servers() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.ends_with("123mnt:\n\nstore/mounts:\n"), "{text} {error}");
 }
+
+/// Files that the kernel reads by itself, and others, while the server is killed: nobody sees an
+/// error, in whichever way a file was open, and is opened again.
+#[test]
+fn files_read_without_the_server_outlive_it() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let content = |seed: u32| -> Vec<u8> {
+        (0..600_000_u32).flat_map(|word| (word ^ seed << 24).to_le_bytes()).collect()
+    };
+    let root = sandbox.path("root");
+    fs::create_dir(&root).unwrap();
+    for (seed, name) in (1..).zip(["through", "held", "later"]) {
+        fs::write(root.join(name), content(seed)).unwrap();
+    }
+    let mut tar = Command::new("tar");
+    assert_success(tar.args(["-cf", "large.tar", "-C", "root", "."]).current_dir(sandbox.path("")));
+    sandbox.ok(&["import", "large.tar", "large"]);
+    let mnt = sandbox.path("mnt");
+    sandbox.ok(&["mount", "--passthrough", "large", mnt.to_str().unwrap()]);
+    let id = sandbox.mounts()[0]["id"].as_str().unwrap().to_owned();
+    let journal = sandbox.path("store/mounts").join(id).join("passthrough");
+    let given = || fs::metadata(&journal).unwrap().len() / 16;
+    let reads = |file: &File, seed: u32| {
+        posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        let mut read = vec![0; 2_400_000];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut read, 0).unwrap();
+        assert!(read == content(seed), "{seed}");
+    };
+    let open = |name: &str| File::open(mnt.join(name)).unwrap();
+    wait_until("the kernel reads by itself", || {
+        reads(&open("through"), 1);
+        given() == 1
+    });
+    let (through, held) = (open("through"), open("held"));
+    reads(&held, 2);
+    for _ in 0..2 {
+        let server = sandbox.server();
+        send(server, Signal::SIGKILL);
+        reads(&through, 1);
+        wait_until("another server", || ![0, server].contains(&sandbox.server()));
+        for _ in 0..3 {
+            for (seed, name) in (1..).zip(["through", "held", "later"]) {
+                reads(&open(name), seed);
+            }
+            reads(&through, 1);
+            reads(&held, 2);
+        }
+    }
+    drop((through, held));
+    reads(&open("through"), 1);
+    reads(&open("held"), 2);
+    assert_eq!(given(), 1, "a server that took over gives no other files");
+    sandbox.ok(&["umount", mnt.to_str().unwrap()]);
+    sandbox.assert_nothing_left();
+}

@@ -28,7 +28,7 @@ const SUM: usize = 16;
 pub(super) type Sum = [u8; SUM];
 
 /// What file systems allocate at a time, in bytes, at most.
-const ALLOCATION: u64 = 4096;
+pub(super) const ALLOCATION: u64 = 4096;
 
 /// Cached content of a layer. Cheap until it is used.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::layer::{self, Files};
+use super::whole::{self, Kept};
 use super::{CacheError, REGION, layer_dirs};
 use crate::error::{AtPath, PathError};
 
@@ -104,30 +105,37 @@ impl Locked<'_> {
         for (_, path) in layer_dirs(dir)? {
             total += allocated_in(&path)?;
         }
+        total += whole::kept(dir)?.iter().map(|file| file.bytes).sum::<u64>();
         self.set_total(total)?;
         *self.counted = true;
         Ok(total)
     }
 
-    /// Drops the regions that were not read for longest until at most `keep` bytes are left, and
-    /// returns how many became free.
+    /// Drops the regions that were not read for longest, and the whole files that nobody uses and
+    /// were not opened for longest, until at most `keep` bytes are left; returns how many became
+    /// free.
     pub(super) fn shrink(&mut self, dir: &Path, keep: u64) -> Result<u64, CacheError> {
         let before = self.recount(dir)?;
         let mut left = before;
         let mut layers = Vec::new();
-        let mut regions = Vec::new();
+        let mut doomed = Vec::new();
         for (_, path) in layer_dirs(dir)? {
             let number = layers.len();
             let Some(layer) = Layer::open(path)? else { continue };
-            regions.extend(layer.stamps.iter().map(|(stamp, region)| (*stamp, number, *region)));
+            let region = |(stamp, region): &(u64, u64)| (*stamp, Part::Region(number, *region));
+            doomed.extend(layer.stamps.iter().map(region));
             layers.push(layer);
         }
-        regions.sort_unstable();
-        for (_, number, region) in regions {
+        doomed.extend(whole::kept(dir)?.into_iter().map(|file| (file.stamp, Part::Whole(file))));
+        doomed.sort_unstable();
+        for (_, part) in doomed {
             if left <= keep {
                 break;
             }
-            left = left.saturating_sub(layers[number].drop_region(region)?);
+            left = left.saturating_sub(match part {
+                Part::Region(number, region) => layers[number].drop_region(region)?,
+                Part::Whole(file) => file.drop_unused()?,
+            });
         }
         Ok(before.saturating_sub(self.recount(dir)?))
     }
@@ -143,6 +151,14 @@ impl Locked<'_> {
         self.file.write_all_at(&total.to_le_bytes(), 0).at("write", &self.path)?;
         Ok(())
     }
+}
+
+/// What goes as one.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    /// The layer, by its place in a list, and the region.
+    Region(usize, u64),
+    Whole(Kept),
 }
 
 /// A layer while room is made.

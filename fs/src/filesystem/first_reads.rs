@@ -112,7 +112,12 @@ impl ImageFs {
     }
 
     /// The spans that hold a range of a file.
-    fn spans_of(&self, ino: Ino, offset: u64, size: u64) -> Result<Vec<SpanId>, ReadError> {
+    pub(super) fn spans_of(
+        &self,
+        ino: Ino,
+        offset: u64,
+        size: u64,
+    ) -> Result<Vec<SpanId>, ReadError> {
         let mut spans = Vec::new();
         let end = offset.saturating_add(size);
         for extent in self.tree.extents_from(&self.inode(ino)?, offset)? {

@@ -59,6 +59,18 @@ impl ImageFs {
         }
     }
 
+    /// As [`ImageFs::read`], but `None` where something has to be fetched.
+    pub(super) fn read_at_hand(
+        &self,
+        ino: Ino,
+        offset: u64,
+        size: usize,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let (inode, mut reply) = self.begin(ino, offset, size)?;
+        let missing = self.fill(&inode, &mut reply, None)?;
+        Ok(missing.is_none().then_some(reply.bytes))
+    }
+
     fn begin(&self, ino: Ino, offset: u64, size: usize) -> Result<(Inode, Reply), ReadError> {
         let inode = self.inode(ino)?;
         match inode.kind {

@@ -16,6 +16,7 @@ use fuser::{
 use nix::libc;
 use nix::sys::stat::SFlag;
 
+use super::through::Through;
 use crate::filesystem::{Attr, DirEntry, ImageFs, Ino, ReadError};
 use crate::layer::Timestamp;
 
@@ -30,7 +31,7 @@ const BLOCK: u32 = 4096;
 
 /// Translates for the FUSE library.
 #[derive(Debug)]
-pub(super) struct Adapter(Arc<ImageFs>);
+pub(super) struct Adapter(Arc<ImageFs>, Option<Arc<Through>>);
 
 /// The errno of `error`, which is logged here and nowhere else.
 fn errno(request: &str, ino: INodeNo, error: &ReadError) -> Errno {
@@ -117,8 +118,9 @@ fn send_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<ImageFs>) -> Self {
-        Self(fs)
+    /// With `through`, the kernel reads large files by itself.
+    pub(super) fn new(fs: Arc<ImageFs>, through: Option<Arc<Through>>) -> Self {
+        Self(fs, through)
     }
 
     /// `.` and `..` are asked for by whoever opens by file handle (overlayfs, NFS).
@@ -193,10 +195,17 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_MAX_PAGES
             | InitFlags::FUSE_HAS_RESEND;
+        let passthrough = self.1.iter().map(|_| InitFlags::FUSE_PASSTHROUGH);
+        let wanted = passthrough.fold(wanted, InitFlags::union);
         let offered = wanted & config.capabilities();
         config.add_capabilities(offered).map_err(|flags| {
             io::Error::other(format!("the kernel takes back the capabilities {flags:?}"))
         })?;
+        if offered.contains(InitFlags::FUSE_PASSTHROUGH) {
+            // What the kernel reads from lies on no stacked file system, so that one can go on
+            // top of this.
+            config.set_max_stack_depth(1).map_err(|_| io::ErrorKind::InvalidInput)?;
+        }
         // The answers of these are the values in use; the maxima are far above what is set.
         config.set_max_write(MAX_REQUEST).map_err(|_| io::ErrorKind::InvalidInput)?;
         config.set_max_background(64).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -226,8 +235,27 @@ impl Filesystem for Adapter {
     }
 
     /// ENOSYS: "open without me, and keep the page cache".
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
+    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match &self.1 {
+            Some(through) => through.open(Ino(ino.0), reply),
+            None => reply.error(Errno::ENOSYS),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Some(through) = &self.1 {
+            through.release(Ino(ino.0));
+        }
+        reply.ok();
     }
 
     fn read(
@@ -242,6 +270,9 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let size = size.min(MAX_REQUEST) as usize;
+        if let Some(through) = &self.1 {
+            through.note_read(Ino(ino.0), size);
+        }
         // What has to be fetched is answered by the thread that fetches: this one goes on.
         self.0.read_then(Ino(ino.0), offset, size, move |data| match data {
             Ok(data) => reply.data(&data),

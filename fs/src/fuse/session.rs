@@ -20,6 +20,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::FuseError;
 use super::requests::Adapter;
+use super::through::Through;
 use crate::filesystem::ImageFs;
 use crate::sys;
 
@@ -95,9 +96,16 @@ pub struct Session(BackgroundSession);
 
 impl Ready {
     /// Greets the kernel at the other side of `device`, which is mounted already.
-    pub fn first(fs: Arc<ImageFs>, device: OwnedFd) -> Result<(Self, Greeting), FuseError> {
+    /// With `through`, the kernel reads large files by itself.
+    pub fn first(
+        fs: Arc<ImageFs>,
+        device: OwnedFd,
+        through: Option<Arc<Through>>,
+    ) -> Result<(Self, Greeting), FuseError> {
         let greeting = Greeting::read(&device).map_err(FuseError::Session)?;
-        let (ready, answer) = Self::greeted(fs, device, &greeting).map_err(FuseError::Session)?;
+        let adapter = Adapter::new(fs, through);
+        let (ready, answer) =
+            Self::greeted(adapter, device, &greeting).map_err(FuseError::Session)?;
         let written = nix::unistd::write(&ready.device, &answer);
         written.map_err(|error| FuseError::Session(error.into()))?;
         Ok((ready, greeting))
@@ -109,22 +117,23 @@ impl Ready {
         fs: Arc<ImageFs>,
         device: OwnedFd,
         greeting: &Greeting,
+        through: Option<Arc<Through>>,
     ) -> Result<Self, FuseError> {
-        let (ready, _) = Self::greeted(fs, device, greeting).map_err(FuseError::Session)?;
+        let adapter = Adapter::new(fs, through);
+        let (ready, _) = Self::greeted(adapter, device, greeting).map_err(FuseError::Session)?;
         Ok(ready)
     }
 
     /// A session whose library believes to have been greeted by `device`, and its answer.
     fn greeted(
-        fs: Arc<ImageFs>,
+        adapter: Adapter,
         device: OwnedFd,
         greeting: &Greeting,
     ) -> io::Result<(Self, Vec<u8>)> {
         let (kernel, library) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         nix::unistd::write(&kernel, greeting.as_bytes())?;
-        let session =
-            fuser::Session::from_fd(Adapter::new(fs), library, SessionACL::All, config())?;
+        let session = fuser::Session::from_fd(adapter, library, SessionACL::All, config())?;
         let mut answer = vec![0; MIN_BUFFER];
         let len = nix::unistd::read(&kernel, &mut answer)?;
         answer.truncate(len);

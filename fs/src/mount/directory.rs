@@ -160,6 +160,11 @@ impl MountDir {
         fs::read(&path).and_then(Greeting::from_bytes).at("read", &path)
     }
 
+    /// Which files the kernel reads by itself.
+    pub(super) fn passthrough(&self) -> PathBuf {
+        self.0.join("passthrough")
+    }
+
     /// What the log ends with.
     pub(super) fn last_log_line(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
@@ -211,7 +216,7 @@ impl MountDir {
         for path in [self.greeting_path(), self.upgrade_path(), self.upgrade_failed_path()] {
             remove_file(&path)?;
         }
-        for name in ["upgrade.new", "stats.json", "stats.new"] {
+        for name in ["upgrade.new", "stats.json", "stats.new", "passthrough"] {
             remove_file(&self.0.join(name))?;
         }
         remove_file(&self.log())?;

@@ -22,7 +22,7 @@ use super::pending::leave_the_caller;
 use super::{MountError, Mounts, State, source_name};
 use crate::error::AtPath;
 use crate::filesystem::ImageFs;
-use crate::fuse::{self, Greeting, Ready, Session};
+use crate::fuse::{self, Greeting, Ready, Session, Through};
 use crate::trace::Traces;
 
 /// How long a server may take to get ready. The index exists by then; what is left takes
@@ -105,7 +105,13 @@ impl Server {
     }
 
     /// Serves `fs` until the mount ends. What is read first is kept in `traces`, if there are any.
-    pub fn serve(self, mut fs: ImageFs, traces: Option<Traces>) -> Result<(), MountError> {
+    /// With `passthrough`, the kernel reads large files by itself once they are whole in the cache.
+    pub fn serve(
+        self,
+        mut fs: ImageFs,
+        traces: Option<Traces>,
+        passthrough: bool,
+    ) -> Result<(), MountError> {
         let manifest = self.state.manifest_digest;
         // What lies here already needs no trace.
         let traces = traces.filter(|_| fs.is_remote());
@@ -117,7 +123,8 @@ impl Server {
         let (fs, supervisor) = (Arc::new(fs), state.pid);
         // Only a mount that was complete has a device number.
         let session = if state.device.is_none() {
-            first(fs.clone(), device, &dir, state, &control)?
+            let through = first_through(&fs, &dir, passthrough);
+            first(fs.clone(), (device, through), &dir, state, &control)?
         } else {
             again(fs.clone(), device, &dir, state, &control)?
         };
@@ -167,15 +174,26 @@ impl Reporter {
     }
 }
 
+/// Without the privilege for it the kernel would refuse each file anew.
+fn first_through(fs: &Arc<ImageFs>, dir: &MountDir, wanted: bool) -> Option<Arc<Through>> {
+    if !wanted || !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    Through::first(fs, &dir.passthrough()).unwrap_or_else(|error| {
+        tracing::warn!("large files are read by way of the server: {error}");
+        None
+    })
+}
+
 /// Completes a mount and serves it.
 fn first(
     fs: Arc<ImageFs>,
-    device: OwnedFd,
+    (device, through): (OwnedFd, Option<Arc<Through>>),
     dir: &MountDir,
     mut state: State,
     control: &Reporter,
 ) -> Result<Session, MountError> {
-    let (ready, greeting) = Ready::first(fs.clone(), device)?;
+    let (ready, greeting) = Ready::first(fs.clone(), device, through)?;
     dir.write_greeting(&greeting)?;
     let session = ready.start()?;
     if state.rw {
@@ -217,9 +235,14 @@ fn again(
     control: &Reporter,
 ) -> Result<Session, MountError> {
     let greeting: Greeting = dir.read_greeting()?;
-    let ready = Ready::again(fs, device, &greeting)?;
+    let journal = dir.passthrough();
+    let through = Through::again(&fs, &journal).at("open", &journal)?;
+    let ready = Ready::again(fs, device, &greeting, through.clone())?;
     control.tell(&Outcome::Prepared)?;
     control.wait_for_go()?;
+    if let Some(through) = through {
+        through.go_on().at("read", &journal)?;
+    }
     ready.ask_again()?;
     let session = ready.start()?;
     state.server_pid = std::process::id();

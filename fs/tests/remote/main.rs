@@ -8,5 +8,6 @@ mod fetching;
 mod filling;
 mod fixture;
 mod mounted;
+mod passthrough;
 mod source;
 mod traces;

@@ -83,7 +83,7 @@ pub struct Request<'a> {
     /// `--exclude`: patterns of what is left out, relative to each source.
     pub exclude: &'a [String],
     /// Whom the items and the directories made for them belong to; none for root, or for the
-    /// owner that the context says where that [`keeps`](Context::keeps_owners) them.
+    /// owner that the context says where that keeps them.
     pub owner: Option<Owner>,
     /// What becomes of the permission bits of files and directories of the context.
     pub mode: Option<Mode>,

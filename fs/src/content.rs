@@ -6,8 +6,8 @@
 //!                                   -> decode, verify -> memory, cache on disk -> waiters
 //! ```
 //!
-//! [`Content::copy`] never waits for a network, so that whoever answers the kernel may call it;
-//! what it lacks is asked for with [`Content::want`], which calls back, from a worker, in bounded
+//! `copy` never waits for a network, so that whoever answers the kernel may call it;
+//! what it lacks is asked for with `want`, which calls back, from a worker, in bounded
 //! time: with the span, or with an error once [`Options::timeout`] has passed. The fetch itself
 //! may come to its end later and serve the next reader.
 //!

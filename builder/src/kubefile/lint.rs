@@ -1,6 +1,6 @@
 //! What is allowed, but probably not meant.
 //!
-//! [`check`] runs when a file is parsed and looks at nothing but the file. Two rules need more and
+//! `check` runs when a file is parsed and looks at nothing but the file. Two rules need more and
 //! are applied by who has it: [`Rule::CopyRulesDiffer`] the context, [`Rule::UnusedBuildArg`] the
 //! command line.
 

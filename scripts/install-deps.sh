@@ -21,6 +21,7 @@ test=(
     hostname:hostname
     ldd:libc-bin
     setcap:libcap2-bin
+    strace:strace
     unshare:util-linux
     buildah:buildah
     podman:podman

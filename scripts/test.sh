@@ -28,7 +28,7 @@ step() {
 }
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
-step env RUSTDOCFLAGS="-D warnings" cargo doc -p kfs-fs -p kfs-builder -p kfs-charts --no-deps --document-private-items --locked --quiet
+step env RUSTDOCFLAGS="-D warnings" cargo doc -p kfs-fs -p kfs-builder -p kfs-charts -p kfs-measure --no-deps --document-private-items --locked --quiet
 step cargo test --doc --workspace --locked --quiet
 
 work=$(mktemp -d)

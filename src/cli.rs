@@ -58,6 +58,7 @@ enum Command {
     Cache(commands::cache::Args),
     Trace(commands::trace::Args),
     Registry(commands::registry::Args),
+    Bench(commands::bench::Args),
     /// Print a shell completion script
     Completions(commands::completions::Args),
     #[command(name = "__supervise", hide = true)]
@@ -109,6 +110,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cache(args) => commands::cache::run(&args, &context),
         Command::Trace(args) => commands::trace::run(&args, &context),
         Command::Registry(args) => commands::registry::run(args, &context),
+        Command::Bench(args) => commands::bench::run(args, &context),
         Command::Mount(args) => commands::mount::run(args, &context),
         Command::Umount(args) => commands::umount::run(args, &context),
         Command::Mounts(args) => commands::mounts::run(&args, &context),

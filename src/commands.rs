@@ -1,5 +1,6 @@
 //! One file a command: its arguments, and the call it makes.
 
+pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod cat;

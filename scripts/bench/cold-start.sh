@@ -31,9 +31,8 @@ shape() {
     port=$(free_port)
     proxy=127.0.0.1:$port
     case $1 in
-        loopback) shape-proxy --listen "$proxy" --upstream "$registry" ;;
-        1gbit) shape-proxy --listen "$proxy" --upstream "$registry" --rate 1gbit --rtt 20ms ;;
-        100mbit) shape-proxy --listen "$proxy" --upstream "$registry" --rate 100mbit --rtt 20ms ;;
+        loopback) kfs bench proxy "$registry" --listen "$proxy" ;;
+        *) kfs bench proxy "$registry" --listen "$proxy" --net "$1,20ms" ;;
     esac >"$work/proxy.log" 2>&1 &
     proxy_pid=$!
     sleep 0.3

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use kfs_fs::blob::BlobSource as _;
 use kfs_fs::digest::Digest;
 use kfs_fs::oci::registry::{Reference, Registries, RegistryBlob, Settings};
+use kfs_measure::proxy::{Fault, Proxy, Rule, Shape};
 use tracing::Level;
 
-use crate::proxy::{Fault, Proxy, Rule, Shape};
 use crate::server::Registry;
 
 /// Requests for blobs, where the proxy did not redirect them to.

@@ -3,9 +3,6 @@
 mod client;
 mod faults;
 mod options;
-#[path = "../proxy/mod.rs"]
-#[allow(dead_code, reason = "slow nets are for the benchmarks")]
-mod proxy;
 mod server;
 #[path = "../skip/mod.rs"]
 mod skip;

@@ -5,95 +5,61 @@
 //! and knows requests and answers, but nothing of registries but where their paths start. Of a slow
 //! net it imitates the time of a round trip and the rate of the link, not how TCP finds that out.
 
-mod http;
+mod fault;
+mod shape;
 mod tokens;
 
 use std::io::{self, BufReader, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http::{Body, Head, pass};
+use serde::Serialize;
+
+pub use fault::{Fault, Rule};
+pub use shape::{Shape, ShapeError};
+
+use crate::clock::{self, Micros};
+use crate::http::{Body, Head, pass};
+use fault::{SIGNED, pass_piece};
 use tokens::Passes;
 
 /// What the link gives at once after a rest.
 const BURST: Duration = Duration::from_millis(5);
-/// Where addresses lie to which the proxy redirects.
-const SIGNED: &str = "/signed/";
-
-/// How slow the net is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Shape {
-    /// Bytes a second, of all connections together; none is as fast as it goes.
-    pub(crate) rate: Option<u64>,
-    /// For each new connection and each request.
-    pub(crate) round_trip: Duration,
-}
-
-/// What happens to a request, or to the body of its answer after some bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// It is answered with this status and not passed on.
-    Status(u16),
-    /// It is passed on, and the connection ends after so many bytes of its body.
-    Cut(u64),
-    /// It is passed on, and the connection ends in the place of an answer.
-    Lost,
-    /// The connection is reset.
-    Reset(u64),
-    /// The connection ends.
-    Truncate(u64),
-    /// Nothing more comes, for as long as there is a proxy.
-    Stall(u64),
-    /// The byte there is another one.
-    Flip(u64),
-    /// It is passed on without its `Range`.
-    NoRange,
-    /// It is redirected to an address of the proxy that works so many times.
-    Redirect(u32),
-}
-
-/// Which requests a fault is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rule {
-    /// A request whose line has this text.
-    what: &'static str,
-    fault: Fault,
-    /// So many of them pass before.
-    after: u32,
-    /// And then so many do not.
-    times: u32,
-}
-
-impl Rule {
-    pub(crate) fn on(what: &'static str, fault: Fault) -> Self {
-        Self { what, fault, after: 0, times: u32::MAX }
-    }
-
-    pub(crate) fn after(self, after: u32) -> Self {
-        Self { after, ..self }
-    }
-
-    pub(crate) fn times(self, times: u32) -> Self {
-        Self { times, ..self }
-    }
-}
 
 /// A request that came.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seen {
     /// Method and target.
-    pub(crate) request: String,
+    pub request: String,
+    /// What it wanted of its target, as `Range` has it.
+    pub range: Option<String>,
     /// Whether it had an `Authorization`.
-    pub(crate) authorized: bool,
+    pub authorized: bool,
+    /// The answer's status; 0 as long as there is none.
+    pub status: u16,
     /// Bytes of the answer's body that were passed on.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
+    /// Which connection it came by, counted from 0.
+    pub connection: u64,
+    /// When that connection was made, if this is its first request.
+    pub connected: Option<Micros>,
+    /// When it came.
+    pub asked: Micros,
+    /// When its answer began.
+    pub answered: Option<Micros>,
+    /// When the last byte of its answer was passed on, so far.
+    pub ended: Option<Micros>,
 }
 
 /// A proxy that runs. Its connections end with it.
-pub(crate) struct Proxy(Arc<Shared>);
+#[derive(Debug)]
+pub struct Proxy(Arc<Shared>);
+
+#[derive(Debug)]
 
 struct Shared {
     address: SocketAddr,
@@ -104,6 +70,7 @@ struct Shared {
     ends: AtomicBool,
     rules: Mutex<Vec<Rule>>,
     seen: Mutex<Vec<Seen>>,
+    connections: AtomicU64,
     /// How often each address that was redirected to may still be used.
     signed: Mutex<Vec<u32>>,
     passes: Mutex<Option<Passes>>,
@@ -111,7 +78,7 @@ struct Shared {
 
 impl Proxy {
     /// A proxy at this address, before the registry at that one.
-    pub(crate) fn start(listen: &str, upstream: SocketAddr, shape: Shape) -> io::Result<Self> {
+    pub fn start(listen: &str, upstream: SocketAddr, shape: Shape) -> io::Result<Self> {
         let listener = TcpListener::bind(listen)?;
         let shared = Arc::new(Shared {
             address: listener.local_addr()?,
@@ -121,6 +88,7 @@ impl Proxy {
             ends: AtomicBool::new(false),
             rules: Mutex::default(),
             seen: Mutex::default(),
+            connections: AtomicU64::new(0),
             signed: Mutex::default(),
             passes: Mutex::default(),
         });
@@ -141,28 +109,29 @@ impl Proxy {
         Ok(proxy)
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
         self.0.address
     }
 
     /// From now on, this happens; the first rule that fits a request counts.
-    pub(crate) fn add(&self, rule: Rule) {
+    pub fn add(&self, rule: Rule) {
         lock(&self.0.rules).push(rule);
     }
 
     /// From now on, nothing happens, and nothing was seen.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         lock(&self.0.rules).clear();
         lock(&self.0.seen).clear();
     }
 
     /// From now on, the registry wants tokens, each good for so many requests.
-    pub(crate) fn want_tokens(&self, uses: u32) {
+    pub fn want_tokens(&self, uses: u32) {
         *lock(&self.0.passes) = Some(Passes::new(uses));
     }
 
     /// All requests whose line has this text.
-    pub(crate) fn seen(&self, what: &str) -> Vec<Seen> {
+    pub fn seen(&self, what: &str) -> Vec<Seen> {
         let seen = lock(&self.0.seen);
         seen.iter().filter(|seen| seen.request.contains(what)).cloned().collect()
     }
@@ -209,6 +178,13 @@ impl Shared {
         thread::sleep(until.saturating_duration_since(Instant::now()));
     }
 
+    /// Changes the record of a request, unless the list was cleared since.
+    fn note(&self, number: usize, change: impl FnOnce(&mut Seen)) {
+        if let Some(seen) = lock(&self.seen).get_mut(number) {
+            change(seen);
+        }
+    }
+
     fn hang(&self) {
         while !self.ends.load(SeqCst) {
             thread::sleep(Duration::from_millis(10));
@@ -223,32 +199,55 @@ struct Connection<'a> {
     requests: BufReader<&'a TcpStream>,
     upstream: &'a TcpStream,
     answers: BufReader<&'a TcpStream>,
+    number: u64,
+    /// When it was made; taken by its first request.
+    connected: Option<Micros>,
 }
 
 impl<'a> Connection<'a> {
     fn serve(shared: &'a Shared, client: &'a TcpStream) -> io::Result<()> {
+        let connected = Some(clock::now());
+        let number = shared.connections.fetch_add(1, SeqCst);
         thread::sleep(shared.shape.round_trip);
         client.set_nodelay(true)?;
         let upstream = TcpStream::connect(shared.upstream)?;
         upstream.set_nodelay(true)?;
         let (requests, answers) = (BufReader::new(client), BufReader::new(&upstream));
-        let mut connection = Connection { shared, client, requests, upstream: &upstream, answers };
+        let upstream = &upstream;
+        let mut connection =
+            Connection { shared, client, requests, upstream, answers, number, connected };
         while let Some(request) = Head::read(&mut connection.requests)? {
+            let number = connection.record(&request);
             thread::sleep(shared.shape.round_trip);
-            connection.exchange(request)?;
+            let done = connection.exchange(request, number);
+            shared.note(number, |seen| seen.ended = Some(clock::now()));
+            done?;
         }
         Ok(())
     }
 
-    /// One request and its answer.
-    fn exchange(&mut self, mut request: Head) -> io::Result<()> {
-        let line = format!("{} {}", request.word(0), request.word(1));
-        let authorized = request.get("Authorization").is_some();
-        let number = {
-            let mut seen = lock(&self.shared.seen);
-            seen.push(Seen { request: line.clone(), authorized, bytes: 0 });
-            seen.len() - 1
+    /// Adds a request to the record; its place there.
+    fn record(&mut self, request: &Head) -> usize {
+        let seen = Seen {
+            request: line_of(request),
+            range: request.get("Range").map(str::to_owned),
+            authorized: request.get("Authorization").is_some(),
+            status: 0,
+            bytes: 0,
+            connection: self.number,
+            connected: self.connected.take(),
+            asked: clock::now(),
+            answered: None,
+            ended: None,
         };
+        let mut all = lock(&self.shared.seen);
+        all.push(seen);
+        all.len() - 1
+    }
+
+    /// One request and its answer.
+    fn exchange(&mut self, mut request: Head, number: usize) -> io::Result<()> {
+        let line = line_of(&request);
         if let Some(answer) = self.token_answer(&mut request) {
             return self.answer(&request, &answer.0, &answer.1);
         }
@@ -288,6 +287,10 @@ impl<'a> Connection<'a> {
             return Err(end());
         }
         head.write(&mut &*self.client)?;
+        self.shared.note(number, |seen| {
+            seen.status = head.word(1).parse().unwrap_or_default();
+            seen.answered = Some(clock::now());
+        });
         let body = head.answer_body(method);
         let (shared, client) = (self.shared, self.client);
         let mut at = 0;
@@ -295,41 +298,11 @@ impl<'a> Connection<'a> {
             shared.link(piece.len());
             let passed = pass_piece(shared, client, fault, at, piece);
             at += piece.len() as u64;
-            // The list may have been cleared since.
-            if let Some(seen) = lock(&shared.seen).get_mut(number) {
-                seen.bytes += piece.len() as u64;
-            }
+            shared.note(number, |seen| seen.bytes += piece.len() as u64);
             passed
         })?;
         let closes = head.get("Connection").is_some_and(|it| it.eq_ignore_ascii_case("close"));
         if closes || body == Body::Rest { Err(end()) } else { Ok(()) }
-    }
-
-    /// Turns a request for an address that was redirected to into the original one, unless that
-    /// address is outlived.
-    fn unsign(&self, request: &mut Head, signed: &str) -> bool {
-        let Some((number, path)) = signed.split_once('/') else { return false };
-        let mut all = lock(&self.shared.signed);
-        let left = number.parse::<usize>().ok().and_then(|number| all.get_mut(number));
-        let Some(left) = left.filter(|left| **left > 0) else { return false };
-        *left -= 1;
-        request.first = format!("{} /{path} HTTP/1.1", request.word(0));
-        true
-    }
-
-    fn redirect(&mut self, request: &Head, uses: u32) -> io::Result<()> {
-        let number = {
-            let mut signed = lock(&self.shared.signed);
-            signed.push(uses);
-            signed.len() - 1
-        };
-        let (address, path) = (self.shared.address, request.word(1));
-        let location = format!("http://{address}{SIGNED}{number}{path}");
-        let head = Head::new(
-            "HTTP/1.1 307 Temporary Redirect".to_owned(),
-            &[("Location", &location), ("Content-Length", "0")],
-        );
-        self.answer(request, &head, "")
     }
 
     fn answer_status(&mut self, request: &Head, status: u16) -> io::Result<()> {
@@ -349,40 +322,7 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Passes on a piece that starts at `at` of a body, or does to it what the fault wants.
-fn pass_piece(
-    shared: &Shared,
-    mut client: &TcpStream,
-    fault: Option<Fault>,
-    at: u64,
-    piece: &[u8],
-) -> io::Result<()> {
-    let place = match fault {
-        Some(Fault::Reset(n) | Fault::Truncate(n) | Fault::Stall(n) | Fault::Flip(n)) => n,
-        _ => return client.write_all(piece),
-    };
-    let inside = place.checked_sub(at).and_then(|n| usize::try_from(n).ok());
-    let Some(inside) = inside.filter(|n| *n < piece.len()) else {
-        return client.write_all(piece);
-    };
-    if matches!(fault, Some(Fault::Flip(_))) {
-        let mut piece = piece.to_vec();
-        piece[inside] ^= 1;
-        return client.write_all(&piece);
-    }
-    client.write_all(&piece[..inside])?;
-    match fault {
-        Some(Fault::Stall(_)) => shared.hang(),
-        Some(Fault::Reset(_)) => reset_at_close(client)?,
-        _ => {}
-    }
-    Err(io::ErrorKind::ConnectionAborted.into())
-}
-
-/// What was written goes out first: the peer shall see it, and then the reset.
-fn reset_at_close(client: &TcpStream) -> io::Result<()> {
-    use nix::sys::socket::{setsockopt, sockopt};
-    thread::sleep(Duration::from_millis(20));
-    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-    Ok(setsockopt(client, sockopt::Linger, &linger)?)
+/// Method and target.
+fn line_of(request: &Head) -> String {
+    format!("{} {}", request.word(0), request.word(1))
 }

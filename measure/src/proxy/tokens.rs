@@ -1,22 +1,22 @@
 //! The proxy as a registry that wants bearer tokens, and as the server that gives them: a token is
 //! outlived after some uses, whatever its answer said.
 
-use super::http::Head;
 use super::{Connection, lock};
+use crate::http::Head;
 
 /// Where tokens are had.
 const PATH: &str = "/token?";
 
 /// The tokens that were given.
 #[derive(Debug)]
-pub(crate) struct Passes {
+pub(super) struct Passes {
     uses: u32,
     /// How often each may still be used.
     left: Vec<u32>,
 }
 
 impl Passes {
-    pub(crate) fn new(uses: u32) -> Self {
+    pub(super) fn new(uses: u32) -> Self {
         Self { uses, left: Vec::new() }
     }
 

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{self, Context};
 use crate::report::{Failure, USAGE};
+use crate::warnings;
 
 /// Mount, build and look into OCI images without unpacking them
 #[derive(Debug, Parser)]
@@ -81,6 +82,11 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
 /// Runs the command that was typed.
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let context = Context::new(cli.root, cli.quiet)?;
+    // These have a log.
+    let logs = matches!(cli.command, Command::Mount(_) | Command::Supervise(_) | Command::Serve(_));
+    if !logs && !cli.quiet {
+        warnings::show();
+    }
     match cli.command {
         Command::Images(args) => commands::images::run(&args, &context),
         Command::Fsck(args) => commands::fsck::run(&args, &context),

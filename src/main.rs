@@ -11,6 +11,7 @@ mod reading;
 mod report;
 mod table;
 mod units;
+mod warnings;
 
 use std::process::ExitCode;
 

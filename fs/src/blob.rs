@@ -1,4 +1,4 @@
-//! Where the bytes of a blob come from: a file, a member of an archive, later a registry.
+//! Where the bytes of a blob come from: a file, a member of an archive, a registry (see `oci::registry`).
 //!
 //! A source hands out bytes as they lie there. It verifies nothing: whoever reads holds the
 //! digest (see `layer`). Retries, if a source needs them, live inside it.
@@ -35,6 +35,18 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Which of several places the source reads from: a number that only grows. Mirrors have one
+    /// each.
+    fn place(&self) -> usize {
+        0
+    }
+
+    /// What was read since the source was at `place` is not what it should be, as `why` tells:
+    /// from now on another place is read from. `false` if there is none.
+    fn distrust(&self, _place: usize, _why: &dyn fmt::Display) -> bool {
+        false
+    }
+
     /// Fills `buf` from `offset`; `UnexpectedEof` when the blob is shorter.
     fn read_exact_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
         while !buf.is_empty() {
@@ -49,6 +61,22 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
             }
         }
         Ok(())
+    }
+}
+
+/// Does what reads and verifies a source. If what it reads `is_damaged`, it is done again with the
+/// bytes of the source's next place, as long as there is one.
+pub fn from_any_place<T, E: fmt::Display>(
+    source: &dyn BlobSource,
+    is_damaged: impl Fn(&E) -> bool,
+    mut read: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    loop {
+        let place = source.place();
+        match read() {
+            Err(error) if is_damaged(&error) && source.distrust(place, &error) => {}
+            result => return result,
+        }
     }
 }
 

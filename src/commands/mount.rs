@@ -22,6 +22,7 @@ use crate::finding::FindArgs;
 use crate::look::open_fs;
 use crate::report::Failure;
 use crate::table::size;
+use crate::warnings;
 
 /// Mount an image
 ///
@@ -92,6 +93,11 @@ impl ServingArgs {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    if args.foreground {
+        log_to(io::stderr);
+    } else if !context.quiet {
+        warnings::show();
+    }
     let context = &context.finding(&args.serving.find);
     let access = match (args.upper, args.rw) {
         (Some(upper), _) => Access::Upper(upper),
@@ -114,7 +120,6 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     drop(open_fs(&image, &store.dir(Part::Indexes), context)?);
     tell_fetched(&image.name, context);
     if args.foreground {
-        log_to(io::stderr);
         let id = pending.state().id.clone();
         let server = |program: &Path| {
             let mut server = command(program, "__serve", context, &id, &source, &args.serving);

@@ -10,82 +10,12 @@ use std::time::{Duration, Instant};
 
 use kfs_fs::blob::BlobSource as _;
 use kfs_fs::digest::Digest;
-use kfs_fs::oci::registry::{Reference, Registries, RegistryBlob, Settings};
-use kfs_measure::proxy::{Fault, Proxy, Rule, Shape};
+use kfs_fs::oci::registry::{Reference, Registries, Settings};
 use tracing::Level;
 
+use crate::bad::{BLOBS, Bad, SLACK, read};
 use crate::server::Registry;
-
-/// Requests for blobs, where the proxy did not redirect them to.
-const BLOBS: &str = "GET /v2/a/blobs/";
-/// What is on its way when a connection breaks, in bytes.
-const SLACK: u64 = 64 << 10;
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// A registry behind a proxy, with the image `a:1` of one layer.
-struct Bad {
-    registry: Registry,
-    proxy: Proxy,
-    digest: String,
-    /// The file `big`.
-    big: Vec<u8>,
-    layer: Vec<u8>,
-}
-
-impl Bad {
-    fn start() -> Option<Self> {
-        let registry = Registry::start(false)?;
-        let big: Vec<u8> = (0..400_000_u32)
-            .flat_map(|n| n.wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes())
-            .collect();
-        let files: [(&str, &[u8]); 2] = [("big", &big), ("hello", b"world")];
-        let digest = registry.image_with("a:1", &files);
-        let layers = fs::read_dir(registry.path("origin/blobs/sha256")).unwrap();
-        let layers = layers.map(|entry| fs::read(entry.unwrap().path()).unwrap());
-        let layer = layers.max_by_key(Vec::len).unwrap();
-        let proxy = Proxy::start("127.0.0.1:0", registry.address(), Shape::default()).unwrap();
-        Some(Self { registry, proxy, digest, big, layer })
-    }
-
-    fn name(&self) -> String {
-        format!("{}/a:1", self.proxy.address())
-    }
-
-    /// The layer, for a client of its own.
-    fn blob(&self) -> RegistryBlob {
-        let dir = self.registry.path("");
-        let mut settings = Settings::new(dir).with_read_timeout(PATIENCE);
-        settings.plain_http = true;
-        let repository = Registries::new(settings).repository(&self.name().parse().unwrap());
-        repository.unwrap().blob(Digest::of(&self.layer), self.layer.len() as u64)
-    }
-
-    #[track_caller]
-    fn assert_reads(&self, blob: &RegistryBlob, offset: usize, len: usize) {
-        let read = read(blob, offset, len).unwrap();
-        assert!(read == self.layer[offset..offset + len], "other bytes at {offset}");
-    }
-
-    /// Bytes that passed in answers to requests for blobs.
-    fn bytes(&self) -> u64 {
-        self.proxy.seen("/blobs/").iter().map(|seen| seen.bytes).sum()
-    }
-
-    /// Whether a store has the layer, as a whole or in part.
-    fn has_layer(&self, store: &str) -> bool {
-        let hex = Digest::of(&self.layer).hex();
-        let store = self.registry.path(store);
-        let whole = store.join("blobs/sha256").join(&hex);
-        whole.exists() || store.join("remotes").join(hex + ".partial").exists()
-    }
-}
-
-fn read(blob: &RegistryBlob, offset: usize, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    let n = blob.read_at(offset as u64, &mut bytes)?;
-    bytes.truncate(n);
-    Ok(bytes)
-}
+use kfs_measure::proxy::{Fault, Proxy, Rule, Shape};
 
 #[test]
 fn a_server_that_fails_for_a_while_is_asked_again() {
@@ -337,36 +267,6 @@ fn a_push_goes_on_after_what_passes() {
     assert!(code == 1 && error.contains("500"), "{code}: {error}");
     bad.proxy.clear();
     assert_eq!(registry.ok("origin", &push).trim(), bad.digest);
-}
-
-#[test]
-fn a_mirror_that_fails_is_passed_over() {
-    let Some(bad) = Bad::start() else { return };
-    let (here, mirror) = (bad.registry.address(), bad.proxy.address());
-    let conf = bad.registry.path("registries.conf");
-    let text = format!(
-        "[[registry]]\nlocation = \"{here}\"\ninsecure = true\n\
-         [[registry.mirror]]\nlocation = \"{mirror}\"\ninsecure = true\n"
-    );
-    fs::write(&conf, text).unwrap();
-    let name = bad.registry.name("a:1");
-    let faults = [
-        ("GET", Fault::Status(500)),
-        ("/blobs/", Fault::Status(404)),
-        ("/blobs/", Fault::Truncate(100_000)),
-        ("/manifests/", Fault::Lost),
-        ("/manifests/", Fault::Flip(10)),
-    ];
-    for (number, (what, fault)) in faults.into_iter().enumerate() {
-        bad.proxy.clear();
-        bad.proxy.add(Rule::on(what, fault));
-        let mut pull = bad.registry.command(&number.to_string(), &["pull", &name]);
-        let pulled = pull.env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap();
-        let error = String::from_utf8(pulled.stderr).unwrap();
-        let digest = String::from_utf8(pulled.stdout).unwrap();
-        assert_eq!(digest.trim(), bad.digest, "{what} {fault:?}: {error}");
-        assert!(!bad.proxy.seen(what).is_empty(), "the mirror was not asked");
-    }
 }
 
 #[test]

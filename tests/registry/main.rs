@@ -1,7 +1,10 @@
 //! The client against a real registry: Debian's `docker-registry` on a free port of this machine.
 
+mod bad;
 mod client;
+mod deadlines;
 mod faults;
+mod mirrors;
 mod options;
 mod server;
 #[path = "../skip/mod.rs"]

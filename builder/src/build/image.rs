@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use kfs_fs::blob::BlobReader;
 use kfs_fs::oci::manifest::{
     CONFIG, Compression, Descriptor, History, ImageConfig, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD,
     MANIFEST, Manifest, layer_compression,
 };
-use kfs_fs::oci::store::{Expected, StoreError, Writer};
+use kfs_fs::oci::store::Writer;
 use kfs_fs::oci::{Image, Layer};
 
 use super::{BuildError, Built};
@@ -32,7 +31,7 @@ pub(super) struct New<'a> {
 pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<Built, BuildError> {
     let base_layers = new.base.map_or(&[][..], |base| &base.layers);
     for layer in base_layers {
-        take_in(writer, layer)?;
+        writer.take_in(layer)?;
     }
     let all = || base_layers.iter().chain(&new.layers);
     let now = humantime::format_rfc3339(new.now).to_string();
@@ -75,18 +74,6 @@ fn fill_times(history: &mut [History], now: &str) {
             None => step.created = Some(time.clone().unwrap_or_else(|| now.to_owned())),
         }
     }
-}
-
-/// Copies a layer that lies elsewhere (in a layout or archive named in FROM).
-fn take_in(writer: &Writer, layer: &Layer) -> Result<(), StoreError> {
-    let descriptor = &layer.descriptor;
-    if writer.blob(descriptor.digest).is_ok_and(|blob| blob.size() == descriptor.size) {
-        return Ok(());
-    }
-    let what = format!("layer {} ({})", descriptor.digest, layer.blob.location());
-    let reader = BlobReader::new(layer.blob.clone());
-    writer.put_blob(reader, Expected::from(descriptor), &what)?;
-    Ok(())
 }
 
 /// The descriptor with Docker's media types replaced by those of OCI, for an OCI manifest.

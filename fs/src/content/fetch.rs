@@ -248,11 +248,29 @@ impl Shared {
         Some(Arc::new(content))
     }
 
-    /// Reads, decodes and verifies spans that lie together.
-    fn fetch(&self, job: &Job, numbers: std::ops::Range<usize>, batch: &mut Batch<'_>) {
-        if numbers.is_empty() {
-            return;
+    /// Reads, decodes and verifies spans that lie together; from another place again what comes
+    /// damaged.
+    fn fetch(&self, job: &Job, mut numbers: std::ops::Range<usize>, batch: &mut Batch<'_>) {
+        let blob = &self.layers[job.layer].layer.blob;
+        while !numbers.is_empty() {
+            let place = blob.place();
+            let distrust = |error: &SpanError| is_damage(error) && blob.distrust(place, error);
+            let Some(damaged) = self.fetch_once(job, numbers.clone(), batch, distrust) else {
+                return;
+            };
+            numbers.start = damaged;
         }
+    }
+
+    /// Ends at a span for whose sake the rest is to be read from another place, and returns its
+    /// number.
+    fn fetch_once(
+        &self,
+        job: &Job,
+        numbers: std::ops::Range<usize>,
+        batch: &mut Batch<'_>,
+        distrust: impl Fn(&SpanError) -> bool,
+    ) -> Option<usize> {
         let of = &self.layers[job.layer];
         let stored = match self.read_stored(job, numbers.clone()) {
             Ok(stored) => stored,
@@ -260,7 +278,7 @@ impl Shared {
                 for number in numbers {
                     self.failed((job.layer, number), error.clone());
                 }
-                return;
+                return None;
             }
         };
         let mut decoder = span::Decoder::new(&of.index);
@@ -272,9 +290,11 @@ impl Shared {
                     batch.add(number, content.clone());
                     self.ready((job.layer, number), content);
                 }
+                Err(error) if distrust(&error) => return Some(number),
                 Err(error) => self.failed((job.layer, number), error),
             }
         }
+        None
     }
 
     fn read_stored(&self, job: &Job, numbers: std::ops::Range<usize>) -> Result<Stored, SpanError> {
@@ -318,6 +338,17 @@ impl Shared {
         for waiter in waiters {
             waiter(Err(error.clone()));
         }
+    }
+}
+
+/// Whether stored bytes that are at hand are to blame.
+fn is_damage(error: &SpanError) -> bool {
+    match error {
+        SpanError::Mismatch { .. } | SpanError::Read { .. } => true,
+        SpanError::Index(_)
+        | SpanError::TimedOut { .. }
+        | SpanError::Closed { .. }
+        | SpanError::TooLarge { .. } => false,
     }
 }
 

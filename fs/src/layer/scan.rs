@@ -106,6 +106,22 @@ pub enum LayerError {
     },
 }
 
+impl LayerError {
+    /// Whether the bytes that came are not those that the digest names. Whatever else is wrong is
+    /// found only in bytes that were.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::Toc { source: TocError::Mismatch(_), .. } => true,
+            Self::Toc { .. }
+            | Self::DiffId { .. }
+            | Self::Decode { .. }
+            | Self::Tar { .. }
+            | Self::Read { .. }
+            | Self::Index { .. } => false,
+        }
+    }
+}
+
 /// Reads, verifies and indexes a layer.
 pub fn scan(
     layer: &Layer,

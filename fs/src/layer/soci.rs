@@ -19,7 +19,7 @@ use super::index::{Coding, Extent, IndexBuilder, Span, SpanDigest};
 use super::toc::entry::RawEntry;
 use super::toc::error::{EntryProblem, TocError, Unusable};
 use super::toc::time;
-use crate::blob::{BlobReader, BlobSource};
+use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, VerifyReader};
 use crate::oci::Ztoc;
 use crate::span::MAX_SPAN;
@@ -83,15 +83,18 @@ fn read(table: &Ztoc) -> Result<Vec<u8>, TocError> {
     if size > MAX_ZTOC {
         return Err(TocError::Unusable(Unusable::Ztoc("is unusually large")));
     }
-    let reader = BlobReader::new(table.blob.clone());
-    let mut buffer = Vec::new();
-    match VerifyReader::new(reader, table.descriptor.digest, size).read_to_end(&mut buffer) {
-        Ok(_) => Ok(buffer),
-        Err(error) => Err(match TocError::from_io(error) {
-            TocError::Decode(source) => TocError::Read(source),
-            other => other,
-        }),
-    }
+    let is_damaged = |error: &TocError| matches!(error, TocError::Mismatch(_));
+    from_any_place(table.blob.as_ref(), is_damaged, || {
+        let reader = BlobReader::new(table.blob.clone());
+        let mut buffer = Vec::new();
+        match VerifyReader::new(reader, table.descriptor.digest, size).read_to_end(&mut buffer) {
+            Ok(_) => Ok(buffer),
+            Err(error) => Err(match TocError::from_io(error) {
+                TocError::Decode(source) => TocError::Read(source),
+                other => other,
+            }),
+        }
+    })
 }
 
 /// As [`index`], from the bytes of a ztoc.

@@ -18,9 +18,8 @@ use super::manifest::{
     Manifest, is_index, layer_compression,
 };
 use super::reference::Name;
-use super::store::{Expected, Part, Store, StoreError, Writer};
+use super::store::{Part, Store, StoreError, Writer};
 use super::{Image, Layer};
-use crate::blob::BlobReader;
 use crate::digest::{DiffId, Digest};
 use crate::layer::rewrite::{Priorities, RewriteError, Target, rewrite};
 use crate::layer::toc::{
@@ -258,7 +257,7 @@ impl Converter<'_> {
             writer.put_layer(new)?;
         }
         for layer in &self.kept {
-            take_in(writer, layer)?;
+            writer.take_in(layer)?;
         }
         for document in &self.documents {
             writer.put_bytes(document)?;
@@ -269,18 +268,6 @@ impl Converter<'_> {
         result.layers.reverse();
         Ok(Converted { digest, ..result })
     }
-}
-
-/// Copies a layer that is kept, if it lies elsewhere.
-fn take_in(writer: &Writer, layer: &Layer) -> Result<(), StoreError> {
-    let descriptor = &layer.descriptor;
-    if writer.blob(descriptor.digest).is_ok_and(|blob| blob.size() == descriptor.size) {
-        return Ok(());
-    }
-    let what = format!("layer {} ({})", descriptor.digest, layer.blob.location());
-    let reader = BlobReader::new(layer.blob.clone());
-    writer.put_blob(reader, Expected::from(descriptor), &what)?;
-    Ok(())
 }
 
 /// Whether a layer has a format already; its level cannot be known.

@@ -13,7 +13,7 @@ use super::manifest::{Descriptor, Index, MAX_JSON, REF_NAME, is_index};
 use super::reference::Name;
 use super::store::{Expected, Store, StoreError, input_error, put_entries};
 use super::walk::closure;
-use crate::blob::{BlobReader, BlobSource};
+use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::VerifyReader;
 use crate::error::{AtPath, PathError};
 use crate::unnamed::UnnamedFile;
@@ -75,7 +75,10 @@ pub fn copy_to_store(
     for (blob, source) in blobs(selection)? {
         if !store.blob_path(blob.digest).exists() {
             let what = source.location();
-            stage.put_blob(BlobReader::new(source), Expected::from(&blob), &what, copied)?;
+            from_any_place(source.as_ref(), StoreError::is_corrupt, || {
+                let reader = BlobReader::new(source.clone());
+                stage.put_blob(reader, Expected::from(&blob), &what, copied)
+            })?;
         }
     }
     stage.commit(vec![(Some(name.to_string()), selection.descriptor.clone())])
@@ -100,8 +103,11 @@ pub fn copy_to_layout(
         let path = layout::blob_path(dir, blob.digest);
         if !path.exists() {
             let what = source.location();
-            let reader = VerifyReader::new(BlobReader::new(source), blob.digest, blob.size);
-            put_blob(reader, &what, &blobs_dir, &path, copied)?;
+            from_any_place(source.as_ref(), StoreError::is_corrupt, || {
+                let reader = BlobReader::new(source.clone());
+                let reader = VerifyReader::new(reader, blob.digest, blob.size);
+                put_blob(reader, &what, &blobs_dir, &path, copied)
+            })?;
         }
     }
     File::open(&blobs_dir).and_then(|dir| dir.sync_all()).at("sync", &blobs_dir)?;

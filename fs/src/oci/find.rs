@@ -13,7 +13,7 @@ use super::manifest::{Descriptor, ImageConfig, Index, Platform, is_index, is_man
 use super::reference::Name;
 use super::registry::{Fetched, Reference, Registries, RegistryError, Repository};
 use super::store::{Store, StoreError};
-use crate::blob::{BlobReader, BlobSource};
+use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, Mismatch, VerifyReader};
 
 /// How images are found that are named.
@@ -182,9 +182,16 @@ fn fetch(repository: &Repository, descriptor: &Descriptor) -> Result<Vec<u8>, Im
     if is_index(&descriptor.media_type) || is_manifest(&descriptor.media_type) {
         return Ok(repository.manifest(&Reference::Digest(descriptor.digest))?.json);
     }
-    let blob = Arc::new(repository.blob(descriptor.digest, descriptor.size));
+    let blob: Arc<dyn BlobSource> = Arc::new(repository.blob(descriptor.digest, descriptor.size));
+    let is_damaged = |error: &ImageError| matches!(error, ImageError::Corrupt(_));
+    from_any_place(blob.as_ref(), is_damaged, || read_small(&blob, descriptor))
+}
+
+/// Reads and verifies a blob that has its place in memory.
+fn read_small(blob: &Arc<dyn BlobSource>, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+    let blob = BlobReader::new(blob.clone());
     let mut json = Vec::new();
-    let mut reader = VerifyReader::new(BlobReader::new(blob), descriptor.digest, descriptor.size);
+    let mut reader = VerifyReader::new(blob, descriptor.digest, descriptor.size);
     match std::io::Read::read_to_end(&mut reader, &mut json) {
         Ok(_) => Ok(json),
         Err(error) => Err(match error.downcast::<Mismatch>() {

@@ -206,6 +206,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether bytes that were to be stored are others than their digest names.
+    pub(crate) fn is_corrupt(&self) -> bool {
+        matches!(self, Self::Corrupt(_))
+    }
+}
+
+impl StoreError {
     fn mounts(error: MountError) -> Self {
         Self::Mounts(Box::new(error))
     }

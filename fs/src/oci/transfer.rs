@@ -3,8 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use super::find::{Lookup, Pull};
 use super::image::{ImageError, choose_manifest, read_index};
@@ -14,7 +14,7 @@ use super::reference::{Name, Source};
 use super::registry::{Pushed, Reference, Registries};
 use super::store::{Store, StoreError};
 use super::walk::closure;
-use crate::blob::BlobReader;
+use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, Found, Hasher, Mismatch};
 use crate::error::AtPath;
 
@@ -87,13 +87,21 @@ fn fetch(
     if target.exists() {
         return Ok(());
     }
-    let resumed = file.metadata().at("stat", &path)?.len() > 0;
-    let mut result = fetch_rest(selection, layer, &mut file, &path, copied);
-    if resumed && matches!(result, Err(StoreError::Corrupt(_))) {
-        // What an earlier process left may be damaged.
-        file.set_len(0).at("truncate", &path)?;
-        result = fetch_rest(selection, layer, &mut file, &path, copied);
-    }
+    let blob = selection.layout.blob_of(layer).map_err(|error| broken(selection, error))?;
+    let mut fetch = || {
+        let resumed = file.metadata().at("stat", &path)?.len() > 0;
+        let mut result = fetch_rest(&blob, layer, &mut file, &path, copied);
+        if resumed && matches!(result, Err(StoreError::Corrupt(_))) {
+            // What an earlier process left may be damaged.
+            file.set_len(0).at("truncate", &path)?;
+            result = fetch_rest(&blob, layer, &mut file, &path, copied);
+        }
+        if let Err(StoreError::Corrupt(_)) = result {
+            file.set_len(0).at("truncate", &path)?;
+        }
+        result
+    };
+    let result = from_any_place(blob.as_ref(), StoreError::is_corrupt, &mut fetch);
     if let Err(StoreError::Corrupt(_)) = result {
         fs::remove_file(&path).at("remove", &path)?;
     }
@@ -104,7 +112,7 @@ fn fetch(
 }
 
 fn fetch_rest(
-    selection: &Selection,
+    blob: &Arc<dyn BlobSource>,
     layer: &Descriptor,
     file: &mut File,
     path: &Path,
@@ -122,9 +130,8 @@ fn fetch_rest(
         hasher.update(&chunk[..n]);
         at += n as u64;
     }
-    let blob = selection.layout.blob_of(layer).map_err(|error| broken(selection, error))?;
     let what = blob.location();
-    let mut reader = BlobReader::starting_at(blob, at);
+    let mut reader = BlobReader::starting_at(blob.clone(), at);
     loop {
         let n = match reader.read(&mut chunk) {
             Ok(0) => break,

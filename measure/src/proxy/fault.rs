@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::{Connection, Shared, lock};
 use crate::http::Head;
 
+/// Between the bytes of a trickle.
+const TRICKLE: Duration = Duration::from_millis(20);
 /// Where addresses lie to which the proxy redirects.
 pub(super) const SIGNED: &str = "/signed/";
 
@@ -26,6 +28,8 @@ pub enum Fault {
     Truncate(u64),
     /// Nothing more comes, for as long as there is a proxy.
     Stall(u64),
+    /// From there on a byte comes now and then.
+    Trickle(u64),
     /// The byte there is another one.
     Flip(u64),
     /// It is passed on without its `Range`.
@@ -101,6 +105,15 @@ pub(super) fn pass_piece(
     at: u64,
     piece: &[u8],
 ) -> io::Result<()> {
+    if let Some(Fault::Trickle(n)) = fault {
+        let whole = usize::try_from(n.saturating_sub(at)).unwrap_or(usize::MAX).min(piece.len());
+        client.write_all(&piece[..whole])?;
+        for byte in &piece[whole..] {
+            thread::sleep(TRICKLE);
+            client.write_all(&[*byte])?;
+        }
+        return Ok(());
+    }
     let place = match fault {
         Some(Fault::Reset(n) | Fault::Truncate(n) | Fault::Stall(n) | Fault::Flip(n)) => n,
         _ => return client.write_all(piece),

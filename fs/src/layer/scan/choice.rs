@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{LayerError, index_error, scan_filling};
+use crate::blob::from_any_place;
 use crate::cache::Filling;
 use crate::digest::{Digest, Found, Mismatch};
 use crate::layer::index::{IndexBuilder, IndexId, LayerIndex, Summary};
@@ -24,6 +25,18 @@ pub fn open_or_scan(
 
 /// As [`open_or_scan`]; the content of a remote blob that is read whole goes into the cache.
 pub(crate) fn open_or_scan_filling(
+    layer: &Layer,
+    indexes: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+    filling: Option<&Filling>,
+) -> Result<LayerIndex, LayerError> {
+    let is_damaged = |error: &LayerError| error.is_damage();
+    from_any_place(layer.blob.as_ref(), is_damaged, || {
+        open_or_scan_once(layer, indexes, progress, filling)
+    })
+}
+
+fn open_or_scan_once(
     layer: &Layer,
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::counters::InFlight;
 use super::error::RegistryError;
+use super::retry::Patience;
 
 /// What is read of the body of a refusal, in bytes.
 const MAX_MESSAGE: u64 = 16 << 10;
@@ -22,7 +23,7 @@ const LONGEST_AFTER: Duration = Duration::from_secs(30);
 pub(super) struct Answer {
     response: Response,
     host: String,
-    stall: Duration,
+    patience: Patience,
     in_flight: InFlight,
 }
 
@@ -33,7 +34,7 @@ impl Answer {
         stall: Duration,
         in_flight: InFlight,
     ) -> Self {
-        Self { response, host: host.to_owned(), stall, in_flight }
+        Self { response, host: host.to_owned(), patience: Patience::new(stall), in_flight }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -68,16 +69,18 @@ impl Answer {
 
     /// The next piece of the body; none at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        let failure = match tokio::time::timeout(self.stall, self.response.chunk()).await {
+        let failure = match self.patience.wait(&self.host, self.response.chunk()).await {
             Ok(Ok(piece)) => {
-                self.in_flight.received(piece.as_ref().map_or(0, Bytes::len));
+                let len = piece.as_ref().map_or(0, Bytes::len);
+                self.in_flight.received(len);
+                self.patience.received(len);
                 return Ok(piece);
             }
             Ok(Err(error)) => RegistryError::Unreachable {
                 registry: self.host.clone(),
                 reason: super::http::reason(&error.without_url()),
             },
-            Err(_) => RegistryError::Stalled { registry: self.host.clone(), waited: self.stall },
+            Err(stalled) => stalled,
         };
         self.in_flight.failed();
         Err(failure)

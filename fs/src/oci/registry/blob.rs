@@ -69,6 +69,15 @@ enum TargetPlace {
     Elsewhere(Url),
 }
 
+/// Whether an endpoint was left for the next one.
+enum Left {
+    Now,
+    /// Somebody else who noticed has done it.
+    Before,
+    /// It is the last one.
+    Stays,
+}
+
 impl fmt::Debug for RegistryBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RegistryBlob({})", self.state.location())
@@ -139,6 +148,14 @@ impl BlobSource for RegistryBlob {
         true
     }
 
+    fn place(&self) -> usize {
+        self.state.place()
+    }
+
+    fn distrust(&self, place: usize, why: &dyn fmt::Display) -> bool {
+        self.state.distrust(place, why)
+    }
+
     fn stream(&self, offset: u64) -> Option<Box<dyn Read + Send>> {
         let (sender, reader) = stream::channel();
         let task = stream::send(self.state.clone(), offset, sender);
@@ -169,32 +186,76 @@ impl BlobState {
         format!("{}@{}", self.name, self.digest)
     }
 
+    /// The place of the endpoint in use.
+    pub(super) fn place(&self) -> usize {
+        self.chosen.load(Relaxed)
+    }
+
     /// The endpoint in use.
     pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.endpoints[self.chosen.load(Relaxed) % self.endpoints.len()]
+        &self.endpoints[self.place()]
     }
 
     pub(super) fn patience(&self) -> std::time::Duration {
         self.endpoint().http.settings.read_timeout
     }
 
-    /// After an error: another endpoint, if there is one. `Err` if asking again is of no use.
+    /// After an error of an attempt that began at `place`: another endpoint, if there is one.
+    /// `Err` if asking again is of no use.
     pub(super) async fn after(
         &self,
+        place: usize,
         error: RegistryError,
         retry: &mut Retry,
     ) -> Result<(), RegistryError> {
-        let chosen = self.chosen.load(Relaxed);
-        if chosen + 1 < self.endpoints.len() {
-            tracing::debug!("mirror {}: {error}", self.endpoint().host.address);
-            // Who else noticed may have gone on already.
-            let next = self.chosen.compare_exchange(chosen, chosen + 1, Relaxed, Relaxed);
-            if next.is_ok() {
-                self.set_target(TargetPlace::Unknown);
-            }
-            return Ok(());
+        if retry.is_over() {
+            return Err(error);
         }
-        retry.pause(error).await
+        match self.leave(place) {
+            Left::Now => {
+                let mirror = &self.endpoints[place].host.address;
+                tracing::info!("mirror {mirror} is passed over for {}: {error}", self.location());
+                Ok(())
+            }
+            Left::Before => Ok(()),
+            Left::Stays => retry.pause(error).await,
+        }
+    }
+
+    /// What came since `place` was in use is damaged; `false` if there is no other one.
+    fn distrust(&self, place: usize, why: &dyn fmt::Display) -> bool {
+        let left = self.leave(place);
+        if !matches!(left, Left::Stays) {
+            *self.spool.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        match left {
+            Left::Now => {
+                let (mirror, next) = (&self.endpoints[place], self.endpoint());
+                tracing::warn!(
+                    "mirror {} sent damaged content for {}, which is read from {} now: {why}",
+                    mirror.host.address,
+                    self.location(),
+                    next.host.address,
+                );
+                true
+            }
+            Left::Before => true,
+            Left::Stays => false,
+        }
+    }
+
+    /// Goes on from an endpoint to the next one.
+    fn leave(&self, place: usize) -> Left {
+        if place + 1 >= self.endpoints.len() {
+            return Left::Stays;
+        }
+        match self.chosen.compare_exchange(place, place + 1, Relaxed, Relaxed) {
+            Ok(_) => {
+                self.set_target(TargetPlace::Unknown);
+                Left::Now
+            }
+            Err(_) => Left::Before,
+        }
     }
 
     pub(super) fn truncated(&self, expected: u64, got: u64) -> RegistryError {
@@ -327,15 +388,10 @@ async fn read_range(
     let mut got = Vec::with_capacity(len);
     let mut retry = Retry::new(state.patience());
     loop {
-        let before = got.len();
-        match read_once(state, offset, len, &mut got).await {
+        let place = state.place();
+        match read_once(state, offset, len, &mut got, &mut retry).await {
             Ok(()) => return Ok(got),
-            Err(error) => {
-                if got.len() > before {
-                    retry.progress();
-                }
-                state.after(error, &mut retry).await?;
-            }
+            Err(error) => state.after(place, error, &mut retry).await?,
         }
     }
 }
@@ -346,21 +402,24 @@ async fn read_once(
     offset: u64,
     len: usize,
     got: &mut Vec<u8>,
+    retry: &mut Retry,
 ) -> Result<(), RegistryError> {
     let spool = state.spool.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some(spool) = spool {
         *got = spool.read(state, offset, len).await?;
         return Ok(());
     }
-    let _place = state.endpoint().host.reads.acquire().await.expect("it is never closed");
+    let host = state.endpoint().host.clone();
+    let _place = host.reads.acquire().await.expect("it is never closed");
     let start = offset + got.len() as u64;
-    let mut answer = state.get(start, offset + len as u64).await?;
+    let mut answer = retry.within(&host.address, state.get(start, offset + len as u64)).await?;
     if answer.status() == StatusCode::OK && (start, len as u64) != (0, state.size) {
         let spool = Spool::of(state, answer)?;
         *got = spool.read(state, offset, len).await?;
         return Ok(());
     }
-    while let Some(piece) = answer.chunk().await? {
+    while let Some(piece) = retry.within(&host.address, answer.chunk()).await? {
+        retry.progress(piece.len());
         // More than was asked for is of no use.
         let wanted = len - got.len();
         got.extend_from_slice(&piece[..piece.len().min(wanted)]);

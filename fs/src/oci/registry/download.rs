@@ -197,8 +197,8 @@ fn reason(error: RegistryError) -> String {
         RegistryError::Untrusted { registry, reason } => {
             format!("{registry} has a certificate that is not trusted: {reason}")
         }
-        RegistryError::Stalled { registry, waited } => {
-            format!("{registry} sent nothing for {} s", waited.as_secs())
+        RegistryError::Stalled { registry, waited, got } => {
+            format!("{registry} sent {got} bytes in {} s", waited.as_secs_f32())
         }
         RegistryError::Protocol { registry, reason } => format!("{registry}: {reason}"),
         other => other.to_string(),

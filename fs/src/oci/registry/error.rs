@@ -26,13 +26,15 @@ pub enum RegistryError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Nothing came for too long.
-    #[error("registry {registry} sent nothing for {} s", waited.as_secs())]
+    /// Nothing came for too long, or next to nothing.
+    #[error("registry {registry} sent {} for {} s", few(*got), waited.as_secs_f32())]
     Stalled {
         /// `host[:port]`.
         registry: String,
         /// How long.
         waited: Duration,
+        /// Bytes that came.
+        got: u64,
     },
     /// The answer ended early.
     #[error("registry {registry} broke off after {got} of {expected} bytes")]
@@ -130,6 +132,13 @@ pub enum RegistryError {
     /// Credentials cannot be read.
     #[error(transparent)]
     Auth(#[from] AuthError),
+}
+
+fn few(bytes: u64) -> String {
+    match bytes {
+        0 => "nothing".to_owned(),
+        bytes => format!("only {bytes} bytes"),
+    }
 }
 
 impl RegistryError {

@@ -170,7 +170,7 @@ impl Http {
                 return Ok(Answer::new(response, &registry, self.settings.stall, in_flight));
             }
             Ok(Err(error)) => send_error(registry, error.without_url()),
-            Err(_) => RegistryError::Stalled { registry, waited },
+            Err(_) => RegistryError::Stalled { registry, waited, got: 0 },
         };
         in_flight.failed();
         Err(failure)

@@ -108,7 +108,8 @@ where
         let attempts = if left > 0 { 1 } else { ATTEMPTS };
         let mut retry = Retry::new(endpoint.http.settings.read_timeout).attempts(attempts);
         let error = loop {
-            match ask(endpoint.clone(), reference.clone()).await {
+            let asked = ask(endpoint.clone(), reference.clone());
+            match retry.within(&endpoint.host.address, asked).await {
                 Ok(found) => return Ok(found),
                 Err(error) => match retry.pause(error).await {
                     Ok(()) => {}
@@ -119,7 +120,8 @@ where
         if left == 0 {
             return Err(error);
         }
-        tracing::debug!("mirror {}: {error}", endpoint.host.address);
+        let (mirror, what) = (&endpoint.host.address, reference.what());
+        tracing::info!("mirror {mirror} is passed over for {what} of {}: {error}", repository.name);
     }
     let reason = format!("{} has no place for {}", repository.name, reference.what());
     Err(RegistryError::SetUp(reason))

@@ -20,9 +20,10 @@ pub struct Settings {
     pub plain_http: bool,
     /// Proxies.
     pub proxies: Proxies,
-    /// How long a read may go without a byte, all attempts together, before it fails.
+    /// How long a read may go without a byte, or with next to none (see `retry`), all attempts
+    /// together, before it fails.
     pub read_timeout: Duration,
-    /// How long one attempt may go without a byte before the next one.
+    /// The same for one attempt, before the next one.
     pub stall: Duration,
     /// Where to keep the blob of a registry that cannot send parts: a directory with room.
     pub spool: PathBuf,

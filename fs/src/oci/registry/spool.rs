@@ -109,29 +109,33 @@ impl Spool {
         state: &Arc<BlobState>,
         mut answer: Option<Answer>,
     ) -> Result<(), RegistryError> {
-        let mut retry = Retry::new(state.patience()).endless();
+        let mut retry = Retry::new(state.patience());
         loop {
-            let before = self.progress.borrow().written;
+            let place = state.place();
+            let known = self.progress.borrow().written;
             let result = match answer.take() {
-                Some(answer) => self.fill_once(state, answer, 0).await,
-                None => self.fill_anew(state, before).await,
+                Some(answer) => self.fill_once(state, answer, 0, &mut retry).await,
+                None => self.fill_anew(state, known, &mut retry).await,
             };
-            if self.progress.borrow().written > before {
-                retry.progress();
-            }
             match result {
                 Ok(()) => return Ok(()),
-                Err(error) => state.after(error, &mut retry).await?,
+                Err(error) => state.after(place, error, &mut retry).await?,
             }
         }
     }
 
-    async fn fill_anew(&self, state: &Arc<BlobState>, from: u64) -> Result<(), RegistryError> {
-        let _place = state.endpoint().host.streams.acquire().await.expect("it is never closed");
-        let answer = state.get(from, state.size).await?;
+    async fn fill_anew(
+        &self,
+        state: &Arc<BlobState>,
+        from: u64,
+        retry: &mut Retry,
+    ) -> Result<(), RegistryError> {
+        let host = state.endpoint().host.clone();
+        let _place = host.streams.acquire().await.expect("it is never closed");
+        let answer = retry.within(&host.address, state.get(from, state.size)).await?;
         // It may have learnt to send parts.
         let start = if answer.status() == StatusCode::OK { 0 } else { from };
-        self.fill_once(state, answer, start).await
+        self.fill_once(state, answer, start, retry).await
     }
 
     /// Writes an answer that starts at `at` of the blob.
@@ -140,9 +144,12 @@ impl Spool {
         state: &Arc<BlobState>,
         mut answer: Answer,
         mut at: u64,
+        retry: &mut Retry,
     ) -> Result<(), RegistryError> {
         let file: &File = self.file.file();
-        while let Some(piece) = answer.chunk().await? {
+        let host = answer.host().to_owned();
+        while let Some(piece) = retry.within(&host, answer.chunk()).await? {
+            retry.progress(piece.len());
             let known = self.progress.borrow().written;
             let end = at + piece.len() as u64;
             if end > state.size {

@@ -68,19 +68,16 @@ impl Read for Failed {
 /// Sends the blob from `offset` on; ends when nobody receives any more.
 pub(super) async fn send(state: Arc<BlobState>, offset: u64, pieces: Sender<Piece>) {
     let mut at = offset.min(state.size);
-    let mut retry = Retry::new(state.patience()).endless();
+    let mut retry = Retry::new(state.patience());
     while at < state.size {
-        let before = at;
-        let result = send_once(&state, &mut at, &pieces).await;
-        if at > before {
-            retry.progress();
-        }
+        let place = state.place();
+        let result = send_once(&state, &mut at, &pieces, &mut retry).await;
         let error = match result {
             Ok(Sent::All) => continue,
             Ok(Sent::NobodyListens) => return,
             Err(error) => error,
         };
-        if let Err(error) = state.after(error, &mut retry).await {
+        if let Err(error) = state.after(place, error, &mut retry).await {
             // Nobody may be left to hear it.
             drop(pieces.send(Err(error)).await);
             return;
@@ -97,13 +94,16 @@ async fn send_once(
     state: &Arc<BlobState>,
     at: &mut u64,
     pieces: &Sender<Piece>,
+    retry: &mut Retry,
 ) -> Result<Sent, RegistryError> {
-    let _place = state.endpoint().host.streams.acquire().await.expect("it is never closed");
+    let host = state.endpoint().host.clone();
+    let _place = host.streams.acquire().await.expect("it is never closed");
     let start = *at;
-    let mut answer = state.get(start, state.size).await?;
+    let mut answer = retry.within(&host.address, state.get(start, state.size)).await?;
     // A registry that sends no parts starts anew.
     let mut skip = if answer.status() == StatusCode::OK { start } else { 0 };
-    while let Some(mut piece) = answer.chunk().await? {
+    while let Some(mut piece) = retry.within(&host.address, answer.chunk()).await? {
+        retry.progress(piece.len());
         let skipped = skip.min(piece.len() as u64);
         piece.advance(usize::try_from(skipped).expect("at most the piece"));
         skip -= skipped;

@@ -100,7 +100,7 @@ impl Repository {
         self.run(async move {
             let mut retry = Retry::new(endpoint.http.settings.read_timeout);
             loop {
-                let error = match endpoint.ask(&scope(&endpoint), &request).await {
+                let error = match retry.timed(endpoint.ask(&scope(&endpoint), &request)).await {
                     Ok(answer) if answer.status().is_success() => return Ok(()),
                     Ok(answer) => {
                         let what = format!("a push of a manifest to {}", endpoint.repository);
@@ -166,7 +166,7 @@ async fn has(endpoint: &Endpoint, digest: Digest) -> Result<bool, RegistryError>
     let request = Request::new(Method::HEAD, endpoint.path(&format!("blobs/{digest}")));
     let mut retry = Retry::new(endpoint.http.settings.read_timeout);
     loop {
-        let error = match endpoint.follow(&scope(endpoint), &request).await {
+        let error = match retry.timed(endpoint.follow(&scope(endpoint), &request)).await {
             Ok((answer, _)) if answer.status() == StatusCode::NOT_FOUND => return Ok(false),
             Ok((answer, _)) if answer.status().is_success() => return Ok(true),
             Ok((answer, _)) => answer.refusal(&format!("a question for blob {digest}")).await,
@@ -190,7 +190,7 @@ async fn start(
     let request = Request::new(Method::POST, endpoint.path(&format!("blobs/uploads/{query}")));
     let mut retry = Retry::new(endpoint.http.settings.read_timeout);
     loop {
-        let error = match endpoint.ask(&scope, &request).await {
+        let error = match retry.timed(endpoint.ask(&scope, &request)).await {
             Ok(answer) if answer.status() == StatusCode::CREATED => return Ok(Started::Mounted),
             Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
                 return session(endpoint, &answer).map(Started::Session);
@@ -228,7 +228,7 @@ async fn send_piece(
         let range = HeaderValue::from_str(&format!("{from}-{}", end - 1)).expect("digits");
         request.headers = HeaderMap::from_iter([(CONTENT_TYPE, OCTETS), (CONTENT_RANGE, range)]);
         request.body = rest;
-        let error = match endpoint.ask(&scope(endpoint), &request).await {
+        let error = match retry.timed(endpoint.ask(&scope(endpoint), &request)).await {
             Ok(answer) if answer.status().is_success() => return session(endpoint, &answer),
             Ok(answer) => answer.refusal(&format!("a push to {}", endpoint.repository)).await,
             Err(error) => error,
@@ -250,7 +250,7 @@ async fn progress(endpoint: &Endpoint, url: Url) -> Result<(Url, u64), RegistryE
     request.target = Target::Url(url.clone());
     let mut retry = Retry::new(endpoint.http.settings.read_timeout);
     loop {
-        let error = match endpoint.ask(&scope(endpoint), &request).await {
+        let error = match retry.timed(endpoint.ask(&scope(endpoint), &request)).await {
             Ok(answer) if answer.status().is_success() => {
                 let range = answer.header(&RANGE).and_then(|text| text.split('-').nth(1));
                 let last: u64 = range.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -271,7 +271,7 @@ async fn finish(endpoint: &Endpoint, mut url: Url, digest: Digest) -> Result<(),
     request.target = Target::Url(url);
     let mut retry = Retry::new(endpoint.http.settings.read_timeout);
     loop {
-        let error = match endpoint.ask(&scope(endpoint), &request).await {
+        let error = match retry.timed(endpoint.ask(&scope(endpoint), &request)).await {
             Ok(answer) if answer.status().is_success() => return Ok(()),
             // The answer to an earlier attempt was lost.
             Ok(answer)

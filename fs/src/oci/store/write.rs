@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 
 use super::{Store, StoreError, TempDir, TempFile, put_entries, tag_name};
+use crate::blob::{BlobReader, from_any_place};
 use crate::digest::{Digest, Found, Hasher, Mismatch};
 use crate::error::AtPath;
 use crate::layer::writer::NewLayer;
@@ -81,6 +82,19 @@ impl Writer {
         blob.persist(&path).map_err(|error| error.error).at("write", &path)?;
         let blob = self.store.blob(descriptor.digest)?;
         Ok(Layer { descriptor, diff_id, blob, ztoc: None })
+    }
+
+    /// Copies a layer that lies elsewhere: in a layout, an archive or a registry.
+    pub fn take_in(&self, layer: &Layer) -> Result<(), StoreError> {
+        let descriptor = &layer.descriptor;
+        if self.blob(descriptor.digest).is_ok_and(|blob| blob.size() == descriptor.size) {
+            return Ok(());
+        }
+        let what = format!("layer {} ({})", descriptor.digest, layer.blob.location());
+        from_any_place(layer.blob.as_ref(), StoreError::is_corrupt, || {
+            let reader = BlobReader::new(layer.blob.clone());
+            self.put_blob(reader, Expected::from(descriptor), &what).map(drop)
+        })
     }
 
     /// Stores bytes that are at hand.

@@ -1,0 +1,173 @@
+//! Mirrors: what one lacks, breaks off or damages is had from the next, and from the registry
+//! itself at last.
+
+use std::fs;
+
+use kfs_fs::digest::Digest;
+use kfs_fs::oci::layout::Layout;
+
+use crate::bad::Bad;
+use kfs_measure::proxy::{Fault, Proxy, Rule, Shape};
+
+/// A registry with two mirrors, all of them behind proxies.
+struct Mirrored {
+    bad: Bad,
+    /// In the order in which they are asked, the registry itself last.
+    places: [Proxy; 3],
+}
+
+impl Mirrored {
+    fn start() -> Option<Self> {
+        let bad = Bad::start()?;
+        bad.registry.ok("origin", &["convert", "x:1", "x:chunked", "--to", "zstd-chunked"]);
+        bad.registry.ok("origin", &["push", "x:chunked", &bad.registry.name("a:chunked")]);
+        let start = || Proxy::start("127.0.0.1:0", bad.registry.address(), Shape::default());
+        let places = [start().unwrap(), start().unwrap(), start().unwrap()];
+        let [first, second, own] = places.each_ref().map(Proxy::address);
+        let mirror = |at| format!("[[registry.mirror]]\nlocation = \"{at}\"\ninsecure = true\n");
+        let conf = format!(
+            "[[registry]]\nlocation = \"{own}\"\ninsecure = true\n{}{}",
+            mirror(first),
+            mirror(second)
+        );
+        fs::write(bad.registry.path("registries.conf"), conf).unwrap();
+        Some(Self { bad, places })
+    }
+
+    fn name(&self, tag: &str) -> String {
+        format!("{}/a:{tag}", self.places[2].address())
+    }
+
+    fn run(&self, store: &str, args: &[&str]) -> (Option<i32>, Vec<u8>, String) {
+        let mut command = self.bad.registry.command(store, args);
+        command.env("CONTAINERS_REGISTRIES_CONF", self.bad.registry.path("registries.conf"));
+        let output = command.output().unwrap();
+        (output.status.code(), output.stdout, String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// From now on both mirrors damage each answer for a blob at this place, or the registry too.
+    fn damage(&self, at: u64, places: usize) {
+        self.places.iter().for_each(Proxy::clear);
+        for place in &self.places[..places] {
+            place.add(Rule::on("GET /v2/a/blobs/", Fault::Flip(at)));
+        }
+    }
+
+    /// That a warning names both mirrors, the blob, and what came in its place.
+    #[track_caller]
+    fn assert_warned(&self, said: &str, blob: &str) {
+        for place in &self.places[..2] {
+            let address = place.address().to_string();
+            let line = said
+                .lines()
+                .find(|line| line.starts_with(&format!("kfs: warning: mirror {address}")));
+            let line = line.unwrap_or_else(|| panic!("nothing of {address}: {said}"));
+            assert!(line.contains(blob), "{line}");
+            assert!(line.contains("expected") || line.matches("sha256:").count() >= 3, "{line}");
+        }
+    }
+}
+
+/// Each way in which content comes in, by what is flipped of an answer.
+#[test]
+fn what_mirrors_damage_is_read_from_the_registry() {
+    let Some(mirrored) = Mirrored::start() else { return };
+    let layer = Digest::of(&mirrored.bad.layer).to_string();
+    let (plain, chunked) = (mirrored.name("1"), mirrored.name("chunked"));
+    let big = || mirrored.bad.big.clone();
+    mirrored.damage(700_000, 2);
+    let (code, digest, said) = mirrored.run("pulled", &["pull", &plain]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(String::from_utf8(digest).unwrap().trim(), mirrored.bad.digest);
+    mirrored.assert_warned(&said, &layer);
+    // A layer that is read whole to be indexed, and one that is indexed.
+    for start in ["indexed", "known"] {
+        if start == "known" {
+            mirrored.run("lazy", &["cache", "prune", "--all"]);
+            mirrored.damage(10_000, 2);
+        }
+        let (code, content, said) = mirrored.run("lazy", &["cat", &plain, "/big"]);
+        assert!(code == Some(0) && content == big(), "{start}: {said}");
+        mirrored.assert_warned(&said, &layer);
+    }
+    // A table of contents, and chunks.
+    for at in [100, 5_000] {
+        mirrored.damage(at, 2);
+        let store = format!("chunked{at}");
+        let (code, content, said) = mirrored.run(&store, &["cat", &chunked, "/big"]);
+        assert!(code == Some(0) && content == big(), "{at}: {said}");
+        mirrored.assert_warned(&said, "sha256:");
+    }
+    mirrored.damage(700_000, 2);
+    let (code, _, said) =
+        mirrored.run("copies", &["copy", &format!("docker://{plain}"), "oci:copy:x"]);
+    assert_eq!(code, Some(0), "{said}");
+    mirrored.assert_warned(&said, &layer);
+    let copy = Layout::open(&mirrored.bad.registry.path("copy")).unwrap();
+    assert_eq!(copy.descriptors()[0].digest.to_string(), mirrored.bad.digest);
+}
+
+#[test]
+fn what_all_places_damage_is_an_error() {
+    let Some(mirrored) = Mirrored::start() else { return };
+    mirrored.damage(10_000, 3);
+    let plain = mirrored.name("1");
+    for args in [&["pull", &plain][..], &["cat", &plain, "/big"]] {
+        let (code, content, said) = mirrored.run("bad", args);
+        assert_eq!(code, Some(5), "{said}");
+        assert!(content.is_empty());
+        mirrored.assert_warned(&said, &Digest::of(&mirrored.bad.layer).to_string());
+    }
+    let quiet = mirrored.run("bad", &["--quiet", "pull", &plain]);
+    assert!(!quiet.2.contains("warning"), "{}", quiet.2);
+}
+
+#[test]
+fn what_a_mirror_lacks_the_next_place_has() {
+    let Some(mirrored) = Mirrored::start() else { return };
+    let [first, second, own] = &mirrored.places;
+    let name = mirrored.name("1");
+    for (fault, also) in [(Fault::Status(404), 1), (Fault::Status(404), 2), (Fault::Status(503), 2)]
+    {
+        mirrored.places.iter().for_each(Proxy::clear);
+        for place in &mirrored.places[..also] {
+            place.add(Rule::on("/blobs/", fault));
+        }
+        let store = format!("{fault:?}{also}");
+        let (code, digest, said) = mirrored.run(&store, &["pull", &name]);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(String::from_utf8(digest).unwrap().trim(), mirrored.bad.digest);
+        assert!(!first.seen("/blobs/").is_empty() && !second.seen("/blobs/").is_empty());
+        assert_eq!(own.seen("/blobs/").is_empty(), also == 1);
+    }
+}
+
+#[test]
+fn a_mirror_that_fails_is_passed_over() {
+    let Some(bad) = Bad::start() else { return };
+    let (here, mirror) = (bad.registry.address(), bad.proxy.address());
+    let conf = bad.registry.path("registries.conf");
+    let text = format!(
+        "[[registry]]\nlocation = \"{here}\"\ninsecure = true\n\
+         [[registry.mirror]]\nlocation = \"{mirror}\"\ninsecure = true\n"
+    );
+    fs::write(&conf, text).unwrap();
+    let name = bad.registry.name("a:1");
+    let faults = [
+        ("GET", Fault::Status(500)),
+        ("/blobs/", Fault::Status(404)),
+        ("/blobs/", Fault::Truncate(100_000)),
+        ("/manifests/", Fault::Lost),
+        ("/manifests/", Fault::Flip(10)),
+    ];
+    for (number, (what, fault)) in faults.into_iter().enumerate() {
+        bad.proxy.clear();
+        bad.proxy.add(Rule::on(what, fault));
+        let mut pull = bad.registry.command(&number.to_string(), &["pull", &name]);
+        let pulled = pull.env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap();
+        let error = String::from_utf8(pulled.stderr).unwrap();
+        let digest = String::from_utf8(pulled.stdout).unwrap();
+        assert_eq!(digest.trim(), bad.digest, "{what} {fault:?}: {error}");
+        assert!(!bad.proxy.seen(what).is_empty(), "the mirror was not asked");
+    }
+}

@@ -24,7 +24,7 @@ use kfs_builder::cluster::files::FilesError;
 use kfs_builder::cluster::serve::{HtpasswdError, ServeError};
 use kfs_builder::context::ContextError;
 use kfs_builder::kubefile::KubefileError;
-use kfs_builder::remote::RemoteError;
+use kfs_builder::remote::{RemoteContextError, RemoteError};
 use kfs_fs::cache::CacheError;
 use kfs_fs::error::PathError;
 use kfs_fs::extract::ExtractError;
@@ -121,6 +121,7 @@ pub(crate) fn talk(text: &str) {
 
 const FETCH_AGAIN: &str = "check the address and the network; what was fetched before is used \
                            without asking if ADD says its --checksum";
+const NEEDS_GIT: &str = "install it: apt-get install git, or dnf install git";
 const DISK_FULL: &str = "free some space; nothing was kept of what was being written";
 
 /// Whether no space is what is behind an error.
@@ -364,9 +365,7 @@ impl From<BuildError> for Failure {
                     StepError::Reference(error) => Self::from(error),
                     StepError::Open(error) => Self::from(error),
                     StepError::Store(error) => Self::from(error),
-                    StepError::Remote(RemoteError::Download(error)) if error.is_transient => {
-                        Self::from_error(&error).hint(FETCH_AGAIN)
-                    }
+                    StepError::Remote(error) => Self::from(error),
                     other => Self::from_error(&other),
                 };
                 Self { message, ..failure }
@@ -403,6 +402,48 @@ impl From<ServeError> for Failure {
                 .hint("only cluster images have one: the images that `kfs collect` shows"),
             ServeError::Listen { .. } => Self::from_error(&error).hint("choose another --addr"),
             ServeError::Tls(_) | ServeError::Start(_) => Self::from_error(&error),
+        }
+    }
+}
+
+impl From<RemoteContextError> for Failure {
+    fn from(error: RemoteContextError) -> Self {
+        match error {
+            RemoteContextError::Remote(error) => error.into(),
+            RemoteContextError::Store(error) => error.into(),
+            RemoteContextError::Open(error) => error.into(),
+            RemoteContextError::Extract(error) => error.into(),
+            RemoteContextError::Path(error) => error.into(),
+            RemoteContextError::Nothing(_) | RemoteContextError::Outside { .. } => {
+                Self::from_error(&error)
+            }
+        }
+    }
+}
+
+impl From<RemoteError> for Failure {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Interrupted(interrupted) => {
+                let number = u8::try_from(interrupted.0 as i32).unwrap_or_default();
+                Self::from_error(&interrupted).code(128 + number)
+            }
+            RemoteError::Download(error) if error.is_transient => {
+                Self::from_error(&error).hint(FETCH_AGAIN)
+            }
+            RemoteError::NoGit(_) => Self::from_error(&error).hint(NEEDS_GIT),
+            RemoteError::GitUrl(_) => Self::from_error(&error).code(USAGE),
+            RemoteError::NoGitReference { .. } | RemoteError::NoGitDirectory { .. } => {
+                Self::from_error(&error).code(NOT_FOUND)
+            }
+            RemoteError::Store(error) => error.into(),
+            RemoteError::Path(error) => error.into(),
+            RemoteError::Download(_)
+            | RemoteError::NoClient(_)
+            | RemoteError::Checksum { .. }
+            | RemoteError::NoName(_)
+            | RemoteError::Commit { .. }
+            | RemoteError::Git { .. } => Self::from_error(&error),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! `build-cache/KEY` names the layer; the layer's blob lies with those of the images. A record
 //! whose blob is gone is as good as none.
 
+pub(crate) mod directory;
+
 use std::fs;
 use std::io;
 use std::path::PathBuf;

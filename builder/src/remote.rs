@@ -3,6 +3,8 @@
 //! What was fetched by http lies among the blobs of the store, and a record in the build cache says
 //! under which URL and which `ETag` it was; it is asked for again, but sent only if it has changed.
 
+mod context;
+mod git;
 mod http;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,9 @@ use kfs_fs::oci::store::{StoreError, TempDir, Writer};
 use crate::cache::Cache;
 use crate::copy::Fetched;
 use crate::interrupt::{Interrupted, Interrupts};
+pub use context::{RemoteContext, RemoteContextError};
+use git::GitTree;
+pub(crate) use git::{GitUrl, is_commit_prefix};
 use http::HttpFile;
 
 /// What a source that is not on this machine is.
@@ -45,7 +50,6 @@ impl RemoteKind {
 
 /// Why a source cannot be brought here.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum RemoteError {
     /// There is nothing to fetch with.
     #[error("{0} cannot be fetched: this build has no client for the network")]
@@ -66,6 +70,46 @@ pub enum RemoteError {
     /// There is nothing to call the file by.
     #[error("{0} has no file name: give a destination that does not end in /")]
     NoName(String),
+    /// There is no program to fetch a repository with.
+    #[error("git is needed for {0}, and is not installed")]
+    NoGit(String),
+    /// The text of a git source is malformed.
+    #[error("{0}")]
+    GitUrl(String),
+    /// git fails.
+    #[error("{url}: {reason}")]
+    Git {
+        /// Without a password.
+        url: String,
+        /// As git says it.
+        reason: String,
+    },
+    /// The repository is at another commit than the build file wants.
+    #[error("{url} is at the commit {found}, but --checksum says {expected}")]
+    Commit {
+        /// Without a password.
+        url: String,
+        /// Where the reference leads.
+        found: String,
+        /// As written.
+        expected: String,
+    },
+    /// A repository has no such branch, tag or commit.
+    #[error("{url} has no branch, tag or commit {wanted}")]
+    NoGitReference {
+        /// Without a password.
+        url: String,
+        /// As written.
+        wanted: String,
+    },
+    /// A commit has no such directory.
+    #[error("{url} has no directory {directory}")]
+    NoGitDirectory {
+        /// Without a password.
+        url: String,
+        /// As written.
+        directory: String,
+    },
     /// It cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -83,6 +127,8 @@ pub(crate) struct Depot<'a> {
     pub(crate) writer: &'a Writer,
     pub(crate) cache: &'a Cache,
     pub(crate) interrupts: &'a Interrupts,
+    /// The socket of the SSH agent that git is to use; none for that of the environment.
+    pub(crate) agent: Option<&'a Path>,
 }
 
 /// What is wanted of remote sources beside what they are.
@@ -90,75 +136,100 @@ pub(crate) struct Depot<'a> {
 pub(crate) struct Wish<'a> {
     /// The digest that the one file has to have.
     pub(crate) checksum: Option<Digest>,
+    /// The commit, or its first digits, that the one repository has to be at.
+    pub(crate) commit: Option<&'a str>,
     /// The destination, after which a file is called whose URL has no name.
     pub(crate) dest: &'a str,
     /// Whether archives are unpacked.
     pub(crate) unpack: bool,
+    /// Whether a repository's `.git` is kept.
+    pub(crate) keep_git_dir: bool,
 }
 
 /// The remote sources of an ADD or COPY, as texts.
 #[derive(Debug, Default)]
 pub(crate) struct Remotes {
-    files: BTreeMap<String, HttpFile>,
+    sources: BTreeMap<String, Remote>,
     unpack: bool,
+}
+
+#[derive(Debug)]
+enum Remote {
+    File(HttpFile),
+    Tree(GitTree),
 }
 
 /// Remote sources as they lie on this machine, as long as the value lives.
 #[derive(Debug, Default)]
 pub(crate) struct LaidOut {
     pub(crate) sources: BTreeMap<String, Fetched>,
+    /// Those that have submodules, which were left out.
+    pub(crate) with_submodules: Vec<String>,
     _dir: Option<TempDir>,
 }
 
 impl Remotes {
-    /// Finds out what the sources are now, and fetches what is not here.
-    pub(crate) fn fetch<'s>(
+    /// Finds out what the sources are now; files that are not here are fetched.
+    pub(crate) fn find<'s>(
         sources: impl Iterator<Item = &'s str>,
         wish: Wish<'_>,
         depot: Depot<'_>,
     ) -> Result<Self, RemoteError> {
-        let mut remotes = Self { files: BTreeMap::new(), unpack: wish.unpack };
+        let mut remotes = Self { sources: BTreeMap::new(), unpack: wish.unpack };
         for source in sources {
-            if RemoteKind::of(source) == Some(RemoteKind::Http) {
-                remotes.files.insert(source.to_owned(), HttpFile::fetch(source, wish, depot)?);
-            }
+            let remote = match RemoteKind::of(source) {
+                None => continue,
+                Some(RemoteKind::Http) => Remote::File(HttpFile::fetch(source, wish, depot)?),
+                Some(RemoteKind::Git) => {
+                    let url = GitUrl::parse(source).map_err(RemoteError::GitUrl)?;
+                    Remote::Tree(GitTree::find(url, wish, depot)?)
+                }
+            };
+            remotes.sources.insert(source.to_owned(), remote);
         }
         Ok(remotes)
     }
 
     /// How many they are.
     pub(crate) fn len(&self) -> usize {
-        self.files.len()
+        self.sources.len()
     }
 
     /// What names their content; not their times, as with all files.
     pub(crate) fn identity(&self) -> Digest {
-        let digests = self.files.values().map(|file| file.digest.to_string());
-        Digest::of(digests.collect::<Vec<_>>().join("\n").as_bytes())
+        let identities = self.sources.values().map(|source| match source {
+            Remote::File(file) => file.digest.to_string(),
+            Remote::Tree(tree) => tree.identity(),
+        });
+        Digest::of(identities.collect::<Vec<_>>().join("\n").as_bytes())
     }
 
     /// Puts them where COPY can take them.
-    pub(crate) fn lay_out(&self, writer: &Writer) -> Result<LaidOut, RemoteError> {
-        if self.files.is_empty() {
+    pub(crate) fn lay_out(&self, depot: Depot<'_>) -> Result<LaidOut, RemoteError> {
+        if self.sources.is_empty() {
             return Ok(LaidOut::default());
         }
-        let dir = writer.temp_dir()?;
-        let mut sources = BTreeMap::new();
-        for (number, (source, file)) in self.files.iter().enumerate() {
+        let dir = depot.writer.temp_dir()?;
+        let mut laid_out = LaidOut::default();
+        for (number, (source, remote)) in self.sources.iter().enumerate() {
             let place = dir.path().join(number.to_string());
-            sources.insert(source.clone(), self.lay_out_file(file, &place, writer)?);
+            let fetched = match remote {
+                Remote::File(file) => {
+                    let context = file.lay_out(&place, depot.writer)?;
+                    Fetched { context, file: Some(file.name.clone()), unpack: self.unpack }
+                }
+                Remote::Tree(tree) => {
+                    let (context, has_submodules) = tree.lay_out(&place, depot)?;
+                    if has_submodules {
+                        laid_out.with_submodules.push(source.clone());
+                    }
+                    Fetched { context, file: None, unpack: false }
+                }
+            };
+            laid_out.sources.insert(source.clone(), fetched);
         }
-        Ok(LaidOut { sources, _dir: Some(dir) })
-    }
-
-    fn lay_out_file(
-        &self,
-        file: &HttpFile,
-        place: &Path,
-        writer: &Writer,
-    ) -> Result<Fetched, RemoteError> {
-        let context = file.lay_out(place, writer)?;
-        Ok(Fetched { context, file: Some(file.name.clone()), unpack: self.unpack })
+        laid_out._dir = Some(dir);
+        Ok(laid_out)
     }
 }
 

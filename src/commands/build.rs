@@ -2,6 +2,7 @@
 
 mod flags;
 mod output;
+mod place;
 mod tell;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use super::{Context, compression, print};
 use crate::finding::FindArgs;
 use crate::report::{Failure, NOT_FOUND, USAGE};
 use output::Output;
+use place::Place;
 use tell::Teller;
 
 /// The build file's name where none is given: the first of these that the context has.
@@ -39,11 +41,13 @@ const FILE_NAMES: [&str; 4] = ["Sealfile", "Kubefile", "Dockerfile", "Containerf
   kfs build -t my-cluster:v1 .
   kfs build -f Dockerfile.test -t test --build-arg VERSION=1.2 src")]
 pub(crate) struct Args {
-    /// Directory whose files COPY may take
+    /// Directory whose files COPY may take; or a git repository (URL#REF:DIRECTORY), the URL of an
+    /// archive, - for one on standard input
     #[arg(default_value = ".")]
     context: PathBuf,
 
-    /// The build file [default: CONTEXT/Sealfile, Kubefile, Dockerfile or Containerfile]
+    /// The build file, - for standard input [default: CONTEXT/Sealfile, Kubefile, Dockerfile or
+    /// Containerfile]
     #[arg(long, short, alias = "kubefile", value_name = "FILE")]
     file: Option<PathBuf>,
 
@@ -206,12 +210,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     check_mode(args)?;
     let output = args.output.as_deref().map(Output::parse).transpose()?;
     let context = &context.finding(&args.find);
-    let directory = BuildContext::open(&args.context)?;
-    let path = find_file(args)?;
-    let text = std::fs::read(&path).at("read", &path)?;
-    let base_name = path.file_name().unwrap_or_default().to_string_lossy();
-    let dialect = Dialect::of_file_name(&base_name);
-    let file = Kubefile::parse(&path.display().to_string(), &text, dialect)?;
+    let interrupts = Arc::new(Interrupts::default());
+    let agents = flags::agents(&args.ssh)?;
+    let agent = agents.get("default").map(PathBuf::as_path);
+    let place = Place::find(args, agent, &interrupts, context)?;
+    let base_name = place.name.rsplit('/').next().unwrap_or_default();
+    let file = Kubefile::parse(&place.name, &place.text, Dialect::of_file_name(base_name))?;
     let target = args.find.platform().map(|wanted| flags::platform(&wanted.to_string(), &host()));
     let target = target.transpose()?;
     let target = target.unwrap_or_else(host);
@@ -220,10 +224,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         // A wrong name is told before the work, not after it.
         tag.parse::<Name>()?;
     }
-    let interrupts = Arc::new(Interrupts::default());
-    let directory = directory.with_ignore_file(&path)?;
     let reading = context.reading.clone();
-    let options = build_options(args, directory, target, reading, interrupts.clone())?;
+    let options = build_options(args, place.context.clone(), target, reading, interrupts.clone())?;
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => Sandbox::new().host_path(path),
         None => Sandbox::new(),
@@ -296,15 +298,6 @@ fn build_options(
         reading,
         interrupts,
     })
-}
-
-fn find_file(args: &Args) -> Result<PathBuf, Failure> {
-    if let Some(file) = &args.file {
-        // As buildah: beside the user, else in the context.
-        let inside = args.context.join(file);
-        return Ok(if !file.exists() && inside.exists() { inside } else { file.clone() });
-    }
-    build_file_in(&args.context)
 }
 
 /// The build file of a directory: the first of the names that it has.

@@ -10,6 +10,7 @@ mod skip;
 mod cache;
 mod copy;
 mod ends;
+mod git;
 mod image;
 mod mounts;
 mod remote;

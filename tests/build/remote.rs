@@ -10,7 +10,7 @@ use std::{fs, thread};
 use crate::workshop::Workshop;
 
 /// A server of the files in a directory, on loopback.
-struct Server {
+pub(crate) struct Server {
     address: String,
     root: PathBuf,
     /// `PATH STATUS` of each request.
@@ -18,7 +18,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         fs::create_dir_all(root).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -33,16 +33,16 @@ impl Server {
         Self { address, root, log }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
     }
 
-    fn put(&self, path: &str, content: &[u8]) {
+    pub(crate) fn put(&self, path: &str, content: &[u8]) {
         fs::write(self.root.join(path), content).unwrap();
     }
 
     /// What was asked since the last time.
-    fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.log.lock().unwrap())
     }
 }

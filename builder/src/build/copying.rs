@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use kfs_fs::digest::Digest;
@@ -72,7 +72,11 @@ impl StageBuild<'_> {
             return Ok(self.push_cached(hit));
         }
         let looked = SystemTime::now();
-        let laid_out = remotes.lay_out(self.site.writer)?;
+        let laid_out = remotes.lay_out(self.depot())?;
+        for source in &laid_out.with_submodules {
+            let at = &step.location;
+            report(Event::Warning(format!("{at}: submodules of {source} are left out")));
+        }
         let resolved = self.resolve(copying, &tree.context, &laid_out.sources)?;
         warn(&resolved, step, report);
         // Files of the context that nobody has touched need not be read.
@@ -109,7 +113,7 @@ impl StageBuild<'_> {
         Ok(made)
     }
 
-    /// The sources that are not in the context, fetched.
+    /// The sources that are not in the context.
     fn remotes(&self, copying: &Copying<'_>) -> Result<Remotes, StepError> {
         let Copying { files, add } = copying;
         let texts = files.sources.iter().filter_map(|source| match source {
@@ -120,12 +124,19 @@ impl StageBuild<'_> {
         let wish = Wish {
             // The plan has checked that it is one.
             checksum: checksum.and_then(|text| text.parse().ok()),
+            commit: checksum.map(String::as_str),
             dest: &files.dest,
             unpack: add.is_some_and(|add| add.unpack == Some(true)),
+            keep_git_dir: add.is_some_and(|add| add.keep_git_dir),
         };
+        Ok(Remotes::find(texts, wish, self.depot())?)
+    }
+
+    /// What fetching needs.
+    fn depot(&self) -> Depot<'_> {
         let Site { writer, cache, options, .. } = self.site;
-        let depot = Depot { writer, cache, interrupts: &options.interrupts };
-        Ok(Remotes::fetch(texts, wish, depot)?)
+        let agent = options.ssh.get("default").map(PathBuf::as_path);
+        Depot { writer, cache, interrupts: &options.interrupts, agent }
     }
 
     /// The tree that a `from` names, or the context.

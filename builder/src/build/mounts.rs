@@ -10,11 +10,9 @@
 //! | ssh | a socket that leads to the user's agent | options |
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, SystemTime};
 
 use kfs_fs::digest::Digest;
 use kfs_fs::error::{AtPath, PathError};
@@ -26,21 +24,16 @@ use super::items::{digest_of, materialize};
 use super::ssh::AgentSocket;
 use super::steps::{StageBuild, timestamp};
 use super::{Event, StepError};
+use crate::cache::directory::{self, CacheDirectory};
 use crate::config::join;
 use crate::context::Context;
 use crate::copy;
 use crate::exec;
-use crate::interrupt::Interrupts;
-use crate::kubefile::{
-    BindMount, CacheMount, CopyRule, FileMount, Mount, Run, Sharing, Source, TmpfsMount,
-};
+use crate::kubefile::{BindMount, CacheMount, CopyRule, FileMount, Mount, Run, Source, TmpfsMount};
 use crate::plan::Step;
 use crate::rootfs::{LiveRootfs, MountPoint, MountedTree, RootDir};
 use crate::stage::StageError;
 use crate::view::View;
-
-/// How often it is looked whether a cache is free.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The mounts of a RUN, and the variables that come with them.
 #[derive(Default)]
@@ -54,7 +47,7 @@ pub(super) struct Mounts {
     trees: Vec<MountedTree>,
     fuse: Vec<Mounted>,
     _sockets: Vec<AgentSocket>,
-    _locks: Vec<File>,
+    _caches: Vec<CacheDirectory>,
 }
 
 impl Mounts {
@@ -198,8 +191,10 @@ impl StageBuild<'_> {
         let first = format!("{:?} {:?} {owner:?}", cache.from, cache.source);
         let name = Digest::of(format!("{id}\n{first}").as_bytes()).hex();
         let directory = caches.join(name);
-        let (lock, data) = lock_cache(&directory, cache.sharing, &self.site.options.interrupts)?;
-        made._locks.push(lock);
+        let interrupts = &self.site.options.interrupts;
+        let taken = directory::take::<StepError>(&directory, cache.sharing, interrupts)?;
+        let data = taken.data().to_owned();
+        made._caches.push(taken);
         if !data.exists() {
             let fresh = self.site.writer.temp_dir()?;
             let new = fresh.path().join("new");
@@ -310,45 +305,4 @@ fn located(root: &Path, source: &str) -> Result<PathBuf, PathError> {
         return Err(missing()).at("mount", &outside);
     }
     Ok(root.join(located.path))
-}
-
-/// Takes a cache in the way it is to be shared; the lock, whose time says when a cache was used,
-/// and where its content lies.
-fn lock_cache(
-    directory: &Path,
-    sharing: Sharing,
-    interrupts: &Interrupts,
-) -> Result<(File, PathBuf), StepError> {
-    fs::create_dir_all(directory).at("make directory", directory)?;
-    let open = |name: &str| {
-        let path = directory.join(name);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        file.at("open", &path)
-    };
-    let busy = |result: Result<(), TryLockError>, path: &Path| match result {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(error)) => Err(error).at("lock", path),
-    };
-    if sharing == Sharing::Private {
-        // The first that nobody has.
-        for number in 0.. {
-            let lock = open(&format!("lock-{number}"))?;
-            if !busy(lock.try_lock(), directory)? {
-                lock.set_modified(SystemTime::now()).at("set time of", directory)?;
-                return Ok((lock, directory.join(format!("data-{number}"))));
-            }
-        }
-    }
-    let lock = open("lock-0")?;
-    let take = || match sharing {
-        Sharing::Locked => lock.try_lock(),
-        Sharing::Shared | Sharing::Private => lock.try_lock_shared(),
-    };
-    while busy(take(), directory)? {
-        interrupts.check()?;
-        thread::sleep(LOCK_PAUSE);
-    }
-    lock.set_modified(SystemTime::now()).at("set time of", directory)?;
-    Ok((lock, directory.join("data-0")))
 }

@@ -10,7 +10,7 @@ use crate::kubefile::{
     App, AppSource, Copy, Instruction, KubefileError, MountError, Pair, Problem, Run, Source,
     Statement,
 };
-use crate::remote::RemoteKind;
+use crate::remote::{GitUrl, RemoteKind, is_commit_prefix};
 
 /// Why a statement cannot become a step.
 pub(super) enum StepError {
@@ -197,17 +197,24 @@ fn check_remote(files: &Copy, may_fetch: bool, checksum: Option<&str>) -> Result
             }
             Some(RemoteKind::Http) => {}
             Some(RemoteKind::Git) => {
-                let what = format!("the git repository {path} as a source");
-                return Err(StepError::Other(Problem::Unsupported(what)));
+                GitUrl::parse(path).map_err(|text| StepError::Other(Problem::Syntax(text)))?;
             }
         }
     }
     let Some(checksum) = checksum else { return Ok(()) };
+    if files.sources.len() == 1 && paths.clone().any(|(_, kind)| kind == Some(RemoteKind::Git)) {
+        if is_commit_prefix(checksum) {
+            return Ok(());
+        }
+        return wrong(format!("--checksum={checksum} is no commit of git"));
+    }
     if checksum.parse::<Digest>().is_err() {
         return wrong(format!("--checksum={checksum} is no digest such as sha256:HEX"));
     }
     if files.sources.len() != 1 || paths.clone().all(|(_, kind)| kind.is_none()) {
-        return wrong("--checksum is for one source, an http or https URL".to_owned());
+        return wrong(
+            "--checksum is for one source, an http or https URL or a git repository".to_owned(),
+        );
     }
     Ok(())
 }

@@ -438,7 +438,12 @@ impl From<RemoteError> for Failure {
             }
             RemoteError::Store(error) => error.into(),
             RemoteError::Path(error) => error.into(),
+            RemoteError::Registry { ref source, .. } => {
+                let failure = Self::from_error(&error);
+                failure.about_registry(source)
+            }
             RemoteError::Download(_)
+            | RemoteError::NoChart { .. }
             | RemoteError::NoClient(_)
             | RemoteError::Checksum { .. }
             | RemoteError::NoName(_)

@@ -6,6 +6,7 @@
 //!                                                      └ stage ┘        └ image
 //! ```
 
+mod app;
 mod copying;
 mod hidden;
 mod image;
@@ -34,6 +35,7 @@ use kfs_fs::oci::manifest::Platform;
 use kfs_fs::oci::reference::ReferenceError;
 use kfs_fs::oci::store::{Store, StoreError};
 
+use crate::cluster::extension::ImageType;
 use crate::context::Context;
 use crate::copy::{BadMode, CopyError, OwnerError};
 use crate::exec::{Cgroup, CgroupError, Executor, Isolation, Limits, World};
@@ -77,6 +79,8 @@ pub struct Options {
     pub labels: Vec<(String, String)>,
     /// `--annotation`: of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// `--type`: what a cluster image is for.
+    pub image_type: ImageType,
     /// `--squash`: all new layers become one.
     pub squash: bool,
     /// `--base=false`: the image has the new layers alone.

@@ -5,5 +5,6 @@ pub mod app;
 pub mod collect;
 pub mod extension;
 pub mod files;
+pub mod kube_version;
 pub mod registry_tree;
 pub mod serve;

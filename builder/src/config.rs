@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 use kfs_fs::oci::manifest::{ContainerConfig, ImageConfig};
 use serde_json::{Map, Value, json};
 
+use crate::cluster::extension::{CNI_LABEL, CSI_LABEL, KUBE_VERSION_LABEL};
+use crate::cluster::kube_version::{BadRange, KubeVersions, NothingInCommon};
 use crate::kubefile::{Command, Dialect, Healthcheck, Instruction, Pair};
 
 /// What shell forms are handed to when neither the base image nor SHELL says otherwise.
@@ -41,6 +43,12 @@ pub enum ConfigError {
     /// ENV or LABEL whose name is empty once variables are expanded.
     #[error("{0} has an empty name")]
     EmptyName(&'static str),
+    /// KUBEVERSION is no range.
+    #[error(transparent)]
+    KubeVersion(#[from] BadRange),
+    /// KUBEVERSIONs that have nothing in common.
+    #[error(transparent)]
+    NoKubeVersion(#[from] Box<NothingInCommon>),
     /// A value that became empty when variables were expanded.
     #[error("{0} is empty")]
     Empty(&'static str),
@@ -118,10 +126,10 @@ impl StageConfig {
             | Instruction::AppCmds(_)
             | Instruction::AppEnv(_)
             | Instruction::Cmds(_)
-            | Instruction::Cni(_)
-            | Instruction::Csi(_)
-            | Instruction::KubeVersion(_)
             | Instruction::Launch(_) => {}
+            Instruction::Cni(app) => self.plugin(CNI_LABEL, &app.name),
+            Instruction::Csi(app) => self.plugin(CSI_LABEL, &app.name),
+            Instruction::KubeVersion(version) => self.kube_version(&version.range)?,
             Instruction::Healthcheck(check) => self.set("Healthcheck", healthcheck(check)),
             Instruction::Onbuild(onbuild) => {
                 let mut triggers = triggers(&self.image);
@@ -171,6 +179,33 @@ impl StageConfig {
             }
             self.image.config.labels.insert(key.clone(), value.clone());
         }
+        Ok(())
+    }
+
+    /// Sealer has a label for each plugin; its `inspect` makes a list of them.
+    fn plugin(&mut self, label: &str, name: &str) {
+        self.image.config.labels.insert(format!("{label}-{name}"), "true".to_owned());
+    }
+
+    /// Several KUBEVERSIONs, those of bases included, mean the versions that all allow (seed
+    /// document 3). What a base says that is no range is as good as nothing.
+    fn kube_version(&mut self, text: &str) -> Result<(), ConfigError> {
+        let range = KubeVersions::parse(text)?;
+        let labels = &mut self.image.config.labels;
+        let before = labels.get(KUBE_VERSION_LABEL);
+        let known = before.and_then(|text| KubeVersions::parse(text).ok());
+        let label = match known {
+            None => text.to_owned(),
+            Some(known) if known == range => return Ok(()),
+            Some(known) => match known.intersection(&range) {
+                Some(both) => both.to_string(),
+                None => {
+                    let before = before.cloned().unwrap_or_default();
+                    return Err(Box::new(NothingInCommon { range: text.to_owned(), before }).into());
+                }
+            },
+        };
+        labels.insert(KUBE_VERSION_LABEL.to_owned(), label);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! What was fetched by http lies among the blobs of the store, and a record in the build cache says
 //! under which URL and which `ETag` it was; it is asked for again, but sent only if it has changed.
 
+mod chart;
 mod context;
 mod git;
 mod http;
@@ -12,12 +13,14 @@ use std::path::Path;
 
 use kfs_fs::digest::Digest;
 use kfs_fs::error::PathError;
+use kfs_fs::oci::registry::RegistryError;
 use kfs_fs::oci::registry::download::DownloadError;
 use kfs_fs::oci::store::{StoreError, TempDir, Writer};
 
 use crate::cache::Cache;
 use crate::copy::Fetched;
 use crate::interrupt::{Interrupted, Interrupts};
+pub(crate) use chart::fetch_chart;
 pub use context::{RemoteContext, RemoteContextError};
 use git::GitTree;
 pub(crate) use git::{GitUrl, is_commit_prefix};
@@ -66,6 +69,22 @@ pub enum RemoteError {
         found: Digest,
         /// Of what was to come.
         expected: Digest,
+    },
+    /// The registry does not give it.
+    #[error("oci://{name}: {source}")]
+    Registry {
+        /// As written.
+        name: String,
+        /// Why.
+        source: Box<RegistryError>,
+    },
+    /// What the registry has under the name is no chart.
+    #[error("oci://{name} is no Helm chart: {reason}")]
+    NoChart {
+        /// As written.
+        name: String,
+        /// What it is.
+        reason: String,
     },
     /// There is nothing to call the file by.
     #[error("{0} has no file name: give a destination that does not end in /")]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kfs_builder::cluster::app::Application;
 use kfs_builder::cluster::collect::{self, ChartSettings, ImageName, Scope};
 use kfs_builder::cluster::files::Files;
 use kfs_builder::kubefile::{Dialect, Instruction, Kubefile, Statement};
@@ -113,6 +114,11 @@ fn kubefiles_say_what_sealer_read_in_them() {
         assert_eq!(froms(&file), froms(&rewritten), "{path}");
         assert_eq!(launched(&file), names(&oracle["launch"]), "{path}");
         assert_eq!(apps(&file), oracle["apps"].as_object().map_or(0, |apps| apps.len()), "{path}");
+        for (name, app) in oracle["apps"].as_object().into_iter().flatten() {
+            let application: Application = serde_json::from_value(app["app"].clone()).unwrap();
+            let command = app["launchCmd"].as_str();
+            assert_eq!(application.command().as_deref(), command, "{path}: {name}");
+        }
         compared += 1;
     }
     println!("{compared} files say what sealer read in them");

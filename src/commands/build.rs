@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kfs_builder::build::{self, Event};
+use kfs_builder::cluster::extension::ImageType;
 use kfs_builder::context::Context as BuildContext;
 use kfs_builder::exec::{Isolation, Sandbox};
 use kfs_builder::interrupt::Interrupts;
@@ -75,6 +76,16 @@ pub(crate) struct Args {
     /// Annotation of the image's manifest
     #[arg(long, value_name = "KEY=VALUE", help_heading = "The image")]
     annotation: Vec<String>,
+
+    /// What a cluster image is for
+    #[arg(
+        long = "type",
+        value_enum,
+        default_value_t,
+        value_name = "TYPE",
+        help_heading = "The image"
+    )]
+    image_type: ImageTypeArg,
 
     /// Make one layer of all new ones
     #[arg(long, help_heading = "The image")]
@@ -198,6 +209,15 @@ enum ProgressArg {
     Json,
 }
 
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum ImageTypeArg {
+    /// It brings a cluster
+    #[default]
+    KubeInstaller,
+    /// It brings applications to a cluster that there is
+    AppInstaller,
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum CopyRuleArg {
     /// As Docker: a directory means its contents
@@ -291,6 +311,7 @@ fn build_options(
         limits: flags::limits(args)?,
         labels: pairs("label", &args.label)?,
         annotations: pairs("annotation", &args.annotation)?.into_iter().collect(),
+        image_type: args.image_type.into(),
         squash: args.squash,
         without_base: !args.base,
         secrets: flags::secrets(&args.secret)?,
@@ -363,6 +384,15 @@ impl From<IsolationArg> for Isolation {
             IsolationArg::Auto => Self::Auto,
             IsolationArg::Container => Self::Container,
             IsolationArg::Host => Self::Host,
+        }
+    }
+}
+
+impl From<ImageTypeArg> for ImageType {
+    fn from(arg: ImageTypeArg) -> Self {
+        match arg {
+            ImageTypeArg::KubeInstaller => Self::KubeInstaller,
+            ImageTypeArg::AppInstaller => Self::AppInstaller,
         }
     }
 }

@@ -7,6 +7,7 @@ mod host_tools;
 #[path = "../skip/mod.rs"]
 mod skip;
 
+mod apps;
 mod cache;
 mod copy;
 mod ends;

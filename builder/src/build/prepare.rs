@@ -2,7 +2,7 @@
 //! found and checked, and their variables expanded. So a mistake in the last line, or a base that
 //! is not there, is told before the first RUN.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +14,10 @@ use kfs_fs::oci::reference::{ReferenceError, Source as ImageSource};
 use kfs_fs::oci::store::{Part, Store};
 use kfs_fs::oci::{self, Image};
 
+use super::app::check_names;
 use super::platform::Wanted;
 use super::{BuildError, Event, Failed, Options, StepError};
+use crate::cluster::extension::{Extension, Malformed};
 use crate::kubefile::{Instruction, KubefileError, Location, Problem};
 use crate::plan::{Base, Expanded, Origin, Plan};
 
@@ -29,6 +31,11 @@ pub(super) struct BaseImage {
 }
 
 impl BaseImage {
+    /// What makes it a cluster image, if it is one.
+    pub(super) fn extension(&self) -> Result<Option<Extension>, Malformed> {
+        Extension::read(&self.image.manifest.annotations)
+    }
+
     /// The image as a file system. Stages that ask at the same time wait for the first one.
     pub(super) fn open(&self, report: &mut dyn FnMut(Event)) -> Result<Arc<ImageFs>, StepError> {
         let mut fs = self.fs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,6 +66,8 @@ pub(super) struct ReadyStage {
     pub(super) expanded: Expanded,
     /// The images that its steps take files from, by the name as written.
     pub(super) images: BTreeMap<String, Arc<BaseImage>>,
+    /// The applications that it has in the end, by their names.
+    apps: BTreeSet<String>,
     /// The stages that have to be there before it begins.
     pub(super) needs: Vec<usize>,
 }
@@ -138,6 +147,8 @@ impl Preparation<'_> {
             Base::Scratch | Base::Image { .. } | Base::Context(_) => None,
         };
         let expanded = self.plan.expand(number, &base_config, parent)?;
+        let known = self.apps(&from, plan.base(), base.as_deref())?;
+        let apps = check_names(&expanded.steps, known)?;
         let mut images = BTreeMap::new();
         for step in &expanded.steps {
             for (from, origin) in &step.origins {
@@ -154,10 +165,26 @@ impl Preparation<'_> {
             }
         }
         self.open.pop();
-        let ready = ReadyStage { base, base_config, expanded, images, needs };
+        let ready = ReadyStage { base, base_config, expanded, images, apps, needs };
         self.prepared.stages.insert(number, ready);
         self.prepared.order.push(number);
         Ok(())
+    }
+
+    /// The applications that a stage begins with.
+    fn apps(
+        &self,
+        from: &Location,
+        base: &Base,
+        image: Option<&BaseImage>,
+    ) -> Result<BTreeSet<String>, BuildError> {
+        if let Base::Stage(base) = base {
+            return Ok(self.prepared.stages[base].apps.clone());
+        }
+        let extension = image.map_or(Ok(None), BaseImage::extension);
+        let extension = extension.map_err(|error| Failed::at(from.clone(), error))?;
+        let applications = extension.map(|extension| extension.applications);
+        Ok(applications.into_iter().flatten().map(|app| app.name).collect())
     }
 
     fn cycle(&self, start: usize, location: &Location) -> KubefileError {

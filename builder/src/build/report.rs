@@ -7,6 +7,7 @@ use super::{
     BadMode, CgroupError, CopyError, Digest, Interrupted, KubefileError, LayoutError, Location,
     OpenError, OwnerError, PathError, ReferenceError, RootfsError, StageError, StoreError,
 };
+use crate::cluster::extension::{LaunchError, Malformed};
 use crate::config::ConfigError;
 use crate::exec::{ExecError, Status};
 use crate::kubefile::write_source;
@@ -171,6 +172,18 @@ pub enum StepError {
     /// A source cannot be fetched.
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    /// The base's annotations are not what they should be.
+    #[error("the base's {0}")]
+    Annotation(#[from] Malformed),
+    /// An application cannot be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// An archive looks like a chart, and is none that Helm would take.
+    #[error("the chart cannot be used: {0}")]
+    Chart(Box<kfs_charts::Error>),
+    /// What a registry has is no chart.
+    #[error("{0} has no chart in it")]
+    NotAChart(String),
     /// A file cannot be used.
     #[error(transparent)]
     Path(#[from] PathError),

@@ -2,6 +2,7 @@
 //! there are processors. Each has a thread of its own; what they tell comes out one after the
 //! other here.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,6 +16,7 @@ use super::prepare::{Prepared, stage_name};
 use super::steps::{Finished, StageBuild};
 use super::{BuildError, Event, Options, Report, StepError, image, squash};
 use crate::cache::Cache;
+use crate::cluster::extension::{EXTENSION, Extension};
 use crate::exec::{Executor, World};
 use crate::plan::Plan;
 
@@ -97,6 +99,13 @@ impl<'a> Site<'a> {
             layers = vec![self.writer.put_layer(new)?];
             squash::shorten(&mut history);
         }
+        let mut annotations = BTreeMap::new();
+        if let Some(extension) = &finished.extension {
+            let image_type = self.options.image_type;
+            let extension = Extension { image_type, ..extension.clone() };
+            annotations.insert(EXTENSION.to_owned(), extension.to_json());
+        }
+        annotations.extend(self.options.annotations.clone());
         let base = finished.base.as_ref().filter(|_| !self.options.without_base);
         if base.is_none() {
             config.history.clear();
@@ -106,7 +115,7 @@ impl<'a> Site<'a> {
             layers,
             config,
             history,
-            annotations: self.options.annotations.clone(),
+            annotations,
             now: self.now,
             fixed_time: self.options.timestamp.is_some(),
         })

@@ -12,6 +12,7 @@ use kfs_fs::layer::{Entry, Kind, Timestamp};
 use kfs_fs::oci::Layer;
 use kfs_fs::oci::manifest::{Descriptor, History, ImageConfig};
 
+use super::app::ClusterImage;
 use super::copying::Copying;
 use super::hidden::Hidden;
 use super::mounts;
@@ -19,10 +20,11 @@ use super::prepare::{BaseImage, ReadyStage};
 use super::schedule::Site;
 use super::{BuildError, Event, Failed, StepError};
 use crate::cache::{self, Hit};
+use crate::cluster::extension::Extension;
 use crate::config::{StageConfig, history};
 use crate::copy::{Content, CopyItem, Owner, Place};
 use crate::exec::{Mount, MountSource};
-use crate::kubefile::{Command, Instruction, Network, Run, Workdir};
+use crate::kubefile::{Command, Instruction, Location, Network, Run, Workdir};
 use crate::plan::{Base, Step};
 use crate::stage::{RunRequest, Stage};
 use crate::view::{View, at_path};
@@ -41,6 +43,8 @@ pub(super) struct Finished {
     key: Digest,
     /// What is in it.
     pub(super) view: View,
+    /// What makes it a cluster image, if it is one.
+    pub(super) extension: Option<Extension>,
 }
 
 /// What a step added.
@@ -63,6 +67,8 @@ pub(super) struct StageBuild<'a> {
     pub(super) key: Digest,
     /// The key that it began with.
     pub(super) first_key: Digest,
+    /// What makes it a cluster image, if it is one.
+    pub(super) cluster: Option<ClusterImage>,
 }
 
 impl Finished {
@@ -97,8 +103,7 @@ impl<'a> StageBuild<'a> {
             let done = done.and_then(|()| build.step(step, report));
             done.map_err(|error| Failed::at(step.location.clone(), error))?;
         }
-        let finished = build.finish();
-        Ok(finished.map_err(|error| Failed::at(from.location.clone(), error))?)
+        build.finish(&from.location)
     }
 
     fn begin(
@@ -119,6 +124,10 @@ impl<'a> StageBuild<'a> {
         let layers = parent.map_or(&[][..], |parent| &parent.layers);
         layers.iter().for_each(|layer| stage.push(layer.clone()));
         let first_key = first_key(site, base.as_deref());
+        let extension = match parent {
+            Some(parent) => parent.extension.clone(),
+            None => base.as_ref().map_or(Ok(None), |base| base.extension())?,
+        };
         Ok(Self {
             site,
             ready,
@@ -128,12 +137,17 @@ impl<'a> StageBuild<'a> {
             key: parent.map_or(first_key, |parent| parent.key),
             first_key,
             base,
+            cluster: ClusterImage::new(site.plan.dialect(), extension),
         })
     }
 
-    fn finish(mut self) -> Result<Finished, StepError> {
-        let view = self.stage.view()?;
+    fn finish(mut self, from: &Location) -> Result<Finished, BuildError> {
+        let view = self.stage.view();
+        let view = view.map_err(|error| Failed::at(from.clone(), error))?;
+        let has_entrypoint = self.config.image().config.entrypoint.is_some();
+        let extension = self.cluster.map(|cluster| cluster.finish(has_entrypoint)).transpose()?;
         Ok(Finished {
+            extension,
             base: self.base,
             layers: self.stage.layers().to_vec(),
             config: self.config.into_image(),
@@ -150,12 +164,16 @@ impl<'a> StageBuild<'a> {
             Instruction::Add(add) => Some(self.copy(&Copying::of_add(add), step, report)?),
             Instruction::Run(run) => Some(self.run(run, step, report)?),
             Instruction::Workdir(workdir) => self.workdir(workdir, step)?,
+            Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
+                Some(self.app(app, step, report)?)
+            }
             _ => {
                 self.remember(history::config_only(&step.text), None);
                 None
             }
         };
         self.config.apply(&step.instruction)?;
+        self.note_cluster(step);
         let cached = made.as_ref().is_some_and(|made| made.cached);
         let layer = made.map(|Made { layer, .. }| (layer.digest, layer.size));
         report(Event::Done { took: started.elapsed(), layer, cached });

@@ -14,6 +14,10 @@ pub const EXTENSION: &str = "sealer.image.extension";
 pub const IMAGES: &str = "sealer.image.container.images";
 /// The label that says which Kubernetes versions an image is for.
 pub const KUBE_VERSION_LABEL: &str = "app.alpha.sealer.io/supported-kube-version";
+/// The label of a network plugin, before a hyphen and its name.
+pub const CNI_LABEL: &str = "cluster.alpha.sealer.io/kube-cni";
+/// The label of a storage plugin, before a hyphen and its name.
+pub const CSI_LABEL: &str = "cluster.alpha.sealer.io/kube-csi";
 /// The only version of the schema.
 const SCHEMA: &str = "v1alpha1";
 
@@ -122,10 +126,13 @@ impl Extension {
         annotations.get(EXTENSION).map(|text| parse(EXTENSION, text)).transpose()
     }
 
-    /// What a new image has from its base: the applications. LAUNCH and CMDS are not inherited.
+    /// What a new image has from its base: the applications, in the order of their names, and
+    /// their environment. LAUNCH and CMDS are not inherited.
     pub fn of_base(base: Option<Self>) -> Self {
-        let applications = base.map(|base| base.applications).unwrap_or_default();
-        Self { schema_version: SCHEMA.to_owned(), applications, ..Self::default() }
+        let Self { mut applications, env, .. } = base.unwrap_or_default();
+        applications.sort_by(|one, two| one.name.cmp(&two.name));
+        applications.dedup_by(|one, two| one.name == two.name);
+        Self { schema_version: SCHEMA.to_owned(), applications, env, ..Self::default() }
     }
 
     /// Adds an application, or puts it in the place of one of its name. They stay in the order of

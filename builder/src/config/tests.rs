@@ -163,3 +163,29 @@ fn checks_and_triggers_are_stored_as_docker_has_them() {
     let config = dockerfile("HEALTHCHECK CMD a\nHEALTHCHECK NONE");
     assert_eq!(config.extra["Healthcheck"], serde_json::json!({ "Test": ["NONE"] }));
 }
+
+#[test]
+fn words_of_kubefiles_become_labels() {
+    let lines =
+        "CNI flannel local://f\nCNI calico local://c\nCSI x local://x\nKUBEVERSION 1.22 - 1.24";
+    let config = applied(ImageConfig::default(), Dialect::Kubefile, lines).unwrap();
+    let labels = &config.config.labels;
+    for (label, value) in [
+        ("cluster.alpha.sealer.io/kube-cni-flannel", "true"),
+        ("cluster.alpha.sealer.io/kube-cni-calico", "true"),
+        ("cluster.alpha.sealer.io/kube-csi-x", "true"),
+        ("app.alpha.sealer.io/supported-kube-version", "1.22 - 1.24"),
+    ] {
+        assert_eq!(labels.get(label).map(|value| &value[..]), Some(value), "{label}");
+    }
+    let child = applied(config.clone(), Dialect::Kubefile, "KUBEVERSION >=1.23").unwrap();
+    let label = "app.alpha.sealer.io/supported-kube-version";
+    assert_eq!(child.config.labels[label], ">=1.23.0 <1.25.0");
+    let error = applied(config.clone(), Dialect::Kubefile, "KUBEVERSION 1.25").unwrap_err();
+    assert!(error.to_string().contains("is in 1.25 and in 1.22 - 1.24"), "{error}");
+    // Sealer takes anything.
+    let mut garbage = config;
+    garbage.config.labels.insert(label.to_owned(), "newest".to_owned());
+    let child = applied(garbage, Dialect::Kubefile, "KUBEVERSION 1.25").unwrap();
+    assert_eq!(child.config.labels[label], "1.25");
+}

@@ -131,6 +131,7 @@ impl Keyword {
             Self::Add => {
                 &["keep-git-dir", "checksum", "unpack", "chown", "chmod", "link", "exclude"]
             }
+            Self::App | Self::Cni | Self::Csi => &["checksum"],
             Self::Copy => &["from", "chown", "chmod", "link", "parents", "exclude"],
             Self::From => &["platform"],
             Self::Healthcheck => {

@@ -139,15 +139,15 @@ impl<'a> Parser<'a> {
         self.known_flags(keyword, &flags)?;
         Ok(match keyword {
             Keyword::Add => Instruction::Add(self.add(flags, rest)?),
-            Keyword::App => Instruction::App(self.app(keyword, rest)?),
+            Keyword::App => Instruction::App(self.app(keyword, flags, rest)?),
             Keyword::Appcmds => Instruction::AppCmds(self.app_cmds(rest)?),
             Keyword::Appenv => Instruction::AppEnv(self.app_env(rest)?),
             Keyword::Arg => Instruction::Arg(self.arg(rest)?),
             Keyword::Cmd => Instruction::Cmd(Cmd { command: self.command(keyword, rest)? }),
             Keyword::Cmds => Instruction::Cmds(self.cmds(rest)?),
-            Keyword::Cni => Instruction::Cni(self.app(keyword, rest)?),
+            Keyword::Cni => Instruction::Cni(self.app(keyword, flags, rest)?),
             Keyword::Copy => Instruction::Copy(self.copy(flags, rest)?),
-            Keyword::Csi => Instruction::Csi(self.app(keyword, rest)?),
+            Keyword::Csi => Instruction::Csi(self.app(keyword, flags, rest)?),
             Keyword::Entrypoint => {
                 Instruction::Entrypoint(Entrypoint { command: self.command(keyword, rest)? })
             }

@@ -292,13 +292,18 @@ fn triggers() {
 
 #[test]
 fn words_of_kubefiles() {
-    let app = |name: &str, sources| App { name: name.to_owned(), sources };
+    let app = |name: &str, sources| App { name: name.to_owned(), sources, checksum: None };
     let local = |path: &str| AppSource::Local(path.to_owned());
     let url = "https://x/y.yaml".to_owned();
     let sources = vec![local("a/"), AppSource::Remote(url)];
     assert_eq!(
         instruction("APP a local://a/ https://x/y.yaml"),
         Instruction::App(app("a", sources))
+    );
+    let chart = vec![AppSource::Chart("r.io/x/y:1.0.0".to_owned())];
+    assert_eq!(
+        instruction("APP --checksum=sha256:1 a oci://r.io/x/y:1.0.0"),
+        Instruction::App(App { checksum: Some("sha256:1".into()), ..app("a", chart) })
     );
     assert_eq!(instruction("cni f local://f.sh"), Instruction::Cni(app("f", vec![local("f.sh")])));
     assert_eq!(instruction("CSI f local://f.sh"), Instruction::Csi(app("f", vec![local("f.sh")])));

@@ -1,6 +1,7 @@
 //! Instructions with their variables expanded, and what is then wrong with them.
 
 use kfs_fs::digest::Digest;
+use kfs_fs::oci::reference::Name;
 
 use super::scope::Scope;
 use crate::config::{ConfigError, StageConfig};
@@ -92,7 +93,7 @@ pub(super) fn expanded(
         Instruction::Cmds(cmds) => cmds.commands = scope.lines(&cmds.commands, config)?,
         Instruction::AppCmds(app) => app.commands = scope.lines(&app.commands, config)?,
         Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
-            expand_sources(app, scope, config)?;
+            expand_app(app, scope, config)?;
         }
         Instruction::AppEnv(app) => app.pairs = pairs(&app.pairs)?,
         Instruction::KubeVersion(version) => version.range = word(&version.range)?,
@@ -122,15 +123,41 @@ pub(super) fn expanded(
 }
 
 /// Sources of an application see what those of COPY see.
-fn expand_sources(app: &mut App, scope: &Scope, config: &StageConfig) -> Result<(), ExpandError> {
+fn expand_app(app: &mut App, scope: &Scope, config: &StageConfig) -> Result<(), StepError> {
+    let wrong = |text: String| Err(StepError::Other(Problem::Syntax(text)));
     for source in &mut app.sources {
+        let (AppSource::Local(text) | AppSource::Remote(text) | AppSource::Chart(text)) = source;
+        *text = scope.copy_word(text, config)?;
+        if text.is_empty() {
+            return wrong("a source is empty once its variables are expanded".to_owned());
+        }
         match source {
-            AppSource::Local(text) | AppSource::Remote(text) => {
-                *text = scope.copy_word(text, config)?;
+            AppSource::Remote(text) if RemoteKind::of(text) == Some(RemoteKind::Git) => {
+                let what = format!("the git repository {text} as a source of an application");
+                return Err(StepError::Other(Problem::Unsupported(what)));
             }
+            AppSource::Chart(text) => {
+                let parsed = text.parse::<Name>();
+                parsed.map_err(|e| StepError::Other(Problem::Syntax(e.to_string())))?;
+                let last = text.rsplit('/').next().unwrap_or_default();
+                if !last.contains([':', '@']) {
+                    return wrong(format!(
+                        "oci://{text} has no version: write oci://{text}:VERSION"
+                    ));
+                }
+            }
+            AppSource::Local(_) | AppSource::Remote(_) => {}
         }
     }
-    Ok(())
+    let Some(checksum) = &mut app.checksum else { return Ok(()) };
+    *checksum = scope.copy_word(checksum, config)?;
+    if checksum.parse::<Digest>().is_err() {
+        return wrong(format!("--checksum={checksum} is no digest such as sha256:HEX"));
+    }
+    match &app.sources[..] {
+        [AppSource::Remote(_) | AppSource::Chart(_)] => Ok(()),
+        _ => wrong("--checksum is for one source, an http, https or oci URL".to_owned()),
+    }
 }
 
 fn expand_mounts(run: &mut Run, scope: &Scope, config: &StageConfig) -> Result<(), StepError> {

@@ -257,18 +257,25 @@ fn mistakes_are_found_before_anything_runs() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_named() {
-    for (line, what) in [
-        ("APP a local://b", "APP"),
-        ("CNI a local://b", "CNI"),
-        ("CSI a local://b", "CSI"),
-        ("APPCMDS a [\"b\"]", "APPCMDS"),
-        ("APPENV a b=c", "APPENV"),
-        ("LAUNCH [\"a\"]", "LAUNCH"),
-        ("CMDS [\"a\"]", "CMDS"),
-        ("KUBEVERSION 1.22", "KUBEVERSION"),
-        ("RUN --security=insecure x", "RUN --security=insecure"),
+fn mistakes_in_the_words_of_kubefiles_are_found_too() {
+    for (text, line, message) in [
+        ("FROM x\nRUN a\nKUBEVERSION latest", 3, "is no range of versions"),
+        ("FROM x\nKUBEVERSION 1.22\nKUBEVERSION >=1.23", 3, "no version of Kubernetes is in"),
+        ("FROM x\nARG A\nAPP a local://$A", 3, "a source is empty"),
+        ("FROM x\nAPP a oci://r.io/a", 2, "has no version: write oci://r.io/a:VERSION"),
+        ("FROM x\nAPP a https://x/y.git", 2, "git repository https://x/y.git"),
+        ("FROM x\nAPP --checksum=1 a https://x/y", 2, "is no digest"),
+        ("FROM x\nAPP --checksum=sha256:1 a local://x", 2, "is no digest"),
     ] {
+        let error = step_error(Dialect::Kubefile, text);
+        assert_eq!(error.location.first, line, "{error}");
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+#[test]
+fn what_is_not_built_yet_is_named() {
+    for (line, what) in [("RUN --security=insecure x", "RUN --security=insecure")] {
         let text = format!("FROM x\n{line}");
         let error = step_error(Dialect::Kubefile, &text);
         assert!(error.is_unsupported(), "{line}");

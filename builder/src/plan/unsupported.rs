@@ -6,20 +6,20 @@ use crate::kubefile::{Instruction, Security};
 /// What of an instruction is not built, if anything is.
 pub(super) fn unsupported(instruction: &Instruction) -> Option<String> {
     match instruction {
-        Instruction::App(_)
-        | Instruction::AppCmds(_)
-        | Instruction::AppEnv(_)
-        | Instruction::Cmds(_)
-        | Instruction::Cni(_)
-        | Instruction::Csi(_)
-        | Instruction::KubeVersion(_)
-        | Instruction::Launch(_) => Some(instruction.keyword().to_string()),
         Instruction::Run(run) if run.security == Security::Insecure => {
             Some("RUN --security=insecure".to_owned())
         }
         Instruction::Add(_)
+        | Instruction::App(_)
+        | Instruction::AppCmds(_)
+        | Instruction::AppEnv(_)
         | Instruction::Arg(_)
         | Instruction::Cmd(_)
+        | Instruction::Cmds(_)
+        | Instruction::Cni(_)
+        | Instruction::Csi(_)
+        | Instruction::KubeVersion(_)
+        | Instruction::Launch(_)
         | Instruction::Copy(_)
         | Instruction::Entrypoint(_)
         | Instruction::Env(_)

@@ -120,9 +120,9 @@ fn name_of_dest(dest: &str) -> Option<String> {
 }
 
 /// A body that ends with the build.
-struct Interruptible<'i> {
-    body: Box<dyn Read + Send>,
-    interrupts: &'i Interrupts,
+pub(super) struct Interruptible<'i> {
+    pub(super) body: Box<dyn Read + Send>,
+    pub(super) interrupts: &'i Interrupts,
 }
 
 impl Read for Interruptible<'_> {

@@ -2,16 +2,19 @@
 
 use super::Pair;
 
-/// `APP NAME SOURCE... | CNI NAME SOURCE... | CSI NAME SOURCE...`
+/// `APP [--checksum=DIGEST] NAME SOURCE... | CNI ... | CSI ...`
 ///
-/// Names the files of an application; they go to `application/apps/NAME/`. CNI and CSI say besides
-/// that it is a network or a storage plugin.
+/// Names the files of an application; they go to `application/apps/NAME/`, what is in the archive
+/// of a chart without the archive's directory. CNI and CSI say besides that it is a network or a
+/// storage plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct App {
     /// One path component.
     pub name: String,
     /// At least one.
     pub sources: Vec<AppSource>,
+    /// What the one source, which is not in the context, has to have for a digest.
+    pub checksum: Option<String>,
 }
 
 /// Where files of an application come from.
@@ -21,6 +24,8 @@ pub enum AppSource {
     Local(String),
     /// `http://` or `https://`: the whole URL.
     Remote(String),
+    /// `oci://REGISTRY/NAME:VERSION`, without the `oci://`: a chart that Helm pushed.
+    Chart(String),
 }
 
 /// `APPCMDS NAME ["LINE"...]`

@@ -215,9 +215,11 @@ impl<'a> Scope<'a> {
             Instruction::KubeVersion(version) => references([&version.range], escape),
             Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
                 let texts = app.sources.iter().map(|source| match source {
-                    AppSource::Local(text) | AppSource::Remote(text) => text,
+                    AppSource::Local(text) | AppSource::Remote(text) | AppSource::Chart(text) => {
+                        text
+                    }
                 });
-                references(texts, escape)
+                references(texts.chain(&app.checksum), escape)
             }
             Instruction::Run(run) => {
                 let options = run.mounts.iter().flat_map(|mount| &mount.options);

@@ -1,13 +1,17 @@
 //! The words of Kubefiles that no Dockerfile has.
 
-use super::{KubefileError, Parsed, Parser, Statement, owned, shorten, words};
+use super::{Flag, KubefileError, Parsed, Parser, Statement, owned, shorten, words};
 use crate::kubefile::{
     App, AppCmds, AppEnv, AppSource, Cmds, Instruction, Keyword, KubeVersion, Launch, Problem,
 };
 
 impl Parser<'_> {
     /// APP, CNI or CSI.
-    pub(super) fn app(&self, keyword: Keyword, rest: &str) -> Parsed<App> {
+    pub(super) fn app(&self, keyword: Keyword, flags: Vec<Flag<'_>>, rest: &str) -> Parsed<App> {
+        let mut checksum = None;
+        for flag in flags {
+            checksum = Some(self.flag_value(keyword, flag)?);
+        }
         let (name, rest) = self.app_name(keyword, rest)?;
         let words = words::split(rest, self.escape);
         if words.is_empty() {
@@ -16,7 +20,7 @@ impl Parser<'_> {
                 .suggest(format!("the form is {keyword} NAME SOURCE...")));
         }
         let sources = words.into_iter().map(|word| self.app_source(word)).collect::<Parsed<_>>()?;
-        Ok(App { name, sources })
+        Ok(App { name, sources, checksum })
     }
 
     fn app_source(&self, word: &str) -> Parsed<AppSource> {
@@ -24,11 +28,15 @@ impl Parser<'_> {
         match scheme {
             "local" if !path.is_empty() => Ok(AppSource::Local(path.to_owned())),
             "http" | "https" if !path.is_empty() => Ok(AppSource::Remote(word.to_owned())),
+            "oci" if !path.is_empty() => Ok(AppSource::Chart(path.to_owned())),
             _ => {
                 let short = shorten(word);
                 Err(self
                     .syntax_at(word, format!("{short} does not say where the files are"))
-                    .suggest("write local://PATH for a path of the context, http:// or https://"))
+                    .suggest(
+                        "write local://PATH for a path of the context, http://, https://, or \
+                         oci://REGISTRY/CHART:VERSION for a chart of a registry",
+                    ))
             }
         }
     }

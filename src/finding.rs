@@ -123,6 +123,11 @@ impl FindArgs {
 }
 
 impl ConnectArgs {
+    /// Whether all registries speak http.
+    pub(crate) fn plain_http(&self) -> bool {
+        self.plain_http
+    }
+
     /// A client for registries, with its temporary files in this store.
     pub(crate) fn registries(&self, store: &Path) -> Registries {
         Registries::new(self.settings(store))

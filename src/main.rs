@@ -21,6 +21,17 @@ fn main() -> ExitCode {
     {
         return kfs_builder::exec::child_main();
     }
+    // Processes of a measurement, which are to do nothing else.
+    let mut args = std::env::args_os().skip(1);
+    match args.next() {
+        Some(first) if first == kfs_measure::enter::ARGUMENT => {
+            return kfs_measure::enter::main(args);
+        }
+        Some(first) if first == kfs_measure::cold::ARGUMENT => {
+            return kfs_measure::cold::main(args);
+        }
+        Some(_) | None => {}
+    }
     match cli::parse().and_then(cli::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.print(),

@@ -40,6 +40,7 @@ use kfs_fs::oci::store::StoreError;
 use kfs_fs::printable;
 use kfs_fs::span::SpanError;
 use kfs_fs::tree::TreeError;
+use kfs_measure::MeasureError;
 
 /// How a command failed: exit code, message, and what the user can do.
 #[derive(Debug)]
@@ -134,6 +135,26 @@ fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+impl From<MeasureError> for Failure {
+    fn from(error: MeasureError) -> Self {
+        match error {
+            MeasureError::Path(error) => error.into(),
+            MeasureError::Image(error) => error.into(),
+            MeasureError::Open(error) => error.into(),
+            MeasureError::Read(error) => error.into(),
+            MeasureError::Missing(_) => {
+                Self::from_error(&error).hint("install it, or leave the tool out of --against")
+            }
+            MeasureError::NoProgram(_) => Self::from_error(&error).code(NOT_FOUND),
+            MeasureError::Interrupted => Self::from_error(&error).code(128 + 2),
+            MeasureError::System { .. }
+            | MeasureError::Command { .. }
+            | MeasureError::Side(_)
+            | MeasureError::Trace(_) => Self::from_error(&error),
+        }
     }
 }
 

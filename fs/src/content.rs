@@ -128,6 +128,11 @@ impl Content {
         self.0.layers.get(layer).map(|layer| &layer.index)
     }
 
+    /// Where a span is stored in its layer's blob, if it is.
+    pub(crate) fn stored(&self, (layer, span): SpanId) -> Option<Range<u64>> {
+        self.0.layers.get(layer)?.stored(span)
+    }
+
     /// Whether a layer's blob is remote.
     pub(crate) fn has_remote(&self) -> bool {
         self.0.layers.iter().any(LayerContent::is_remote)

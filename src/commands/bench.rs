@@ -1,5 +1,7 @@
 //! `kfs bench`
 
+mod cold_start;
+mod cold_table;
 mod proxy;
 
 use super::Context;
@@ -14,11 +16,13 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    ColdStart(cold_start::Args),
     Proxy(proxy::Args),
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.command {
+        Command::ColdStart(args) => cold_start::run(&args, context),
         Command::Proxy(args) => proxy::run(&args, context),
     }
 }

@@ -16,8 +16,9 @@ use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::registry::Counters;
 use kfs_fs::oci::store::Part;
 use kfs_fs::trace::Traces;
+use kfs_measure::clock;
 
-use super::Context;
+use super::{Context, print_json};
 use crate::finding::FindArgs;
 use crate::look::open_fs;
 use crate::report::Failure;
@@ -50,6 +51,11 @@ pub(crate) struct Args {
     /// Stay in the foreground until the umount or Ctrl-C
     #[arg(long, short)]
     foreground: bool,
+
+    /// Print when the image was found and when it was indexed, in microseconds of CLOCK_MONOTONIC:
+    /// for `kfs bench`
+    #[arg(long, hide = true)]
+    timings: bool,
 
     #[command(flatten)]
     serving: ServingArgs,
@@ -108,6 +114,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     // From the choice of the image until the mount's own lock holds it, no `rmi` takes it away.
     let writer = store.writer()?;
     let image = oci::open(&args.image, &store)?;
+    let found = clock::now();
     let source = absolute(args.image)?.to_string();
     let pending = Mounts::new(&context.root).prepare(Request {
         image: source.clone(),
@@ -118,6 +125,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     drop(writer);
     // The servers map the indexes; here they are made.
     drop(open_fs(&image, &store.dir(Part::Indexes), context)?);
+    if args.timings {
+        print_json(&serde_json::json!({ "found": found, "indexed": clock::now() }))?;
+    }
     tell_fetched(&image.name, context);
     if args.foreground {
         let id = pending.state().id.clone();

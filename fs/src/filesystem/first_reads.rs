@@ -1,6 +1,7 @@
 //! Recording what is read first, and fetching it ahead the next time.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::{ImageFs, Ino, ReadError, Resolved};
@@ -109,6 +110,16 @@ impl ImageFs {
             }
         }
         Ok(self.content.fetch_in_background(spans))
+    }
+
+    /// Where what a trace names is stored: the layer's place in the image, and bytes of its blob.
+    /// Nothing for what the image does not have.
+    pub fn stored_ranges(&self, entry: &TraceEntry) -> Result<Vec<(usize, Range<u64>)>, ReadError> {
+        let Resolved::Found(ino, _) = self.resolve(entry.path.as_bytes(), false)? else {
+            return Ok(Vec::new());
+        };
+        let spans = self.spans_of(ino, entry.offset, entry.size)?;
+        Ok(spans.into_iter().filter_map(|id| Some((id.0, self.content.stored(id)?))).collect())
     }
 
     /// The spans that hold a range of a file.

@@ -1,0 +1,228 @@
+//! `kfs bench`: that it measures what it says, and leaves nothing. How long things take is not
+//! looked at.
+
+mod host_tools;
+#[path = "registry/server.rs"]
+#[allow(dead_code, reason = "other tests need more of it")]
+mod server;
+mod skip;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
+
+use host_tools::install_tools;
+use server::Registry;
+use skip::skip;
+
+/// A registry with the image `tools:1`, which is also the image `x:1` of the store `origin`.
+struct Bench(Registry);
+
+impl Bench {
+    fn start() -> Option<Self> {
+        if !Path::new("/dev/fuse").exists() || !geteuid().is_root() {
+            skip("needs root and /dev/fuse");
+            return None;
+        }
+        let registry = Registry::start(false)?;
+        let root = registry.path("root");
+        install_tools(&root);
+        let tar = registry.path("x.tar");
+        let status =
+            Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status();
+        assert!(status.unwrap().success());
+        registry.ok("origin", &["import", "x.tar", "x:1"]);
+        registry.ok("origin", &["convert", "x:1", "x:chunked", "--to", "zstd-chunked"]);
+        registry.ok("origin", &["push", "x:chunked", &registry.name("tools:1")]);
+        fs::create_dir(registry.path("tmp")).unwrap();
+        // Named in the environment, and buildah insists on it.
+        fs::write(registry.path("auth.json"), "{}").unwrap();
+        Some(Self(registry))
+    }
+
+    fn command(&self, store: &str, args: &[&str]) -> Command {
+        let mut command = self.0.command(store, &[&["bench"], args].concat());
+        command.env("TMPDIR", self.0.path("tmp"));
+        command
+    }
+
+    fn run(&self, store: &str, args: &[&str]) -> Output {
+        self.command(store, args).output().unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, store: &str, args: &[&str]) -> Value {
+        let output = self.run(store, args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.assert_nothing_left();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_nothing_left(&self) {
+        let tmp = self.0.path("tmp");
+        let left: Vec<PathBuf> =
+            fs::read_dir(&tmp).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [] as [PathBuf; 0]);
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        assert!(!mounts.contains(tmp.to_str().unwrap()), "{mounts}");
+        let uses = |path: PathBuf| {
+            let line = fs::read(path.join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(tmp.to_str().unwrap()).then_some(path)
+        };
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let left: Vec<PathBuf> = processes.filter_map(|entry| uses(entry.path())).collect();
+        assert_eq!(left, [] as [PathBuf; 0]);
+    }
+}
+
+fn sum(values: &Value, name: &str) -> f64 {
+    values.as_array().unwrap().iter().map(|value| value[name].as_f64().unwrap()).sum()
+}
+
+/// Every file of a directory and when it was changed.
+fn state(dir: &Path) -> Vec<String> {
+    let list = Command::new("find").arg(dir).args(["-printf", "%p %s %T@\n"]).output().unwrap();
+    let mut lines: Vec<_> =
+        String::from_utf8(list.stdout).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[track_caller]
+fn assert_adds_up(report: &Value, runs: usize) {
+    let kfs = &report["sides"][0];
+    assert_eq!((&kfs["tool"], &kfs["error"]), (&"kfs".into(), &Value::Null));
+    let all = kfs["runs"].as_array().unwrap();
+    assert_eq!(all.len(), runs);
+    for run in all {
+        let starts = run["starts"].as_array().unwrap();
+        let kinds: Vec<_> = starts.iter().map(|start| &start["kind"]).collect();
+        assert_eq!(kinds, ["cold", "second", "warm"]);
+        for start in starts {
+            let phases = start["phases"].as_array().unwrap();
+            let names: Vec<_> = phases.iter().map(|phase| &phase["name"]).collect();
+            assert_eq!(names, ["resolve", "index", "mount", "first byte", "exec", "exit"]);
+            for (whole, part) in
+                [("seconds", "seconds"), ("requests", "requests"), ("bytes", "bytes")]
+            {
+                let (whole, parts) = (start[whole].as_f64().unwrap(), sum(&start["phases"], part));
+                assert!((whole - parts).abs() < 1e-6, "{part}: {whole} is not {parts}");
+            }
+            let log = start["log"].as_array().unwrap();
+            assert_eq!(start["requests"], log.len());
+            assert!((sum(&start["log"], "bytes") - start["bytes"].as_f64().unwrap()).abs() < 0.5);
+            assert!(start["cpuSeconds"].as_f64().unwrap() >= 0.0);
+            assert!(start["peakMemory"].as_u64().unwrap() > 1 << 20);
+        }
+        let (cold, later) = (&starts[0], &starts[1..]);
+        let (fetched, touched) = (&cold["bytes"], &run["touched"]);
+        assert!(fetched.as_u64() >= touched["storedBytes"].as_u64(), "{fetched} {touched}");
+        assert!(touched["contentBytes"].as_u64().unwrap() > 0);
+        let paths = touched["paths"].as_array().unwrap();
+        assert!(paths.iter().any(|path| path["path"] == "/usr/bin/true"), "{paths:?}");
+        assert!(cold["requests"].as_u64().unwrap() >= 3, "manifest, config, layer");
+        assert!(later.iter().all(|start| start["requests"] == 0), "{later:?}");
+    }
+}
+
+#[test]
+fn a_cold_start_from_a_registry_adds_up() {
+    let Some(bench) = Bench::start() else { return };
+    let name = bench.0.name("tools:1");
+    let args = ["cold-start", &name, "--runs=2", "--net=1gbit,1ms", "--format=json", "--", "true"];
+    let report = bench.json("unused", &args);
+    assert_eq!(report["net"], "1gbit,1ms");
+    assert_eq!(report["image"], *name);
+    assert_adds_up(&report, 2);
+    assert!(!bench.0.path("unused").exists(), "the store is not touched");
+    let waits = report["sides"][0]["runs"][0]["starts"][0]["log"].as_array().unwrap();
+    assert!(waits.iter().all(|it| it["answered"].as_f64() >= it["asked"].as_f64()));
+}
+
+#[test]
+fn a_cold_start_from_the_store_needs_no_registry_and_leaves_the_store_alone() {
+    let Some(mut bench) = Bench::start() else { return };
+    bench.0.stop();
+    let before = state(&bench.0.path("origin"));
+    for image in ["x:1", "x:chunked"] {
+        let args = ["cold-start", image, "--runs=1", "--format=json", "--", "/bin/true"];
+        assert_adds_up(&bench.json("origin", &args), 1);
+    }
+    assert_eq!(state(&bench.0.path("origin")), before);
+    let output = bench.run("origin", &["cold-start", "x:1", "--runs=1", "--", "/bin/true"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in ["COLD", "SECOND", "WARM", "resolve", "first byte", "fetched"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn other_tools_are_measured_by_the_same_means() {
+    let Some(bench) = Bench::start() else { return };
+    let against = "--against=buildah,skopeo+umoci";
+    let programs = ["buildah", "skopeo", "umoci"];
+    if programs.iter().any(|program| Command::new(program).arg("--version").output().is_err()) {
+        return skip("needs buildah, skopeo and umoci");
+    }
+    let args = ["cold-start", "x:1", against, "--runs=1", "--format=json", "--", "/bin/true"];
+    let report = bench.json("origin", &args);
+    for (number, phases) in
+        [(1, ["pull", "run"].as_slice()), (2, &["copy", "unpack", "exec", "exit"])]
+    {
+        let side = &report["sides"][number];
+        assert_eq!(side["error"], Value::Null, "{side}");
+        let cold = &side["runs"][0]["starts"][0];
+        let names = cold["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]);
+        assert_eq!(names.collect::<Vec<_>>(), phases);
+        assert!(cold["bytes"].as_u64().unwrap() > 100_000, "all of the layer");
+        assert!(!side["versions"].as_array().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_said() {
+    let Some(bench) = Bench::start() else { return };
+    let fails = |args: &[&str], path: &str, code: i32, word: &str| {
+        let output = bench.command("origin", args).env("PATH", path).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(word), "{said}");
+        bench.assert_nothing_left();
+    };
+    let usual = "/usr/bin:/bin";
+    let podman = ["cold-start", "x:1", "--against=podman", "--", "/bin/true"];
+    fails(&podman, "/nowhere", 1, "podman is not installed");
+    fails(&["cold-start", "x:1", "--against=apptainer", "--", "true"], usual, 2, "apptainer");
+    fails(&["cold-start", "x:1", "--net=fast", "--", "true"], usual, 2, "fast");
+    fails(&["cold-start", "x:1"], usual, 2, "COMMAND");
+    fails(&["cold-start", "none:1", "--", "true"], usual, 1, "none");
+    fails(&["cold-start", "x:1", "--", "/bin/none"], usual, 1, "/bin/none");
+    fails(&["cold-start", "x:1", "--", "sh", "-c", "echo broken; exit 3"], usual, 1, "broken");
+}
+
+#[test]
+fn an_interrupted_measurement_leaves_nothing() {
+    let Some(bench) = Bench::start() else { return };
+    let mut command = bench.command("origin", &["cold-start", "x:1", "--", "sleep", "600"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let sleeps = || {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        mounts.contains(bench.0.path("tmp").to_str().unwrap())
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !sleeps() {
+        assert!(Instant::now() < deadline, "nothing is mounted");
+        thread::sleep(Duration::from_millis(20));
+    }
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    bench.assert_nothing_left();
+}

@@ -31,6 +31,7 @@ use crate::interrupt::Interrupted;
 
 pub use cgroup::{Cgroup, CgroupError, Limits};
 pub use child::child_main;
+pub use host::is_hidden;
 pub use limits::{UlimitError, parse_ulimit};
 pub use sandbox::Sandbox;
 pub use user::{User, UserError};
@@ -53,7 +54,7 @@ pub struct Command {
     pub rootfs: PathBuf,
     /// Program and arguments; a program without a slash is looked up in the `PATH` of `env`.
     pub argv: Vec<OsString>,
-    /// The whole environment: nothing is inherited. In host isolation `PATH` is replaced (see
+    /// The whole environment: nothing is inherited. With the host's tools `PATH` is replaced (see
     /// [`Sandbox::host_path`]); `HOME` is added where it is missing.
     pub env: Vec<(OsString, OsString)>,
     /// Working directory, inside the rootfs.
@@ -152,6 +153,9 @@ pub enum Isolation {
     /// The host's tools; the rootfs is the current directory and almost the only place that can
     /// be written to. For cluster images, whose rootfs has no tools of its own.
     Host,
+    /// The host's tools; the rootfs is the current directory. The command may do what the user
+    /// may, but it ends with the run, and so do its mounts.
+    None,
 }
 
 /// How a command ended.

@@ -70,7 +70,7 @@ const UNFIT: [(i64, &str); 6] = [
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
     /// This process may not mount.
-    #[error("{action}: {source}; a build needs root, or a user namespace that maps root")]
+    #[error("{action}: {source}; this needs root, or a user namespace that maps root")]
     NotPermitted {
         /// What was tried.
         action: &'static str,

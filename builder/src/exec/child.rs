@@ -176,12 +176,15 @@ fn init(socket: &UnixStream) -> Result<Reply, Failure> {
             RootDir::open(Path::new("/")).map_err(|error| error.source).or_fail("open", "/")?
         }
         Isolation::Host => host::enter(&job)?,
+        Isolation::None => host::stay(&job)?,
     };
     enter_directory(&root, &job.cwd)?;
     let null = fs::File::open("/dev/null").or_fail("open", "/dev/null")?;
     dup2_stdin(&null).or_fail("close", "standard input")?;
     limits::set(&job.world.ulimits)?;
-    privileges::drop_to(&job.user)?;
+    if job.isolation != Isolation::None {
+        privileges::drop_to(&job.user)?;
+    }
     // A change of user clears it.
     prctl::set_pdeathsig(Signal::SIGKILL).or_fail("die with", "kfs")?;
     // Neither its memory nor its descriptors are the command's business.

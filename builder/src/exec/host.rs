@@ -7,9 +7,10 @@
 //! or in the abstract name space.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
@@ -56,6 +57,22 @@ pub(super) fn enter(job: &Job) -> Result<RootDir, Failure> {
     writable.extend(sources.mount(&host, &rootfs, &job.world.mounts)?);
     protect(&host, &writable)?;
     mount_proc(&host)?;
+    Ok(rootfs)
+}
+
+/// Whether a file of the host cannot be seen in host isolation; `path` has no links in it.
+pub fn is_hidden(path: &Path) -> bool {
+    let directories = HIDDEN.iter().filter_map(|(directory, _)| fs::canonicalize(directory).ok());
+    directories.into_iter().any(|directory| path.starts_with(directory))
+}
+
+/// Leaves all as it is, but for `/proc`, which has to show this pid namespace. Returns the rootfs.
+pub(super) fn stay(job: &Job) -> Result<RootDir, Failure> {
+    let rootfs = own_mount(Path::new(&job.rootfs))?;
+    let host = RootDir::open(Path::new("/")).map_err(|error| error.source).or_fail("open", "/")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount_new("proc", &place(&host, "/proc")?, flags, "").or_fail("mount proc on", "/proc")?;
+    Sources::open(&job.world.mounts)?.mount(&host, &rootfs, &job.world.mounts)?;
     Ok(rootfs)
 }
 
@@ -159,12 +176,14 @@ fn is_reachable(mount: &Mount) -> Result<bool, Failure> {
     }
 }
 
-/// The rootfs's own programs come last: the host's tools do the work.
-pub(super) fn path_variable(host: &std::ffi::OsStr, rootfs: &Path) -> std::ffi::OsString {
-    let mut path = host.to_owned();
-    if !path.is_empty() {
+/// Where programs are looked up: on the host, and in the rootfs's `bin`.
+pub(super) fn path_variable(host: &OsStr, rootfs: &Path, rootfs_first: bool) -> OsString {
+    let own = rootfs.join("bin").into_os_string();
+    let (mut path, last) =
+        if rootfs_first { (own, host.to_owned()) } else { (host.to_owned(), own) };
+    if !path.is_empty() && !last.is_empty() {
         path.push(":");
     }
-    path.push(PathBuf::from(rootfs).join("bin"));
+    path.push(last);
     path
 }

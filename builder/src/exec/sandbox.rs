@@ -34,6 +34,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub struct Sandbox {
     program: PathBuf,
     host_path: OsString,
+    rootfs_first: bool,
     interrupts: Arc<Interrupts>,
 }
 
@@ -52,12 +53,19 @@ impl Sandbox {
     /// A sandbox that executes `program`, a kfs.
     pub fn with_program(program: impl Into<PathBuf>) -> Self {
         let interrupts = Arc::default();
-        Self { program: program.into(), host_path: DEFAULT_PATH.into(), interrupts }
+        let host_path = DEFAULT_PATH.into();
+        Self { program: program.into(), host_path, rootfs_first: false, interrupts }
     }
 
-    /// Sets where programs are looked up in host isolation; the rootfs's `bin` comes after it.
+    /// Sets where programs of the host are looked up; the rootfs's `bin` comes after it.
     pub fn host_path(mut self, path: impl Into<OsString>) -> Self {
         self.host_path = path.into();
+        self
+    }
+
+    /// Has programs of the host looked up after those of the rootfs's `bin`.
+    pub fn rootfs_first(mut self, first: bool) -> Self {
+        self.rootfs_first = first;
         self
     }
 
@@ -78,9 +86,10 @@ impl Sandbox {
         let isolation = resolve(command.isolation, &rootfs)?;
         let mut env = command.env.clone();
         let home = match isolation {
-            Isolation::Host => {
+            Isolation::Host | Isolation::None => {
                 env.retain(|(name, _)| name != "PATH");
-                env.push(("PATH".into(), host::path_variable(&self.host_path, &rootfs)));
+                let path = host::path_variable(&self.host_path, &rootfs, self.rootfs_first);
+                env.push(("PATH".into(), path));
                 // The caller's own home is not the step's to read settings from.
                 OsString::from("/tmp")
             }
@@ -227,7 +236,7 @@ impl Isolation {
         match self {
             Self::Auto if root.has_shell() => Self::Container,
             Self::Auto => Self::Host,
-            Self::Container | Self::Host => self,
+            Self::Container | Self::Host | Self::None => self,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | 5 | content does not match its digest, or its format is broken |
 //! | 128 + n | ended by signal n, in good order |
 
+mod cluster;
 mod mount;
 mod reading;
 mod registry;
@@ -20,8 +21,6 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use kfs_builder::build::{BuildError, StepError};
-use kfs_builder::cluster::files::FilesError;
-use kfs_builder::cluster::serve::{HtpasswdError, ServeError};
 use kfs_builder::context::ContextError;
 use kfs_builder::kubefile::KubefileError;
 use kfs_builder::remote::{RemoteContextError, RemoteError};
@@ -391,38 +390,6 @@ impl From<BuildError> for Failure {
                 };
                 Self { message, ..failure }
             }
-        }
-    }
-}
-
-impl From<FilesError> for Failure {
-    fn from(error: FilesError) -> Self {
-        match error {
-            FilesError::Path(error) => error.into(),
-            FilesError::Image { source, .. } => source.into(),
-            FilesError::TooLarge { .. } => Self::from_error(&error),
-        }
-    }
-}
-
-impl From<HtpasswdError> for Failure {
-    fn from(error: HtpasswdError) -> Self {
-        match error {
-            HtpasswdError::Path(error) => error.into(),
-            HtpasswdError::Line { .. } => Self::from_error(&error).code(USAGE),
-        }
-    }
-}
-
-impl From<ServeError> for Failure {
-    fn from(error: ServeError) -> Self {
-        match error {
-            ServeError::Files(error) => error.into(),
-            ServeError::NoRegistry => Self::from_error(&error)
-                .code(NOT_FOUND)
-                .hint("only cluster images have one: the images that `kfs collect` shows"),
-            ServeError::Listen { .. } => Self::from_error(&error).hint("choose another --addr"),
-            ServeError::Tls(_) | ServeError::Start(_) => Self::from_error(&error),
         }
     }
 }

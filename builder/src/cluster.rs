@@ -6,5 +6,8 @@ pub mod collect;
 pub mod extension;
 pub mod files;
 pub mod kube_version;
+pub mod launch;
 pub mod registry_tree;
+pub mod run;
 pub mod serve;
+pub mod template;

@@ -118,7 +118,7 @@ fn is_text(file: &str) -> bool {
 }
 
 /// A word for the shell: as it is where it has nothing special.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%=,".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) {
         return word.to_owned();

@@ -149,22 +149,20 @@ impl Extension {
         self.applications.iter_mut().find(|application| application.name == name)
     }
 
-    /// The shell lines of a launch: of the applications `chosen`, or else of CMDS, or else of the
-    /// applications that LAUNCH names.
-    pub fn commands(&self, chosen: &[String]) -> Result<Vec<String>, LaunchError> {
-        if chosen.is_empty() && !self.launch.cmds.is_empty() {
-            return Ok(self.launch.cmds.clone());
-        }
-        let apps = if chosen.is_empty() { &self.launch.apps } else { chosen };
-        apps.iter().map(|name| self.command(name)).collect()
+    /// The applications of a launch: those that are `chosen`, or else those that LAUNCH names.
+    pub fn launched(&self, chosen: &[String]) -> Result<Vec<&Application>, LaunchError> {
+        let names = if chosen.is_empty() { &self.launch.apps } else { chosen };
+        let known = || self.applications.iter().map(|app| app.name.clone()).collect();
+        let find = |name: &String| {
+            let app = self.applications.iter().find(|app| app.name == *name);
+            app.ok_or_else(|| LaunchError::NoApplication { name: name.clone(), known: known() })
+        };
+        names.iter().map(find).collect()
     }
 
-    fn command(&self, name: &str) -> Result<String, LaunchError> {
-        let known = || self.applications.iter().map(|app| app.name.clone()).collect();
-        let app = self.applications.iter().find(|app| app.name == name);
-        let app = app
-            .ok_or_else(|| LaunchError::NoApplication { name: name.to_owned(), known: known() })?;
-        app.command().ok_or_else(|| LaunchError::NoCommand(name.to_owned()))
+    /// The shell line that starts an application.
+    pub fn command_of(app: &Application) -> Result<String, LaunchError> {
+        app.command().ok_or_else(|| LaunchError::NoCommand(app.name.clone()))
     }
 
     /// The annotation's value.
@@ -202,7 +200,8 @@ mod tests {
     fn what_sealer_writes_is_read_and_written_again() {
         let extension = sealers();
         assert_eq!(extension.image_type, ImageType::AppInstaller);
-        assert_eq!(extension.commands(&[]).unwrap(), ["bash application/apps/b/one.sh"]);
+        let launched = extension.launched(&[]).unwrap();
+        assert_eq!(launched[0].command().unwrap(), "bash application/apps/b/one.sh");
         let expected: Value = serde_json::from_str(SEALERS).unwrap();
         let written: Value = serde_json::from_str(&extension.to_json()).unwrap();
         assert_eq!(written, expected);
@@ -217,23 +216,16 @@ mod tests {
         extension.put(Application { name: "c".to_owned(), ..Application::default() });
         assert_eq!(extension.application("a"), Some(&mut redefined.clone()));
         extension.launch.apps = vec!["a".to_owned(), "c".to_owned()];
-        assert_eq!(extension.commands(&[]), Err(LaunchError::NoCommand("c".to_owned())));
+        let launched = extension.launched(&[]).unwrap();
+        let no_command = Err(LaunchError::NoCommand("c".to_owned()));
+        assert_eq!(Extension::command_of(launched[1]), no_command);
         let names =
             |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let error = extension.commands(&names(&["zz"])).unwrap_err();
+        let error = extension.launched(&names(&["zz"])).unwrap_err();
         assert!(
             error.to_string().starts_with("there is no application \"zz\"; there are: "),
             "{error}"
         );
-    }
-
-    #[test]
-    fn commands_hold_before_applications_unless_some_are_chosen() {
-        let mut extension = sealers();
-        extension.launch.cmds = vec!["echo hello".to_owned()];
-        assert_eq!(extension.commands(&[]).unwrap(), ["echo hello"]);
-        let chosen = extension.commands(&["a".to_owned()]).unwrap();
-        assert_eq!(chosen, ["helm install a application/apps/a/"]);
     }
 
     #[test]

@@ -3,22 +3,23 @@
 //! Names are relative, with `/`, and in order. Symlinks inside a directory are followed as long as
 //! they lead to a place inside it; in an image they cannot lead elsewhere.
 
-use std::collections::BTreeSet;
+mod walk;
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::{ImageFs, Ino, ReadError, Resolved};
 
+use walk::MAX_LINKED;
+
 /// A text file larger than this is not read as a whole, in bytes.
 const MAX_TEXT: u64 = 64 << 20;
 /// A line longer than this is cut, in bytes: no reference is as long.
 const MAX_LINE: usize = 64 << 10;
-/// Directories are followed this deep.
-const MAX_DEPTH: usize = 64;
 /// How much of a file of an image is read at once, in bytes.
 const PIECE: usize = 256 << 10;
 
@@ -45,6 +46,9 @@ pub enum FilesError {
         /// Why.
         source: ReadError,
     },
+    /// Symlinks that lead to symlinks that lead to symlinks.
+    #[error("{0}: symlinks lead to more than {MAX_LINKED} directories")]
+    Links(String),
     /// A file is too large to be a list or a manifest.
     #[error("{file} has {size} bytes, too many to be searched for images")]
     TooLarge {
@@ -109,15 +113,6 @@ impl<'a> Files<'a> {
     /// Size of a regular file in bytes, 0 if there is none.
     pub fn size(&self, file: &str) -> Result<u64, FilesError> {
         Ok(if let At::File(size) = self.at(file)? { size } else { 0 })
-    }
-
-    /// The regular files below a directory, in order; none if it is not there.
-    pub fn below(&self, directory: &str) -> Result<BTreeSet<String>, FilesError> {
-        let mut files = BTreeSet::new();
-        if let At::Directory = self.at(directory)? {
-            self.walk(directory, 0, &mut files)?;
-        }
-        Ok(files)
     }
 
     /// A text file, if it is there; what is no UTF-8 is replaced.
@@ -235,26 +230,19 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn walk(
-        &self,
-        directory: &str,
-        depth: usize,
-        files: &mut BTreeSet<String>,
-    ) -> Result<(), FilesError> {
-        if depth > MAX_DEPTH {
-            return Ok(());
-        }
-        for name in self.names(directory)? {
-            let path = if directory.is_empty() { name } else { format!("{directory}/{name}") };
-            match self.at(&path)? {
-                At::File(_) => {
-                    files.insert(path);
-                }
-                At::Directory => self.walk(&path, depth + 1, files)?,
-                At::Nothing => {}
+    /// The permission bits of a regular file, 0 if there is none.
+    pub fn permissions(&self, file: &str) -> Result<u32, FilesError> {
+        let mode = match self {
+            Self::Directory(root) => {
+                let Some(path) = inside(root, file)? else { return Ok(0) };
+                path.metadata().at("stat", &path)?.mode()
             }
-        }
-        Ok(())
+            Self::Image(fs) => {
+                let Some(ino) = self.find(fs, file)? else { return Ok(0) };
+                fs.attr(ino).map_err(|source| self.broken(file, source))?.mode
+            }
+        };
+        Ok(mode & 0o7777)
     }
 
     /// The names in a directory; names that are no UTF-8 are left out.

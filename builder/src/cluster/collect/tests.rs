@@ -152,6 +152,33 @@ fn symlinks_do_not_lead_out_of_the_directory() {
 }
 
 #[test]
+fn symlinks_that_multiply_are_told_and_not_followed_for_ever() {
+    let link = |target: &str, name: std::path::PathBuf| {
+        std::os::unix::fs::symlink(target, name).unwrap();
+    };
+    // In every directory several ways around.
+    let dir = context(&[("manifests/a.yaml", "image: in/side:1")]);
+    for name in ["one", "two", "three"] {
+        link(".", dir.path().join("manifests").join(name));
+    }
+    let files = Files::Directory(dir.path());
+    let collection = collect(&files, Scope::ALL, &ChartSettings::default()).unwrap();
+    assert_eq!(collection.images.len(), 1);
+    // No way around, but twice as many ways at each level.
+    let dir = context(&[("manifests/0/a.yaml", "image: in/side:1")]);
+    for level in 1..40 {
+        let place = dir.path().join(format!("manifests/{level}"));
+        std::fs::create_dir(&place).unwrap();
+        for name in ["one", "two"] {
+            link(&format!("../{}", level - 1), place.join(name));
+        }
+    }
+    let files = Files::Directory(dir.path());
+    let error = collect(&files, Scope::ALL, &ChartSettings::default()).unwrap_err();
+    assert!(error.to_string().contains("symlinks lead to more than"), "{error}");
+}
+
+#[test]
 fn bad_documents_are_searched_by_their_lines_in_bounded_time() {
     let bomb: String = std::iter::once("a0: &a0 [x, x]\n".to_owned())
         .chain((1..40).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}]\n", n - 1)))

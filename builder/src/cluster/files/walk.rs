@@ -1,0 +1,111 @@
+//! All files below a directory, through symlinks that lead to places inside.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+
+use kfs_fs::error::AtPath;
+use kfs_fs::filesystem::Resolved;
+
+use super::{At, Files, FilesError};
+
+/// Directories are followed this deep.
+const MAX_DEPTH: usize = 64;
+/// How many directories are entered behind symlinks.
+pub(super) const MAX_LINKED: usize = 10_000;
+
+/// A walk that is under way.
+#[derive(Debug, Default)]
+struct Walk {
+    /// The directories that are being walked, each in the one before.
+    open: Vec<(u64, u64)>,
+    /// Whether a symlink led into the innermost of them, or into one around it.
+    behind_link: bool,
+    /// How many directories were entered behind symlinks.
+    links: usize,
+}
+
+impl Walk {
+    /// Links that lead to directories with links multiply at each level.
+    fn count(&mut self, directory: &str) -> Result<(), FilesError> {
+        self.links += usize::from(self.behind_link);
+        if self.links > MAX_LINKED {
+            return Err(FilesError::Links(directory.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Files<'_> {
+    /// The regular files below a directory, in order; none if it is not there.
+    pub fn below(&self, directory: &str) -> Result<BTreeSet<String>, FilesError> {
+        let mut files = BTreeSet::new();
+        if let At::Directory = self.at(directory)? {
+            self.walk(directory, &mut Walk::default(), &mut files)?;
+        }
+        Ok(files)
+    }
+
+    fn walk(
+        &self,
+        directory: &str,
+        walk: &mut Walk,
+        files: &mut BTreeSet<String>,
+    ) -> Result<(), FilesError> {
+        let identity = self.identity(directory)?;
+        if walk.open.len() > MAX_DEPTH || walk.open.contains(&identity) {
+            return Ok(());
+        }
+        walk.open.push(identity);
+        for name in self.names(directory)? {
+            let path = if directory.is_empty() { name } else { format!("{directory}/{name}") };
+            match self.at(&path)? {
+                At::File(_) => {
+                    files.insert(path);
+                }
+                At::Directory => {
+                    let outside = walk.behind_link;
+                    walk.behind_link |= self.is_link(&path)?;
+                    walk.count(&path)?;
+                    self.walk(&path, walk, files)?;
+                    walk.behind_link = outside;
+                }
+                At::Nothing => {}
+            }
+        }
+        walk.open.pop();
+        Ok(())
+    }
+
+    /// What no other directory has.
+    fn identity(&self, directory: &str) -> Result<(u64, u64), FilesError> {
+        match self {
+            Self::Directory(root) => {
+                let path = root.join(directory);
+                let meta = path.metadata().at("stat", &path)?;
+                Ok((meta.dev(), meta.ino()))
+            }
+            Self::Image(fs) => Ok((0, self.find(fs, directory)?.map_or(0, |ino| ino.0))),
+        }
+    }
+
+    fn is_link(&self, file: &str) -> Result<bool, FilesError> {
+        match self {
+            Self::Directory(root) => {
+                let path = root.join(file);
+                Ok(path.symlink_metadata().at("stat", &path)?.is_symlink())
+            }
+            Self::Image(fs) => {
+                let broken = |source| self.broken(file, source);
+                match fs.resolve(file.as_bytes(), false).map_err(broken)? {
+                    Resolved::Found(ino, _) => {
+                        let mode = fs.attr(ino).map_err(broken)?.mode;
+                        Ok(mode & 0o170_000 == 0o120_000)
+                    }
+                    Resolved::Missing { .. } | Resolved::NotADirectory(_) | Resolved::Loop => {
+                        Ok(false)
+                    }
+                }
+            }
+        }
+    }
+}

@@ -160,6 +160,11 @@ impl Extension {
         names.iter().map(find).collect()
     }
 
+    /// The shell lines of a launch: of the applications `chosen`, or else of those that LAUNCH names.
+    pub fn commands(&self, chosen: &[String]) -> Result<Vec<String>, LaunchError> {
+        self.launched(chosen)?.into_iter().map(Self::command_of).collect()
+    }
+
     /// The shell line that starts an application.
     pub fn command_of(app: &Application) -> Result<String, LaunchError> {
         app.command().ok_or_else(|| LaunchError::NoCommand(app.name.clone()))
@@ -200,8 +205,7 @@ mod tests {
     fn what_sealer_writes_is_read_and_written_again() {
         let extension = sealers();
         assert_eq!(extension.image_type, ImageType::AppInstaller);
-        let launched = extension.launched(&[]).unwrap();
-        assert_eq!(launched[0].command().unwrap(), "bash application/apps/b/one.sh");
+        assert_eq!(extension.commands(&[]).unwrap(), ["bash application/apps/b/one.sh"]);
         let expected: Value = serde_json::from_str(SEALERS).unwrap();
         let written: Value = serde_json::from_str(&extension.to_json()).unwrap();
         assert_eq!(written, expected);
@@ -216,12 +220,10 @@ mod tests {
         extension.put(Application { name: "c".to_owned(), ..Application::default() });
         assert_eq!(extension.application("a"), Some(&mut redefined.clone()));
         extension.launch.apps = vec!["a".to_owned(), "c".to_owned()];
-        let launched = extension.launched(&[]).unwrap();
-        let no_command = Err(LaunchError::NoCommand("c".to_owned()));
-        assert_eq!(Extension::command_of(launched[1]), no_command);
+        assert_eq!(extension.commands(&[]), Err(LaunchError::NoCommand("c".to_owned())));
         let names =
             |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let error = extension.launched(&names(&["zz"])).unwrap_err();
+        let error = extension.commands(&names(&["zz"])).unwrap_err();
         assert!(
             error.to_string().starts_with("there is no application \"zz\"; there are: "),
             "{error}"

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use kfs_fs::content::Options;
 use kfs_fs::oci::find::{Lookup, Pull, Wanted};
+use kfs_fs::oci::image::ImageError;
+use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::registry::auth::AuthFiles;
 use kfs_fs::oci::registry::{Proxies, Registries, Settings};
-use kfs_fs::oci::store::{Part, Store};
+use kfs_fs::oci::store::{Part, Store, StoreError};
 
 use crate::reading::ReadArgs;
+use crate::report::{Failure, NOT_FOUND};
 
 /// Options of all commands that take an image.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -52,6 +55,37 @@ pub(crate) struct ConnectArgs {
     /// How long a read may wait for its registry before it fails [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     read_timeout: Option<Duration>,
+}
+
+/// Options of commands that take whole images from one place to another.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TransferArgs {
+    /// Take the images for all platforms
+    #[arg(long, conflicts_with = "platform")]
+    pub(crate) all_platforms: bool,
+
+    #[command(flatten)]
+    pub(crate) find: FindArgs,
+}
+
+impl TransferArgs {
+    /// Says of an image that is not there for all platforms how it can be had.
+    pub(crate) fn explain(&self, error: StoreError) -> Failure {
+        let lacks = match &error {
+            StoreError::Layout(LayoutError::Image { source, .. }) => {
+                matches!(**source, ImageError::Missing { .. })
+            }
+            _ => false,
+        };
+        let failure = Failure::from(error);
+        match lacks && self.all_platforms {
+            true => failure.code(NOT_FOUND).hint(
+                "the image was taken for some platforms only: leave out --all-platforms, or fetch \
+                 it with `kfs pull --all-platforms`",
+            ),
+            false => failure,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -4,10 +4,11 @@ use kfs_fs::oci::archive::{self, save::save_to_file};
 use kfs_fs::oci::copy::{copy_to_layout, copy_to_store, narrow};
 use kfs_fs::oci::layout::Selection;
 use kfs_fs::oci::reference::{Name, Source};
+use kfs_fs::oci::store::StoreError;
 use kfs_fs::oci::{self, transfer};
 
 use super::{Context, print};
-use crate::finding::FindArgs;
+use crate::finding::TransferArgs;
 use crate::progress::Progress;
 use crate::report::Failure;
 
@@ -30,60 +31,62 @@ pub(crate) struct Args {
     #[arg(value_name = "DST")]
     destination: Source,
 
-    /// Copy the images for all platforms, which must be at hand
-    #[arg(long, conflicts_with = "platform")]
-    all_platforms: bool,
-
     #[command(flatten)]
-    find: FindArgs,
+    transfer: TransferArgs,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let context = &context.finding(&args.find);
+    let context = &context.finding(&args.transfer.find);
     let store = context.store()?;
     // Nobody removes what is being copied.
     let writer = store.writer()?;
     let selection = oci::select(&args.source, &store)?;
     let progress = Progress::new(context, &format!("Copying {}", args.source));
     let copied = |bytes| progress.add(bytes);
-    let named = |name: Option<&String>| {
-        let image = narrow(&selection, args.all_platforms, name.cloned());
-        image.map_err(|error| match args.all_platforms {
-            true => Failure::from(error).hint("`kfs pull --all-platforms` fetches them all"),
-            false => error.into(),
-        })
-    };
-    let save = |image: Selection, format, file| save_to_file(&[image], format, file, &copied);
+    let image = copy(args, context, &selection, &copied);
+    let image = image.map_err(|error| args.transfer.explain(error))?;
+    drop((progress, writer));
+    context.say(&format!("Copied {} to {}", args.source, args.destination));
+    print(&format!("{}\n", image.descriptor.digest))
+}
+
+/// Copies an image to its destination; returns what was copied.
+fn copy(
+    args: &Args,
+    context: &Context,
+    selection: &Selection,
+    copied: &(dyn Fn(u64) + Sync),
+) -> Result<Selection, StoreError> {
+    let store = context.store()?;
+    let named = |name| narrow(selection, args.transfer.all_platforms, name);
     let image = match &args.destination {
         Source::Store(text) => {
             let name: Name = text.parse()?;
-            let image = named(Some(&name.to_string()))?;
-            copy_to_store(&image, &store, &name, &copied)?;
+            let image = named(Some(name.to_string()))?;
+            copy_to_store(&image, &store, &name, copied)?;
             image
         }
         Source::Registry(name) => {
             let image = named(None)?;
-            let registries = args.find.connect.registries(&context.root);
-            transfer::push(&store, &image, &registries, name, true, &copied)?;
+            let registries = args.transfer.find.connect.registries(&context.root);
+            transfer::push(&store, &image, &registries, name, true, copied)?;
             image
         }
         Source::Layout { dir, tag } => {
-            let image = named(tag.as_ref())?;
-            copy_to_layout(&image, dir, &copied)?;
+            let image = named(tag.clone())?;
+            copy_to_layout(&image, dir, copied)?;
             image
         }
         Source::OciArchive { file, tag } => {
-            let image = named(tag.as_ref())?;
-            save(image.clone(), archive::Format::Oci, file)?;
+            let image = named(tag.clone())?;
+            save_to_file(std::slice::from_ref(&image), archive::Format::Oci, file, copied)?;
             image
         }
         Source::DockerArchive { file, tag } => {
-            let image = named(tag.as_ref())?;
-            save(image.clone(), archive::Format::Docker, file)?;
+            let image = named(tag.clone())?;
+            save_to_file(std::slice::from_ref(&image), archive::Format::Docker, file, copied)?;
             image
         }
     };
-    drop((progress, writer));
-    context.say(&format!("Copied {} to {}", args.source, args.destination));
-    print(&format!("{}\n", image.descriptor.digest))
+    Ok(image)
 }

@@ -4,7 +4,7 @@ use kfs_fs::oci::reference::Name;
 use kfs_fs::oci::transfer;
 
 use super::{Context, print};
-use crate::finding::FindArgs;
+use crate::finding::TransferArgs;
 use crate::progress::Progress;
 use crate::report::Failure;
 
@@ -19,21 +19,17 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "NAME", value_parser = super::registry_name)]
     names: Vec<Name>,
 
-    /// Fetch the images for all platforms
-    #[arg(long, conflicts_with = "platform")]
-    all_platforms: bool,
-
     #[command(flatten)]
-    find: FindArgs,
+    transfer: TransferArgs,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let context = &context.finding(&args.find);
+    let context = &context.finding(&args.transfer.find);
     let store = context.store()?;
     for name in &args.names {
         let progress = Progress::new(context, &format!("Pulling {name}"));
         let copied = |bytes| progress.add(bytes);
-        let pulled = transfer::pull(&store, name, args.all_platforms, &copied)?;
+        let pulled = transfer::pull(&store, name, args.transfer.all_platforms, &copied)?;
         drop(progress);
         let (moved, there) = (pulled.moved, pulled.there);
         context.say(&format!("Pulled {name}: {moved} layers fetched, {there} were there"));

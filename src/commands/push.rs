@@ -4,7 +4,7 @@ use kfs_fs::oci::reference::{Name, Source};
 use kfs_fs::oci::{self, transfer};
 
 use super::{Context, print};
-use crate::finding::FindArgs;
+use crate::finding::TransferArgs;
 use crate::progress::Progress;
 use crate::report::{Failure, USAGE};
 
@@ -25,16 +25,12 @@ pub(crate) struct Args {
     #[arg(value_name = "NAME", value_parser = super::registry_name)]
     destination: Option<Name>,
 
-    /// Send the images for all platforms
-    #[arg(long, conflicts_with = "platform")]
-    all_platforms: bool,
-
     #[command(flatten)]
-    find: FindArgs,
+    transfer: TransferArgs,
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let context = &context.finding(&args.find);
+    let context = &context.finding(&args.transfer.find);
     let store = context.store()?;
     // Nobody removes what is being sent.
     let writer = store.writer()?;
@@ -50,9 +46,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     };
     let progress = Progress::new(context, &format!("Pushing {name}"));
     let copied = |bytes| progress.add(bytes);
-    let registries = args.find.connect.registries(&context.root);
-    let all = args.all_platforms;
-    let pushed = transfer::push(&store, &selection, &registries, &name, all, &copied)?;
+    let registries = args.transfer.find.connect.registries(&context.root);
+    let all = args.transfer.all_platforms;
+    let pushed = transfer::push(&store, &selection, &registries, &name, all, &copied);
+    let pushed = pushed.map_err(|error| args.transfer.explain(error))?;
     drop(progress);
     drop(writer);
     let (moved, there) = (pushed.moved, pushed.there);

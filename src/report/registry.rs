@@ -27,7 +27,7 @@ impl Failure {
                 "check the name and the network; a registry that speaks http needs --plain-http",
             ),
             RegistryError::NotFound { .. } => self.code(NOT_FOUND),
-            RegistryError::Corrupt { .. } => self.code(CORRUPT),
+            RegistryError::Corrupt { .. } | RegistryError::Damaged { .. } => self.code(CORRUPT),
             RegistryError::Conf(_)
             | RegistryError::Auth(_)
             | RegistryError::Blocked { .. }

@@ -6,6 +6,8 @@ mod deadlines;
 mod faults;
 mod mirrors;
 mod options;
+mod platforms;
 mod server;
 #[path = "../skip/mod.rs"]
 mod skip;
+mod uploads;

@@ -7,6 +7,7 @@ use kfs_fs::digest::Digest;
 use kfs_fs::oci::layout::Layout;
 
 use crate::bad::Bad;
+use crate::server::Registry;
 use kfs_measure::proxy::{Fault, Proxy, Rule, Shape};
 
 /// A registry with two mirrors, all of them behind proxies.
@@ -103,6 +104,11 @@ fn what_mirrors_damage_is_read_from_the_registry() {
         mirrored.run("copies", &["copy", &format!("docker://{plain}"), "oci:copy:x"]);
     assert_eq!(code, Some(0), "{said}");
     mirrored.assert_warned(&said, &layer);
+    let Some(other) = Registry::start(false) else { return };
+    let (code, digest, said) = mirrored.run("pushes", &["push", &plain, &other.name("p:1")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(String::from_utf8(digest).unwrap().trim(), mirrored.bad.digest);
+    mirrored.assert_warned(&said, &layer);
     let copy = Layout::open(&mirrored.bad.registry.path("copy")).unwrap();
     assert_eq!(copy.descriptors()[0].digest.to_string(), mirrored.bad.digest);
 }
@@ -112,7 +118,9 @@ fn what_all_places_damage_is_an_error() {
     let Some(mirrored) = Mirrored::start() else { return };
     mirrored.damage(10_000, 3);
     let plain = mirrored.name("1");
-    for args in [&["pull", &plain][..], &["cat", &plain, "/big"]] {
+    let Some(other) = Registry::start(false) else { return };
+    let target = other.name("p:1");
+    for args in [&["pull", &plain][..], &["cat", &plain, "/big"], &["push", &plain, &target]] {
         let (code, content, said) = mirrored.run("bad", args);
         assert_eq!(code, Some(5), "{said}");
         assert!(content.is_empty());

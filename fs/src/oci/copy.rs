@@ -7,12 +7,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 
-use super::image::{ImageError, choose_manifest, read_index};
+use super::image::{ImageError, choose_manifest};
 use super::layout::{self, FoundBy, Layout, LayoutError, Selection};
 use super::manifest::{Descriptor, Index, MAX_JSON, REF_NAME, is_index};
 use super::reference::Name;
 use super::store::{Expected, Store, StoreError, input_error, put_entries};
-use super::walk::closure;
+use super::walk::whole_closure;
 use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::VerifyReader;
 use crate::error::{AtPath, PathError};
@@ -22,7 +22,7 @@ use crate::unnamed::UnnamedFile;
 const CHUNK: usize = 1 << 18;
 
 /// What is copied of a selection: of an index the image for the wanted platform, or with `all` the
-/// whole, which has to be at hand; under `name`, else under the name that goes with it.
+/// whole; under `name`, else under the name that goes with it.
 pub fn narrow(
     selection: &Selection,
     all: bool,
@@ -30,7 +30,8 @@ pub fn narrow(
 ) -> Result<Selection, LayoutError> {
     let top = &selection.descriptor;
     if all && is_index(&top.media_type) {
-        all_at_hand(selection)?;
+        // Whoever wants all platforms shall not get some.
+        whole_closure(&selection.layout, top).map_err(|error| broken(selection, error))?;
     }
     let mut descriptor = match all {
         true => top.clone(),
@@ -40,19 +41,6 @@ pub fn narrow(
     descriptor.annotations.remove(REF_NAME);
     descriptor.annotations.extend(name.map(|name| (REF_NAME.to_owned(), name)));
     Ok(Selection { descriptor, by: FoundBy::Name, ..selection.clone() })
-}
-
-/// Whoever wants all platforms shall not get some.
-fn all_at_hand(selection: &Selection) -> Result<(), LayoutError> {
-    let layout = &selection.layout;
-    let index = read_index(layout, &selection.descriptor).map_err(|e| broken(selection, e))?;
-    for child in index.manifests {
-        if layout.blob(child.digest)?.is_none() {
-            let (digest, location) = (child.digest, layout.location.clone());
-            return Err(broken(selection, ImageError::Missing { digest, location }));
-        }
-    }
-    Ok(())
 }
 
 /// Copies an image to a store, which keeps it under the name. Calls `copied` with the number of
@@ -127,7 +115,8 @@ type Blob = (Descriptor, std::sync::Arc<dyn BlobSource>);
 /// All blobs of an image.
 fn blobs(selection: &Selection) -> Result<Vec<Blob>, LayoutError> {
     let layout = &selection.layout;
-    let all = closure(layout, &selection.descriptor).map_err(|error| broken(selection, error))?;
+    let all =
+        whole_closure(layout, &selection.descriptor).map_err(|error| broken(selection, error))?;
     let open = |blob: Descriptor| {
         let source = layout.blob_of(&blob).map_err(|error| broken(selection, error))?;
         Ok((blob, source))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::image::{ImageError, choose_manifest, host_architecture};
 use super::layout::{FoundBy, Layout, LayoutError, Selection};
-use super::manifest::{Descriptor, ImageConfig, Index, Platform, is_index, is_manifest};
+use super::manifest::{Descriptor, ImageConfig, Index, Manifest, Platform, is_index, is_manifest};
 use super::reference::Name;
 use super::registry::{Fetched, Reference, Registries, RegistryError, Repository};
 use super::store::{Store, StoreError};
@@ -141,9 +141,10 @@ impl Remote {
         &self,
         descriptor: &Descriptor,
     ) -> Result<Option<Arc<dyn BlobSource>>, ImageError> {
-        let Some(repository) = self.repositories(descriptor.digest)?.into_iter().next() else {
+        let Some(name) = self.names(descriptor.digest)?.into_iter().next() else {
             return Ok(None);
         };
+        let repository = self.registries.repository(&name)?;
         Ok(Some(Arc::new(repository.blob(descriptor.digest, descriptor.size))))
     }
 
@@ -153,12 +154,11 @@ impl Remote {
             return Ok(None);
         }
         let mut failure = None;
-        for repository in self.repositories(descriptor.digest)? {
-            match fetch(&repository, descriptor) {
+        for name in self.names(descriptor.digest)? {
+            match fetch(&self.registries.repository(&name)?, descriptor) {
                 Ok(json) => {
-                    let keep = |error| ImageError::Store(Box::new(error));
-                    let writer = self.store.writer().map_err(keep)?;
-                    writer.put_bytes(&json).map_err(keep)?;
+                    self.keep(&name, descriptor, &json)
+                        .map_err(|e| ImageError::Store(Box::new(e)))?;
                     return Ok(Some(json));
                 }
                 Err(error) => failure = Some(error),
@@ -167,14 +167,27 @@ impl Remote {
         failure.map_or(Ok(None), Err)
     }
 
-    fn repositories(&self, digest: Digest) -> Result<Vec<Repository>, ImageError> {
+    /// Keeps what was fetched, and notes that what it points to can be had there as well.
+    fn keep(&self, name: &Name, descriptor: &Descriptor, json: &[u8]) -> Result<(), StoreError> {
+        if is_manifest(&descriptor.media_type)
+            && let Ok(manifest) = serde_json::from_slice::<Manifest>(json)
+        {
+            let blobs = [&manifest.config].into_iter().chain(&manifest.layers);
+            let digests: Vec<Digest> = blobs.map(|blob| blob.digest).collect();
+            self.store.record_remotes(name, &digests)?;
+        }
+        self.store.writer()?.put_bytes(json)?;
+        Ok(())
+    }
+
+    /// Where a blob can be had.
+    fn names(&self, digest: Digest) -> Result<Vec<Name>, ImageError> {
         let mut names = self.store.remotes(digest)?;
         if let Some(current) = &self.current {
             names.retain(|name| !name.same_repository(current));
             names.insert(0, current.clone());
         }
-        let repositories = names.iter().map(|name| self.registries.repository(name));
-        Ok(repositories.collect::<Result<_, _>>()?)
+        Ok(names)
     }
 }
 

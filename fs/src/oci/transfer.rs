@@ -13,7 +13,7 @@ use super::manifest::{Descriptor, is_index, is_manifest};
 use super::reference::{Name, Source};
 use super::registry::{Pushed, Reference, Registries};
 use super::store::{Store, StoreError};
-use super::walk::closure;
+use super::walk::whole_closure;
 use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, Found, Hasher, Mismatch};
 use crate::error::AtPath;
@@ -172,14 +172,17 @@ pub fn push(
         false => choose_manifest(layout, &selection.descriptor).map_err(fail)?,
     };
     let repository = registries.repository(name).map_err(LayoutError::from)?;
-    let all = closure(layout, &top).map_err(fail)?;
+    let all = whole_closure(layout, &top).map_err(fail)?;
     let is_json = |blob: &&Descriptor| is_manifest(&blob.media_type) || is_index(&blob.media_type);
     let (manifests, blobs): (Vec<_>, Vec<_>) = all.iter().partition(is_json);
     let moved = AtomicUsize::new(0);
     in_parallel(&blobs, |blob| {
         let open = || layout.blob_of(blob).map_err(|error| broken(selection, error));
         let from = store.remotes(blob.digest)?;
-        let how = repository.push_blob(blob, &from, open, &|bytes| copied(bytes))?;
+        let how =
+            repository.push_blob(blob, &from, open, &store.upload_path(blob.digest), &|bytes| {
+                copied(bytes)
+            })?;
         moved.fetch_add(usize::from(how == Pushed::Sent), Relaxed);
         Ok(())
     })?;

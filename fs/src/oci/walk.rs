@@ -17,13 +17,28 @@ const MAX_DEPTH: u32 = 4;
 /// to it, each once. Manifests that an index lists but the layout lacks are left out: tools copy
 /// one platform of several. Of a SOCI index there is what the layout has.
 pub(crate) fn closure(layout: &Layout, top: &Descriptor) -> Result<Vec<Descriptor>, ImageError> {
-    let mut walk = Walk { layout, seen: HashSet::new(), blobs: Vec::new() };
+    walk(layout, top, false)
+}
+
+/// As [`closure`], and manifests that an index lists but the layout lacks are fetched; that one
+/// can be had nowhere is an error.
+pub(crate) fn whole_closure(
+    layout: &Layout,
+    top: &Descriptor,
+) -> Result<Vec<Descriptor>, ImageError> {
+    walk(layout, top, true)
+}
+
+fn walk(layout: &Layout, top: &Descriptor, whole: bool) -> Result<Vec<Descriptor>, ImageError> {
+    let mut walk = Walk { layout, whole, seen: HashSet::new(), blobs: Vec::new() };
     walk.visit(top, MAX_DEPTH)?;
     Ok(walk.blobs)
 }
 
 struct Walk<'a> {
     layout: &'a Layout,
+    /// Whether all that an index lists is wanted.
+    whole: bool,
     seen: HashSet<Digest>,
     blobs: Vec<Descriptor>,
 }
@@ -47,7 +62,7 @@ impl Walk<'_> {
                 return Err(ImageError::TooDeep { digest: descriptor.digest });
             }
             for child in image::read_index(self.layout, descriptor)?.manifests {
-                if self.layout.blob(child.digest)?.is_some() {
+                if self.whole || self.layout.blob(child.digest)?.is_some() {
                     self.visit(&child, depth - 1)?;
                 }
             }

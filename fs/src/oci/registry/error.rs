@@ -104,6 +104,14 @@ pub enum RegistryError {
         /// What differs.
         mismatch: Mismatch,
     },
+    /// What was to be sent is not what its digest names.
+    #[error("{what}: {mismatch}")]
+    Damaged {
+        /// Where it was read.
+        what: String,
+        /// What differs.
+        mismatch: Mismatch,
+    },
     /// An answer that makes no sense.
     #[error("registry {registry}: {reason}")]
     Protocol {
@@ -156,6 +164,7 @@ impl RegistryError {
             | Self::Denied { .. }
             | Self::NotFound { .. }
             | Self::Corrupt { .. }
+            | Self::Damaged { .. }
             | Self::Protocol { .. }
             | Self::Blocked { .. }
             | Self::SetUp(_)
@@ -188,7 +197,7 @@ impl RegistryError {
                 ErrorKind::PermissionDenied
             }
             RegistryError::NotFound { .. } => ErrorKind::NotFound,
-            RegistryError::Corrupt { .. } => ErrorKind::InvalidData,
+            RegistryError::Corrupt { .. } | RegistryError::Damaged { .. } => ErrorKind::InvalidData,
             RegistryError::Shared(error) => error.kind(),
             _ => ErrorKind::Other,
         }

@@ -2,29 +2,37 @@
 //! piece, and manifests.
 //!
 //! A piece is in memory while it is sent, so that it can be sent again; after a break the registry
-//! is asked how much it has. What is sent goes to the repository's own place, never to a mirror.
+//! is asked how much it has, also by the next process if this one was killed. A registry may have
+//! lost an upload (Debian's docker-registry forgets one whose connection broke in the middle of a
+//! piece): then it begins anew. What is sent goes to the repository's own place, never to a mirror.
 
-use std::io::Read;
+mod kept;
+mod session;
+
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
-use super::http::{Request, Target, authority};
+use super::http::{Request, authority};
 use super::retry::Retry;
 use super::{Reference, Repository};
 use crate::blob::{BlobReader, BlobSource};
-use crate::digest::{Digest, VerifyReader};
+use crate::digest::{Digest, Mismatch, VerifyReader};
 use crate::oci::manifest::Descriptor;
 use crate::oci::reference::Name;
+use kept::Kept;
+use session::{Session, Started, Step, has, scope, start};
 
 /// A piece of an upload, in bytes.
 const PIECE: usize = 8 << 20;
-/// What is sent as a piece of an upload.
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// How often an upload that the registry lost is begun anew.
+const STARTS: u32 = 3;
 
 /// How a blob got to where it was pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,49 +45,39 @@ pub enum Pushed {
     Sent,
 }
 
-enum Started {
-    Mounted,
-    Session(Url),
-}
-
 impl Repository {
     /// Pushes a blob, if it is not there. `from` are names of repositories that may have it;
-    /// `blob` is opened only when it has to be sent. Calls `sent` with the number of bytes of
-    /// each piece.
+    /// `blob` is opened only when it has to be sent; `kept` is a file from which the next process
+    /// knows where to go on if this one is killed. Calls `sent` with the number of bytes of each
+    /// piece.
     pub fn push_blob<E: From<RegistryError>>(
         &self,
         descriptor: &Descriptor,
         from: &[Name],
         blob: impl FnOnce() -> Result<Arc<dyn BlobSource>, E>,
+        kept: &Path,
         sent: &dyn Fn(u64),
     ) -> Result<Pushed, E> {
         let digest = descriptor.digest;
         let endpoint = self.own();
         let there = endpoint.clone();
         if self.run(async move { has(&there, digest).await })? {
+            if kept.exists() {
+                Kept::lock(kept, &self.name).iter_mut().for_each(Kept::forget);
+            }
             return Ok(Pushed::There);
         }
-        let near = |name: &&Name| name.domain() == endpoint.host_name;
-        let others = from.iter().filter(near).map(|name| name.path().to_owned());
-        let mut session = None;
-        for other in others.filter(|path| *path != endpoint.repository) {
-            let there = endpoint.clone();
-            match self.run(async move { start(&there, Some((digest, &other))).await })? {
+        let mut kept = Kept::lock(kept, &self.name);
+        let mut session = self.earlier(&endpoint, kept.as_mut())?;
+        if session.is_none() {
+            match self.mount_or_start(&endpoint, digest, from)? {
+                Started::Session(new) => session = Some(new),
                 Started::Mounted => return Ok(Pushed::Mounted),
-                Started::Session(url) => session = Some(url),
             }
         }
-        let url = match session {
-            Some(url) => url,
-            None => {
-                let there = endpoint.clone();
-                match self.run(async move { start(&there, None).await })? {
-                    Started::Session(url) => url,
-                    Started::Mounted => return Ok(Pushed::Mounted),
-                }
-            }
-        };
-        self.send(&endpoint, descriptor, url, blob()?, sent)?;
+        let upload = Upload { repository: self, endpoint, descriptor, blob: blob()?, sent };
+        upload.run(session.expect("one of both"), kept.as_mut())?;
+        kept.iter_mut().for_each(Kept::forget);
         Ok(Pushed::Sent)
     }
 
@@ -125,163 +123,138 @@ impl Repository {
         self.client.0.runtime.run(future)?
     }
 
-    fn send(
+    /// The upload that an earlier process has not brought to its end, if the registry still knows
+    /// it.
+    fn earlier(
         &self,
         endpoint: &Endpoint,
-        descriptor: &Descriptor,
-        mut url: Url,
-        blob: Arc<dyn BlobSource>,
-        sent: &dyn Fn(u64),
-    ) -> Result<(), RegistryError> {
-        let what = blob.location();
-        let failed = |error: std::io::Error| match error.downcast::<RegistryError>() {
-            Ok(error) => error,
-            Err(error) => RegistryError::SetUp(format!("read {what}: {error}")),
+        kept: Option<&mut Kept<'_>>,
+    ) -> Result<Option<Session>, RegistryError> {
+        let Some(url) = kept.and_then(Kept::url) else { return Ok(None) };
+        if authority(&url) != endpoint.host.address {
+            return Ok(None);
+        }
+        let there = endpoint.clone();
+        let error = match self.run(async move { session::progress(&there, url).await }) {
+            Ok(Step::Done(session)) => return Ok((session.at > 0).then_some(session)),
+            Ok(Step::Lost(error)) => error,
+            Err(error) if error.is_transient() => return Err(error),
+            // It may be somebody else's.
+            Err(error) => error,
         };
-        let (digest, size) = (descriptor.digest, descriptor.size);
-        // What is not what its digest says is not sent to its end.
-        let mut reader = VerifyReader::new(BlobReader::new(blob), digest, size);
-        let mut at = 0;
+        tracing::debug!("an earlier upload cannot be taken up: {error}");
+        Ok(None)
+    }
+
+    /// Has the blob mounted from another repository of the registry, or starts an upload.
+    fn mount_or_start(
+        &self,
+        endpoint: &Endpoint,
+        digest: Digest,
+        from: &[Name],
+    ) -> Result<Started, RegistryError> {
+        let near = |name: &&Name| name.domain() == endpoint.host_name;
+        let others = from.iter().filter(near).map(|name| name.path().to_owned());
+        let mut session = None;
+        for other in others.filter(|path| *path != endpoint.repository) {
+            let there = endpoint.clone();
+            match self.run(async move { start(&there, Some((digest, &other))).await })? {
+                Started::Mounted => return Ok(Started::Mounted),
+                Started::Session(new) => session = Some(new),
+            }
+        }
+        if let Some(session) = session {
+            return Ok(Started::Session(session));
+        }
+        let there = endpoint.clone();
+        self.run(async move { start(&there, None).await })
+    }
+}
+
+/// A blob that is being sent.
+struct Upload<'a> {
+    repository: &'a Repository,
+    endpoint: Endpoint,
+    descriptor: &'a Descriptor,
+    blob: Arc<dyn BlobSource>,
+    sent: &'a dyn Fn(u64),
+}
+
+impl Upload<'_> {
+    /// Sends what the registry lacks; all of it anew where it lost what it had, or where what was
+    /// read was damaged and can be had elsewhere.
+    fn run(&self, first: Session, mut kept: Option<&mut Kept<'_>>) -> Result<(), RegistryError> {
+        let mut session = first;
+        let mut starts_left = STARTS;
         loop {
+            let place = self.blob.place();
+            let error = match self.send(session, kept.as_deref_mut()) {
+                Ok(Step::Done(())) => return Ok(()),
+                Ok(Step::Lost(error)) if starts_left > 0 => {
+                    starts_left -= 1;
+                    error
+                }
+                Err(error @ RegistryError::Damaged { .. }) if self.blob.distrust(place, &error) => {
+                    error
+                }
+                Ok(Step::Lost(error)) | Err(error) => return Err(error),
+            };
+            tracing::debug!("{} is sent anew: {error}", self.descriptor.digest);
+            let there = self.endpoint.clone();
+            match self.repository.run(async move { start(&there, None).await })? {
+                Started::Session(new) => session = new,
+                Started::Mounted => return Ok(()),
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        mut session: Session,
+        mut kept: Option<&mut Kept<'_>>,
+    ) -> Result<Step<()>, RegistryError> {
+        let (digest, size) = (self.descriptor.digest, self.descriptor.size);
+        // What is not what its digest says is not sent to its end.
+        let mut reader = VerifyReader::new(BlobReader::new(self.blob.clone()), digest, size);
+        let has = session.at;
+        let known = io::copy(&mut reader.by_ref().take(has), &mut io::sink());
+        if known.map_err(|error| self.unreadable(error))? < has {
+            return Ok(Step::Lost(
+                self.endpoint.protocol("it has more of an upload than there is"),
+            ));
+        }
+        (self.sent)(has);
+        loop {
+            if let Some(kept) = &mut kept {
+                kept.keep(&session.url);
+            }
             let mut piece = Vec::new();
-            reader.by_ref().take(PIECE as u64).read_to_end(&mut piece).map_err(failed)?;
+            let read = reader.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+            read.map_err(|error| self.unreadable(error))?;
             if piece.is_empty() {
                 break;
             }
-            let (len, there) = (piece.len() as u64, endpoint.clone());
-            url = self.run(async move { send_piece(&there, url, at, piece.into()).await })?;
-            at += len;
-            sent(len);
-        }
-        let there = endpoint.clone();
-        self.run(async move { finish(&there, url, digest).await })
-    }
-}
-
-fn scope(endpoint: &Endpoint) -> String {
-    endpoint.scope("pull,push", None)
-}
-
-async fn has(endpoint: &Endpoint, digest: Digest) -> Result<bool, RegistryError> {
-    let request = Request::new(Method::HEAD, endpoint.path(&format!("blobs/{digest}")));
-    let mut retry = Retry::new(endpoint.http.settings.read_timeout);
-    loop {
-        let error = match retry.timed(endpoint.follow(&scope(endpoint), &request)).await {
-            Ok((answer, _)) if answer.status() == StatusCode::NOT_FOUND => return Ok(false),
-            Ok((answer, _)) if answer.status().is_success() => return Ok(true),
-            Ok((answer, _)) => answer.refusal(&format!("a question for blob {digest}")).await,
-            Err(error) => error,
-        };
-        retry.pause(error).await?;
-    }
-}
-
-/// Starts an upload, or has the blob mounted from another repository.
-async fn start(
-    endpoint: &Endpoint,
-    mount: Option<(Digest, &str)>,
-) -> Result<Started, RegistryError> {
-    let (query, scope) = match mount {
-        None => (String::new(), scope(endpoint)),
-        Some((digest, from)) => {
-            (format!("?mount={digest}&from={from}"), endpoint.scope("pull,push", Some(from)))
-        }
-    };
-    let request = Request::new(Method::POST, endpoint.path(&format!("blobs/uploads/{query}")));
-    let mut retry = Retry::new(endpoint.http.settings.read_timeout);
-    loop {
-        let error = match retry.timed(endpoint.ask(&scope, &request)).await {
-            Ok(answer) if answer.status() == StatusCode::CREATED => return Ok(Started::Mounted),
-            Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
-                return session(endpoint, &answer).map(Started::Session);
+            let (len, there) = (piece.len() as u64, self.endpoint.clone());
+            let step = async move { session::send_piece(&there, session, piece.into()).await };
+            match self.repository.run(step)? {
+                Step::Done(next) => session = next,
+                Step::Lost(error) => return Ok(Step::Lost(error)),
             }
-            Ok(answer) => answer.refusal(&format!("a push to {}", endpoint.repository)).await,
-            Err(error) => error,
-        };
-        retry.pause(error).await?;
-    }
-}
-
-/// Where an upload goes on. The proof of who sends is for the registry alone.
-fn session(endpoint: &Endpoint, answer: &super::answer::Answer) -> Result<Url, RegistryError> {
-    let url = endpoint.location(answer)?;
-    match authority(&url) == authority(answer.url()) {
-        true => Ok(url),
-        false => Err(endpoint.protocol("it wants an upload to go to another host")),
-    }
-}
-
-/// Sends a piece that starts at `at`; returns where the upload goes on.
-async fn send_piece(
-    endpoint: &Endpoint,
-    mut url: Url,
-    at: u64,
-    piece: Bytes,
-) -> Result<Url, RegistryError> {
-    let end = at + piece.len() as u64;
-    let mut from = at;
-    let mut retry = Retry::new(endpoint.http.settings.read_timeout);
-    loop {
-        let rest = piece.slice(usize::try_from(from - at).expect("inside the piece")..);
-        let mut request = Request::new(Method::PATCH, String::new());
-        request.target = Target::Url(url.clone());
-        let range = HeaderValue::from_str(&format!("{from}-{}", end - 1)).expect("digits");
-        request.headers = HeaderMap::from_iter([(CONTENT_TYPE, OCTETS), (CONTENT_RANGE, range)]);
-        request.body = rest;
-        let error = match retry.timed(endpoint.ask(&scope(endpoint), &request)).await {
-            Ok(answer) if answer.status().is_success() => return session(endpoint, &answer),
-            Ok(answer) => answer.refusal(&format!("a push to {}", endpoint.repository)).await,
-            Err(error) => error,
-        };
-        retry.pause(error).await?;
-        let (now, has) = progress(endpoint, url.clone()).await?;
-        url = now;
-        match has {
-            has if has == end => return Ok(url),
-            has if (at..end).contains(&has) => from = has,
-            _ => return Err(endpoint.protocol("it lost a part of an upload")),
+            (self.sent)(len);
         }
+        let there = self.endpoint.clone();
+        self.repository.run(async move { session::finish(&there, session.url, digest).await })
     }
-}
 
-/// Asks how many bytes of an upload arrived, and where it goes on.
-async fn progress(endpoint: &Endpoint, url: Url) -> Result<(Url, u64), RegistryError> {
-    let mut request = Request::new(Method::GET, String::new());
-    request.target = Target::Url(url.clone());
-    let mut retry = Retry::new(endpoint.http.settings.read_timeout);
-    loop {
-        let error = match retry.timed(endpoint.ask(&scope(endpoint), &request)).await {
-            Ok(answer) if answer.status().is_success() => {
-                let range = answer.header(&RANGE).and_then(|text| text.split('-').nth(1));
-                let last: u64 = range.and_then(|text| text.parse().ok()).unwrap_or(0);
-                // One byte and none look the same; nobody sends a single byte.
-                let has = if last == 0 { 0 } else { last + 1 };
-                return Ok((session(endpoint, &answer).unwrap_or(url), has));
-            }
-            Ok(answer) => answer.refusal(&format!("a push to {}", endpoint.repository)).await,
+    fn unreadable(&self, error: io::Error) -> RegistryError {
+        let what = self.blob.location();
+        let error = match error.downcast::<Mismatch>() {
+            Ok(mismatch) => return RegistryError::Damaged { what, mismatch },
             Err(error) => error,
         };
-        retry.pause(error).await?;
-    }
-}
-
-async fn finish(endpoint: &Endpoint, mut url: Url, digest: Digest) -> Result<(), RegistryError> {
-    url.query_pairs_mut().append_pair("digest", &digest.to_string());
-    let mut request = Request::new(Method::PUT, String::new());
-    request.target = Target::Url(url);
-    let mut retry = Retry::new(endpoint.http.settings.read_timeout);
-    loop {
-        let error = match retry.timed(endpoint.ask(&scope(endpoint), &request)).await {
-            Ok(answer) if answer.status().is_success() => return Ok(()),
-            // The answer to an earlier attempt was lost.
-            Ok(answer)
-                if answer.status() == StatusCode::NOT_FOUND && has(endpoint, digest).await? =>
-            {
-                return Ok(());
-            }
-            Ok(answer) => answer.refusal(&format!("a push to {}", endpoint.repository)).await,
-            Err(error) => error,
-        };
-        retry.pause(error).await?;
+        match error.downcast::<RegistryError>() {
+            Ok(error) => error,
+            Err(error) => RegistryError::SetUp(format!("read {what}: {error}")),
+        }
     }
 }

@@ -390,7 +390,8 @@ impl<'a> Prune<'a> {
         let gone: Vec<_> = gone.collect();
         self.items.extend(gone);
         for entry in files(&self.store.dir(Part::Remotes))? {
-            let digest = digest_of(&entry.name).filter(|digest| !self.needed.contains(digest));
+            let hex = entry.name.split('.').next().unwrap_or_default();
+            let digest = digest_of(hex).filter(|digest| !self.needed.contains(digest));
             self.unsought.extend(digest.filter(|_| self.is_old(&entry.metadata)));
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Where blobs can be had that are not in the store: `remotes/<hex digits of the blob>`, a line
-//! for each repository (`host[:port]/path`), the one that was seen last first.
+//! for each repository (`host[:port]/path`), the one that was seen last first. Beside it lies what
+//! a pull or a push that was broken off goes on with: `<hex digits>.partial` and `.upload`.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -40,9 +41,10 @@ impl Store {
         Ok(lines.iter().filter_map(|line| line.parse().ok()).collect())
     }
 
-    /// Forgets where a blob can be had, and what was fetched of it.
+    /// Forgets where a blob can be had, and what was fetched or sent of it.
     pub(super) fn forget_remotes(&self, digest: Digest) -> Result<(), PathError> {
-        for path in [self.remotes_path(digest), self.partial_path(digest)] {
+        let transfers = [self.partial_path(digest), self.upload_path(digest)];
+        for path in transfers.into_iter().chain([self.remotes_path(digest)]) {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 result => result.at("remove", &path)?,
@@ -54,6 +56,11 @@ impl Store {
     /// What was fetched so far of a blob that is being pulled.
     pub(crate) fn partial_path(&self, digest: Digest) -> PathBuf {
         self.dir(Part::Remotes).join(format!("{}.partial", digest.hex()))
+    }
+
+    /// What is known of an upload of a blob that was broken off.
+    pub(crate) fn upload_path(&self, digest: Digest) -> PathBuf {
+        self.dir(Part::Remotes).join(format!("{}.upload", digest.hex()))
     }
 
     fn repositories(&self, digest: Digest) -> Result<Vec<String>, PathError> {

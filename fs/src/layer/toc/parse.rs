@@ -1,7 +1,7 @@
 //! Reads a table of contents entry by entry: it may be larger than memory should be.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{BufReader, Read};
 
 use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -13,14 +13,29 @@ use super::{TocEntry, VERSION};
 /// own have about 400 bytes each. containers/storage takes 150 MB.
 pub(in crate::layer) const MAX_TOC: u64 = 256 << 20;
 
+/// A table up to this many bytes is parsed where it lies in memory, which takes a third of the time
+/// of parsing it as it comes.
+const IN_MEMORY: u64 = 16 << 20;
+
 /// Reads a whole table and passes its entries on.
 pub(in crate::layer) fn parse(
-    json: impl Read,
+    mut json: impl Read,
     each: &mut dyn FnMut(TocEntry) -> Result<(), TocError>,
 ) -> Result<(), TocError> {
-    // The parser takes single bytes.
-    let json = std::io::BufReader::with_capacity(64 << 10, json);
-    let mut parser = serde_json::Deserializer::from_reader(json);
+    let mut start = Vec::new();
+    json.by_ref().take(IN_MEMORY).read_to_end(&mut start).map_err(TocError::from_io)?;
+    if start.len() as u64 == IN_MEMORY {
+        // The parser takes single bytes.
+        let json = BufReader::with_capacity(64 << 10, start.as_slice().chain(json));
+        return parse_with(serde_json::Deserializer::from_reader(json), each);
+    }
+    parse_with(serde_json::Deserializer::from_slice(&start), each)
+}
+
+fn parse_with<'de>(
+    mut parser: serde_json::Deserializer<impl serde_json::de::Read<'de>>,
+    each: &mut dyn FnMut(TocEntry) -> Result<(), TocError>,
+) -> Result<(), TocError> {
     let mut table = Table { each, failure: None, version: None, has_entries: false };
     let parsed = parser.deserialize_map(&mut table).and_then(|()| parser.end());
     if let Some(failure) = table.failure {

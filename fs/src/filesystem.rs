@@ -19,8 +19,12 @@ use crate::layer::Timestamp;
 use crate::layer::index::LayerIndex;
 use crate::layer::scan::{self, LayerError};
 use crate::oci::{Image, Layer};
+use crate::parallel::in_parallel;
 use crate::span::SpanError;
 use crate::tree::{self, Damaged, Extent, Inode, InodeKind, Metadata, Tree, TreeError};
+
+/// Tables of contents that are read at the same time, each at most 16 MiB of memory at once.
+const TABLES_AT_ONCE: usize = 4;
 
 /// An inode number; the root's is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -376,11 +380,12 @@ fn open_layers(
     progress: &(dyn Fn(u64) + Sync),
     filling: Option<&Filling>,
 ) -> Result<Vec<(LayerIndex, Layer)>, LayerError> {
-    let open = |layer: &Layer| {
-        let index = scan::open_or_scan_filling(layer, indexes, progress, filling)?;
-        Ok((index, layer.clone()))
-    };
-    layers.iter().map(open).collect()
+    let open = |layer: &Layer| scan::open_or_scan_filling(layer, indexes, progress, filling);
+    // A table of contents takes round trips and work for one processor, so all are read first and
+    // together. A layer that is read whole takes all there is: these come one after the other.
+    let tables: Vec<&Layer> = layers.iter().filter(|layer| scan::has_table(layer)).collect();
+    in_parallel(&tables, TABLES_AT_ONCE, |layer| open(layer).map(drop))?;
+    layers.iter().map(|layer| Ok((open(layer)?, layer.clone()))).collect()
 }
 
 fn indexes_of(layers: &[(LayerIndex, Layer)]) -> Vec<&LayerIndex> {

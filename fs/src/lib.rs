@@ -27,6 +27,7 @@ pub mod layer;
 mod mapped;
 pub mod mount;
 pub mod oci;
+mod parallel;
 pub mod printable;
 #[cfg(test)]
 #[path = "../../tests/skip/mod.rs"]

@@ -3,8 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 
 use super::find::{Lookup, Pull};
 use super::image::{ImageError, choose_manifest, read_index};
@@ -17,6 +17,7 @@ use super::walk::whole_closure;
 use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, Found, Hasher, Mismatch};
 use crate::error::AtPath;
+use crate::parallel::in_parallel;
 
 /// Blobs that are transferred at once.
 const AT_ONCE: usize = 4;
@@ -65,7 +66,7 @@ pub fn pull(
     let missing: Vec<Descriptor> =
         layers.iter().filter(|layer| !store.blob_path(layer.digest).exists()).cloned().collect();
     let (moved, there) = (missing.len(), layers.len() - missing.len());
-    in_parallel(&missing, |layer| fetch(&store, &selection, layer, copied))?;
+    in_parallel(&missing, AT_ONCE, |layer| fetch(&store, &selection, layer, copied))?;
     drop(writer);
     Ok(Transferred { digest: selection.descriptor.digest, there, moved })
 }
@@ -176,7 +177,7 @@ pub fn push(
     let is_json = |blob: &&Descriptor| is_manifest(&blob.media_type) || is_index(&blob.media_type);
     let (manifests, blobs): (Vec<_>, Vec<_>) = all.iter().partition(is_json);
     let moved = AtomicUsize::new(0);
-    in_parallel(&blobs, |blob| {
+    in_parallel(&blobs, AT_ONCE, |blob| {
         let open = || layout.blob_of(blob).map_err(|error| broken(selection, error));
         let from = store.remotes(blob.digest)?;
         let how =
@@ -184,7 +185,7 @@ pub fn push(
                 copied(bytes)
             })?;
         moved.fetch_add(usize::from(how == Pushed::Sent), Relaxed);
-        Ok(())
+        Ok::<_, StoreError>(())
     })?;
     for manifest in manifests {
         let reference = match manifest.digest == top.digest {
@@ -199,28 +200,6 @@ pub fn push(
     store.record_remotes(name, &digests)?;
     let moved = moved.into_inner();
     Ok(Transferred { digest: top.digest, there: blobs.len() - moved, moved })
-}
-
-/// Does the same for all, several at once; after a failure nothing more is begun.
-fn in_parallel<T: Sync>(
-    all: &[T],
-    work: impl Fn(&T) -> Result<(), StoreError> + Sync,
-) -> Result<(), StoreError> {
-    let next = AtomicUsize::new(0);
-    let failed = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(all.len()) {
-            scope.spawn(|| {
-                while let Some(one) = all.get(next.fetch_add(1, Relaxed)) {
-                    if let Err(error) = work(one) {
-                        next.store(all.len(), Relaxed);
-                        failed.lock().expect("nobody panics here").get_or_insert(error);
-                    }
-                }
-            });
-        }
-    });
-    failed.into_inner().expect("nobody panics here").map_or(Ok(()), Err)
 }
 
 fn broken(selection: &Selection, source: ImageError) -> LayoutError {

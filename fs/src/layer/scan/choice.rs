@@ -71,6 +71,11 @@ fn open_or_scan_once(
     }
 }
 
+/// Whether a layer has a table of contents, if it keeps what its annotations promise.
+pub(crate) fn has_table(layer: &Layer) -> bool {
+    layer.ztoc.is_some() || matches!(TrustedToc::of(&layer.descriptor), Ok(Some(_)))
+}
+
 /// A table from which an index can be made.
 #[derive(Clone, Copy)]
 enum Table<'a> {

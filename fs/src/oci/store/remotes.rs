@@ -10,9 +10,12 @@ use super::{Part, Store};
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
 use crate::oci::reference::Name;
+use crate::parallel::in_parallel;
 
 /// Repositories that are kept for a blob.
 const MAX_REPOSITORIES: usize = 8;
+/// Files that are written at the same time.
+const AT_ONCE: usize = 16;
 /// A longer file was not written here, in bytes.
 const MAX_FILE: u64 = 16 << 10;
 
@@ -20,19 +23,22 @@ impl Store {
     /// Notes that these blobs can be had from the repository of `name`.
     pub fn record_remotes(&self, name: &Name, blobs: &[Digest]) -> Result<(), PathError> {
         let repository = name.canonical_repository();
-        for digest in blobs {
-            let mut known = self.repositories(*digest)?;
-            if known.first() == Some(&repository) {
-                continue;
-            }
-            known.retain(|other| *other != repository);
-            known.insert(0, repository.clone());
-            known.truncate(MAX_REPOSITORIES);
-            // A repository that another process notes at this moment may be lost: the blob can
-            // still be had from this one.
-            self.write_file(&self.remotes_path(*digest), (known.join("\n") + "\n").as_bytes())?;
-        }
+        // Each file waits for the disk, and disks bring several to safety as fast as one.
+        in_parallel(blobs, AT_ONCE, |digest| self.record_remote(&repository, *digest))?;
         Ok(())
+    }
+
+    fn record_remote(&self, repository: &str, digest: Digest) -> Result<(), PathError> {
+        let mut known = self.repositories(digest)?;
+        if known.first().is_some_and(|first| first == repository) {
+            return Ok(());
+        }
+        known.retain(|other| other != repository);
+        known.insert(0, repository.to_owned());
+        known.truncate(MAX_REPOSITORIES);
+        // A repository that another process notes at this moment may be lost: the blob can still
+        // be had from this one.
+        self.write_file(&self.remotes_path(digest), (known.join("\n") + "\n").as_bytes())
     }
 
     /// The repositories where a blob can be had.

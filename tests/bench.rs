@@ -136,8 +136,19 @@ fn assert_adds_up(report: &Value, runs: usize) {
 fn a_cold_start_from_a_registry_adds_up() {
     let Some(bench) = Bench::start() else { return };
     let name = bench.0.name("tools:1");
-    let args = ["cold-start", &name, "--runs=2", "--net=1gbit,1ms", "--format=json", "--", "true"];
+    let page = bench.0.path("page.html");
+    let html = format!("--html={}", page.display());
+    let net = "--net=1gbit,1ms";
+    let args = ["cold-start", &name, "--runs=2", net, &html, "--format=json", "--", "true"];
     let report = bench.json("unused", &args);
+    let page = fs::read_to_string(page).unwrap();
+    // A page that fetches nothing and runs nothing.
+    for word in ["://", "<script", "src=", "url(", "@import", "<link"] {
+        assert!(!page.contains(word), "{word}");
+    }
+    for word in ["Requests of the cold start", "Bytes by path", "/usr/bin/true", "manifest"] {
+        assert!(page.contains(word), "{word}");
+    }
     assert_eq!(report["net"], "1gbit,1ms");
     assert_eq!(report["image"], *name);
     assert_adds_up(&report, 2);

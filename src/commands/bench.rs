@@ -2,6 +2,7 @@
 
 mod cold_start;
 mod cold_table;
+mod page;
 mod proxy;
 
 use super::Context;

@@ -1,9 +1,12 @@
 //! `kfs bench cold-start`
 
+use std::fs::File;
+use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kfs_builder::interrupt::Interrupts;
+use kfs_fs::error::{AtPath as _, PathError};
 use kfs_fs::oci::find::{Lookup, Pull};
 use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::reference::{Name, Source};
@@ -16,7 +19,7 @@ use kfs_measure::proxy::Shape;
 use kfs_measure::scratch::Scratch;
 use nix::unistd::geteuid;
 
-use super::cold_table;
+use super::{cold_table, page};
 use crate::commands::{Context, ListFormat, print, print_json};
 use crate::finding::ConnectArgs;
 use crate::progress::Progress;
@@ -37,7 +40,7 @@ use crate::report::{Failure, USAGE};
 #[command(after_help = "Examples:
   kfs bench cold-start debian:12 -- /bin/true
   kfs bench cold-start debian:12 --against podman,skopeo+umoci --net 1gbit,20ms \\
-      -- perl -e 'print 1'")]
+      --html report.html -- perl -e 'print 1'")]
 pub(crate) struct Args {
     /// Image of the store, a registry, or oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE
     image: Source,
@@ -63,6 +66,10 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     format: ListFormat,
 
+    /// Write a page with all of it, which needs nothing else to be shown
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -73,6 +80,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     // Before anything is copied or measured.
     args.against.iter().try_for_each(|tool| tool.versions().map(drop))?;
+    let html = args
+        .html
+        .as_ref()
+        .map(|path| Ok::<_, PathError>((File::create(path).at("create", path)?, path)));
+    let html = html.transpose()?;
     // Before there are threads, which would be interrupted else.
     let interrupts = Interrupts::default();
     interrupts.hold().map_err(|error| Failure::new(format!("hold back signals: {error}")))?;
@@ -104,6 +116,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         if let Some(error) = &side.error {
             context.say(&format!("warning: {} failed: {error}", side.tool.name()));
         }
+    }
+    if let Some((mut file, path)) = html {
+        file.write_all(page::page(&report).as_bytes()).at("write", path)?;
     }
     match args.format {
         ListFormat::Table => print(&cold_table::text(&report)),

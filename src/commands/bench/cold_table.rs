@@ -111,7 +111,8 @@ fn touched(kfs: &Side) -> Option<String> {
     ))
 }
 
-fn seconds(seconds: f64) -> String {
+/// A time in seconds or milliseconds.
+pub(super) fn seconds(seconds: f64) -> String {
     match seconds {
         seconds if seconds < 0.1 => format!("{:.1}ms", seconds * 1000.0),
         seconds if seconds < 10.0 => format!("{seconds:.2}s"),

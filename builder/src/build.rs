@@ -8,6 +8,7 @@
 
 mod app;
 mod copying;
+mod explain;
 mod hidden;
 mod image;
 mod items;
@@ -15,6 +16,7 @@ mod mounts;
 mod platform;
 mod prepare;
 mod report;
+mod running;
 mod schedule;
 mod squash;
 mod ssh;
@@ -48,6 +50,7 @@ use crate::stage::StageError;
 use prepare::Prepared;
 use schedule::{Place, Site};
 
+pub use explain::{Change, Explanation};
 pub use report::{BuildError, Event, Failed, StepError};
 
 /// What to build, and how.
@@ -61,6 +64,10 @@ pub struct Options {
     pub tag: Option<String>,
     /// Do every step anew.
     pub no_cache: bool,
+    /// Tell why steps are found in the cache or not.
+    pub explain: bool,
+    /// What tells this build file and context from those of other builds, for `explain`.
+    pub origin: String,
     /// How new layers are compressed.
     pub compression: Compression,
     /// How RUN is shut in.

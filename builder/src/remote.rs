@@ -223,6 +223,14 @@ impl Remotes {
         Digest::of(identities.collect::<Vec<_>>().join("\n").as_bytes())
     }
 
+    /// What each is, and which version of it: the digest of a file, the commit of a repository.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = (&str, String)> {
+        self.sources.iter().map(|(source, remote)| match remote {
+            Remote::File(file) => (source.as_str(), file.version()),
+            Remote::Tree(tree) => (source.as_str(), format!("commit {}", tree.commit())),
+        })
+    }
+
     /// Puts them where COPY can take them.
     pub(crate) fn lay_out(&self, depot: Depot<'_>) -> Result<LaidOut, RemoteError> {
         if self.sources.is_empty() {

@@ -1,5 +1,6 @@
 //! `kfs build`
 
+mod explain;
 mod flags;
 mod output;
 mod place;
@@ -11,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kfs_builder::build::{self, Event};
 use kfs_builder::cluster::extension::ImageType;
-use kfs_builder::context::Context as BuildContext;
 use kfs_builder::exec::{Isolation, Sandbox};
 use kfs_builder::interrupt::Interrupts;
 use kfs_builder::kubefile::{CopyRule, Dialect, Kubefile};
@@ -150,6 +150,10 @@ pub(crate) struct Args {
     #[arg(long)]
     no_cache: bool,
 
+    /// Tell of each step why it is in the cache or is not
+    #[arg(long)]
+    explain: bool,
+
     /// For command lines of sealer: only lite, which builds without a cluster, is known
     #[arg(long, short, alias = "buildType", short_alias = 'b', value_name = "MODE", hide = true)]
     mode: Option<String>,
@@ -245,7 +249,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         tag.parse::<Name>()?;
     }
     let reading = context.reading.clone();
-    let options = build_options(args, place.context.clone(), target, reading, interrupts.clone())?;
+    let options = build_options(args, &place, target, reading, interrupts.clone())?;
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => Sandbox::new().host_path(path),
         None => Sandbox::new(),
@@ -260,9 +264,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     if let Some(path) = &args.iidfile {
         std::fs::write(path, built.id.to_string()).at("write", path)?;
     }
-    if let Some(tag) = &args.tag {
-        context.say(&format!("Built {tag} in {}", seconds(started.elapsed())));
-    }
+    teller.built(args.tag.as_deref(), &built, started.elapsed());
     if let Some(output) = output {
         output.write(&built, args.tag.as_deref(), context)?;
         if output.is_stdout() {
@@ -289,7 +291,7 @@ fn check_mode(args: &Args) -> Result<(), Failure> {
 
 fn build_options(
     args: &Args,
-    context: BuildContext,
+    place: &Place,
     target: Platform,
     reading: Options,
     interrupts: Arc<Interrupts>,
@@ -299,10 +301,12 @@ fn build_options(
     };
     let (directories, _) = flags::split_contexts(&args.build_context);
     Ok(build::Options {
-        context,
+        context: place.context.clone(),
         contexts: flags::contexts(&directories)?,
         tag: args.tag.clone(),
         no_cache: args.no_cache,
+        explain: args.explain,
+        origin: place.origin.clone(),
         compression: args.compression,
         isolation: args.isolation.into(),
         timestamp: args.timestamp.map(time),

@@ -11,6 +11,7 @@ mod apps;
 mod cache;
 mod copy;
 mod ends;
+mod explain;
 mod git;
 mod image;
 mod mounts;

@@ -22,10 +22,10 @@ use kfs_fs::layer::{Entry, Kind};
 use kfs_fs::oci::reference::Name;
 use serde_json::Value;
 
+use super::explain::{FILES, Looked, Parts};
 use super::items::digest_of;
 use super::steps::{Made, StageBuild, timestamp};
 use super::{BuildError, Event, Failed, StepError};
-use crate::cache;
 use crate::cluster::app::{APPS, Application};
 use crate::cluster::extension::{Extension, LaunchError};
 use crate::config::history;
@@ -180,9 +180,15 @@ impl StageBuild<'_> {
         let application = self.application(app, &sources, &dest, &resolved.items)?;
         let mut items = resolved.items;
         self.make_opaque(&app.name, &mut items)?;
-        let digest = digest_of(&items, &self.site.options.interrupts)?;
-        let key = cache::key(self.key, &["app", &digest.to_string()]);
-        let made = match self.site.cache.find(key)? {
+        let (digest, marks) = digest_of(&items, &self.site.options.interrupts)?;
+        let mut parts = Parts::default();
+        parts.add("the instruction", "app");
+        parts.add(FILES, digest.to_string());
+        let key = parts.key(self.key);
+        let found = self.site.cache.find(key)?;
+        let looked = Looked { files: Some(&marks), ..self.looked(step, parts, key) };
+        self.explain(looked, found.is_some(), report)?;
+        let made = match found {
             Some(hit) => self.push_cached(hit),
             None => {
                 let new = self.stage.copy(&items, &mut |_| ())?;

@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use kfs_fs::digest::Digest;
 use kfs_fs::error::PathError;
 
-use super::items::{ItemsDigest, digest_of, is_settled, signature};
+use super::explain::{self, Looked, Parts};
+use super::items::{FileMark, ItemsDigest, digest_of, is_settled, signature};
 use super::prepare::ReadyStage;
 use super::schedule::Site;
 use super::steps::{Made, StageBuild, timestamp};
@@ -19,7 +21,7 @@ use crate::context::Context;
 use crate::copy::{self, Owner, Place};
 use crate::kubefile::{Add, Copy, Rule, Source};
 use crate::plan::{Origin, Step};
-use crate::remote::{Depot, Remotes, Wish};
+use crate::remote::{Depot, LaidOut, Remotes, Wish};
 use crate::view::{View, at_path};
 
 /// A COPY or ADD.
@@ -56,27 +58,28 @@ impl StageBuild<'_> {
         let (site, ready) = (self.site, self.ready);
         let mut tree = Self::tree(site, ready, files.from.as_deref(), step, report)?;
         let remotes = self.remotes(copying)?;
-        if remotes.len() == files.sources.len() {
-            tree.identity = Some(remotes.identity());
-        }
-        let words = format!("{files:?} {:?}", copying.add.map(|add| (add.unpack, &add.checksum)));
-        let rule = self.site.plan.copy_rule().to_string();
+        let mut parts = self.copy_parts(copying);
         // A layer that does not depend on what is below it is the same on any base.
         let parent = if files.link { self.first_key } else { self.key };
-        let parts = ["copy", self.config.working_dir(), &words, &rule];
-        let started_from = cache::key(parent, &parts);
+        let started_from = parts.key(parent);
+        if remotes.len() == files.sources.len() {
+            tree.identity = Some(remotes.identity());
+            remotes.versions().for_each(|(name, version)| parts.show(name, version));
+        } else if let (Some(from), Some(identity)) = (&files.from, tree.identity) {
+            parts.show(from, identity.to_string());
+        }
         let alias = tree.identity.map(|tree| cache::key(started_from, &[&tree.to_string()]));
+        // What comes from elsewhere is told by its version alone.
+        let is_read = tree.identity.is_none();
+        let looked = Looked { parent, ..self.looked(step, parts, started_from) };
         if let Some(alias) = alias
             && let Some(hit) = self.site.cache.find(alias)?
         {
+            self.explain(Looked { key: hit.key, ..looked }, true, report)?;
             return Ok(self.push_cached(hit));
         }
-        let looked = SystemTime::now();
-        let laid_out = remotes.lay_out(self.depot())?;
-        for source in &laid_out.with_submodules {
-            let at = &step.location;
-            report(Event::Warning(format!("{at}: submodules of {source} are left out")));
-        }
+        let looked_at = SystemTime::now();
+        let laid_out = self.lay_out(&remotes, step, report)?;
         let resolved = self.resolve(copying, &tree.context, &laid_out.sources)?;
         warn(&resolved, step, report);
         // Files of the context that nobody has touched need not be read.
@@ -85,32 +88,47 @@ impl StageBuild<'_> {
         if let Some(signature) = signature
             && let Some(hit) = self.site.cache.find(signature)?
         {
+            self.explain_same(Looked { key: hit.key, ..looked }, report);
             return Ok(self.push_cached(hit));
         }
-        let alias = alias.or(signature.filter(|_| is_settled(&resolved.items, looked)));
-        let word = if copying.add.is_some() { "ADD" } else { "COPY" };
-        let text = |digest: &Digest| history::copy(word, resolved.kind, digest, &files.dest);
+        let alias = alias.or(signature.filter(|_| is_settled(&resolved.items, looked_at)));
         // Without an earlier COPY like this, reading the files twice would only cost time.
         if self.site.cache.has(started_from) {
-            let digest = digest_of(&resolved.items, &self.site.options.interrupts)?;
+            let (digest, marks) = digest_of(&resolved.items, &self.site.options.interrupts)?;
             let key = cache::key(started_from, &[&digest.to_string()]);
             if let Some(hit) = self.site.cache.find(key)? {
                 if alias.is_some() {
                     self.site.cache.record(&hit, alias)?;
                 }
+                let marks = is_read.then_some((digest, &marks[..]));
+                self.explain(with_files(looked, key, marks), true, report)?;
                 return Ok(self.push_cached(hit));
             }
         }
         let mut digest = ItemsDigest::new(&resolved.items);
         let new = self.stage.copy(&resolved.items, &mut |piece| digest.content(piece))?;
-        if let Some(plain) = &new.plain {
-            report(Event::Warning(format!("{}: {plain}", step.location)));
-        }
-        let digest = digest.finish();
+        new.plain.iter().for_each(|plain| warn_at(step, plain, report));
+        let (digest, marks) = digest.finish();
         let key = cache::key(started_from, &[&digest.to_string()]);
-        let made = self.push_new(new, key, text(&digest), alias)?;
+        let marks = is_read.then_some((digest, &marks[..]));
+        self.explain(with_files(looked, key, marks), false, report)?;
+        let word = if copying.add.is_some() { "ADD" } else { "COPY" };
+        let text = history::copy(word, resolved.kind, &digest, &files.dest);
+        let made = self.push_new(new, key, text, alias)?;
         self.site.cache.mark(started_from)?;
         Ok(made)
+    }
+
+    /// What the key of a COPY is made of but for what it copies.
+    fn copy_parts(&self, copying: &Copying<'_>) -> Parts {
+        let files = copying.files;
+        let words = format!("{files:?} {:?}", copying.add.map(|add| (add.unpack, &add.checksum)));
+        let mut parts = Parts::default();
+        parts.add("the instruction", "copy");
+        parts.add("WORKDIR", self.config.working_dir());
+        parts.add("the words of the line", words);
+        parts.add("where sources are put", self.site.plan.copy_rule().to_string());
+        parts
     }
 
     /// The sources that are not in the context.
@@ -130,6 +148,20 @@ impl StageBuild<'_> {
             keep_git_dir: add.is_some_and(|add| add.keep_git_dir),
         };
         Ok(Remotes::find(texts, wish, self.depot())?)
+    }
+
+    fn lay_out(
+        &self,
+        remotes: &Remotes,
+        step: &Step,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<LaidOut, StepError> {
+        let laid_out = remotes.lay_out(self.depot())?;
+        for source in &laid_out.with_submodules {
+            let at = &step.location;
+            report(Event::Warning(format!("{at}: submodules of {source} are left out")));
+        }
+        Ok(laid_out)
     }
 
     /// What fetching needs.
@@ -207,6 +239,22 @@ impl StageBuild<'_> {
         };
         Ok(copy::resolve(&request, &mut look)?)
     }
+}
+
+/// What is known of a COPY once its key is.
+fn with_files<'l>(
+    mut looked: Looked<'l>,
+    key: Digest,
+    files: Option<(Digest, &'l [FileMark])>,
+) -> Looked<'l> {
+    if let Some((digest, _)) = files {
+        looked.parts.add(explain::FILES, digest.to_string());
+    }
+    Looked { key, files: files.map(|(_, marks)| marks), ..looked }
+}
+
+fn warn_at(step: &Step, what: &dyn Display, report: &mut dyn FnMut(Event)) {
+    report(Event::Warning(format!("{}: {what}", step.location)));
 }
 
 /// Tells what is probably not meant.

@@ -8,57 +8,96 @@ use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use kfs_fs::digest::Digest;
+use kfs_fs::digest::{Digest, Hasher};
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::layer::{Entry, Kind};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use serde::{Deserialize, Serialize};
 
 use super::StepError;
 use crate::copy::{Content, CopyItem};
 use crate::interrupt::Interrupts;
 
+/// What of a COPY's key comes from one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileMark {
+    /// In the image, from its root.
+    pub(super) path: String,
+    /// The first digits of the digest of all that is copied there.
+    pub(super) digest: String,
+}
+
 /// The digest of what a COPY copies: paths, kinds, modes, owners, contents; not times, as Docker
 /// has it, so that a fresh checkout finds the cache.
 pub(super) struct ItemsDigest<'a> {
-    hasher: kfs_fs::digest::Hasher,
+    all: Hasher,
     items: std::slice::Iter<'a, CopyItem>,
-    /// Content of the current file that is still to come.
+    marks: Vec<FileMark>,
+    /// The file whose content comes now.
+    open: Option<OpenFile<'a>>,
+}
+
+struct OpenFile<'a> {
+    path: &'a [u8],
+    hasher: Hasher,
+    /// Content that is still to come.
     left: u64,
 }
 
 impl<'a> ItemsDigest<'a> {
     pub(super) fn new(items: &'a [CopyItem]) -> Self {
-        let mut digest = Self { hasher: Default::default(), items: items.iter(), left: 0 };
+        let mut digest =
+            Self { all: Hasher::new(), items: items.iter(), marks: Vec::new(), open: None };
         digest.next_file();
         digest
     }
 
     /// Hashes the metadata of items up to the next one with content.
     fn next_file(&mut self) {
-        while self.left == 0 {
-            let Some(CopyItem { entry, .. }) = self.items.next() else { return };
+        for CopyItem { entry, .. } in self.items.by_ref() {
             let Entry { path, kind, mode, uid, gid, size, xattrs, mtime: _ } = entry;
             let text = format!("{path:?} {kind:?} {mode:o} {uid} {gid} {size} {xattrs:?}\n");
-            self.hasher.update(text.as_bytes());
-            self.left = *size;
+            let mut hasher = Hasher::new();
+            hasher.update(text.as_bytes());
+            if *size > 0 {
+                self.open = Some(OpenFile { path, hasher, left: *size });
+                return;
+            }
+            mark(&mut self.all, &mut self.marks, path, hasher);
         }
     }
 
     pub(super) fn content(&mut self, piece: &[u8]) {
-        self.hasher.update(piece);
-        self.left = self.left.saturating_sub(piece.len() as u64);
-        self.next_file();
+        let Some(open) = &mut self.open else { return };
+        open.hasher.update(piece);
+        open.left = open.left.saturating_sub(piece.len() as u64);
+        if open.left == 0
+            && let Some(OpenFile { path, hasher, .. }) = self.open.take()
+        {
+            mark(&mut self.all, &mut self.marks, path, hasher);
+            self.next_file();
+        }
     }
 
-    pub(super) fn finish(self) -> Digest {
-        self.hasher.finish()
+    pub(super) fn finish(self) -> (Digest, Vec<FileMark>) {
+        (self.all.finish(), self.marks)
     }
 }
 
+fn mark(all: &mut Hasher, marks: &mut Vec<FileMark>, path: &[u8], of_item: Hasher) {
+    let digest = of_item.finish();
+    all.update(digest.hex().as_bytes());
+    let path = format!("/{}", String::from_utf8_lossy(path));
+    marks.push(FileMark { path, digest: digest.short() });
+}
+
 /// Reads all files of a COPY for their digest.
-pub(super) fn digest_of(items: &[CopyItem], interrupts: &Interrupts) -> Result<Digest, StepError> {
+pub(super) fn digest_of(
+    items: &[CopyItem],
+    interrupts: &Interrupts,
+) -> Result<(Digest, Vec<FileMark>), StepError> {
     let mut digest = ItemsDigest::new(items);
     let mut piece = vec![0; 1 << 18];
     for item in items {
@@ -87,7 +126,7 @@ const RACY: Duration = Duration::from_secs(2);
 /// What names the content of items without reading it: the same as long as no file of the context
 /// was touched. None if there is anything of which that is not known.
 pub(super) fn signature(items: &[CopyItem]) -> Option<Digest> {
-    let mut hasher = kfs_fs::digest::Hasher::new();
+    let mut hasher = Hasher::new();
     for item in items {
         let Entry { path, kind, mode, uid, gid, mtime, size, xattrs } = &item.entry;
         let text = format!("{path:?} {kind:?} {mode:o} {uid} {gid} {size} {xattrs:?}");

@@ -20,6 +20,7 @@ use kfs_fs::fuse::{self, Mounted};
 use kfs_fs::oci::store::Part;
 
 use super::copying::Tree;
+use super::explain::Parts;
 use super::items::{digest_of, materialize};
 use super::ssh::AgentSocket;
 use super::steps::{StageBuild, timestamp};
@@ -76,17 +77,17 @@ impl StageBuild<'_> {
         mounts: &[Mount],
         step: &Step,
         report: &mut dyn FnMut(Event),
-    ) -> Result<Vec<String>, StepError> {
-        let mut keys = Vec::new();
-        for mount in mounts {
-            keys.push(format!("{mount:?}"));
+    ) -> Result<Parts, StepError> {
+        let mut keys = Parts::default();
+        for (number, mount) in (1..).zip(mounts) {
+            keys.add(format!("--mount {number}"), format!("{mount:?}"));
             if let Mount::Bind(bind) = mount {
                 let tree = Self::tree(self.site, self.ready, bind.from.as_deref(), step, report)?;
                 let digest = match tree.identity {
                     Some(identity) => identity,
                     None => self.digest_below(&tree.context, bind.source.as_deref())?,
                 };
-                keys.push(digest.to_string());
+                keys.show(format!("what --mount {number} shows"), digest.to_string());
             }
         }
         Ok(keys)
@@ -291,7 +292,7 @@ impl StageBuild<'_> {
 
     fn digest_below(&self, context: &Context, source: Option<&str>) -> Result<Digest, StepError> {
         let items = self.items_below(context, source)?;
-        digest_of(&items, &self.site.options.interrupts)
+        Ok(digest_of(&items, &self.site.options.interrupts)?.0)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::explain::Explanation;
 use super::{
     BadMode, CgroupError, CopyError, Digest, Interrupted, KubefileError, LayoutError, Location,
     OpenError, OwnerError, PathError, ReferenceError, RootfsError, StageError, StoreError,
@@ -36,6 +37,8 @@ pub enum Event {
     Note(String),
     /// Something that is probably not meant.
     Warning(String),
+    /// Why the step is done, or need not be.
+    Explained(Explanation),
     /// The step ended.
     Done {
         /// How long it took.

@@ -1,7 +1,5 @@
 //! A stage while it is built: the loop over its steps, which reads like the file.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -14,19 +12,17 @@ use kfs_fs::oci::manifest::{Descriptor, History, ImageConfig};
 
 use super::app::ClusterImage;
 use super::copying::Copying;
-use super::hidden::Hidden;
-use super::mounts;
-use super::prepare::{BaseImage, ReadyStage};
+use super::explain::{Explanation, Looked, Parts, Traces};
+use super::prepare::{BaseImage, ReadyStage, stage_name};
 use super::schedule::Site;
 use super::{BuildError, Event, Failed, StepError};
 use crate::cache::{self, Hit};
 use crate::cluster::extension::Extension;
 use crate::config::{StageConfig, history};
 use crate::copy::{Content, CopyItem, Owner, Place};
-use crate::exec::{Mount, MountSource};
-use crate::kubefile::{Command, Instruction, Location, Network, Run, Workdir};
+use crate::kubefile::{Instruction, Location, Workdir};
 use crate::plan::{Base, Step};
-use crate::stage::{RunRequest, Stage};
+use crate::stage::Stage;
 use crate::view::{View, at_path};
 
 /// A stage that is done.
@@ -69,6 +65,7 @@ pub(super) struct StageBuild<'a> {
     pub(super) first_key: Digest,
     /// What makes it a cluster image, if it is one.
     pub(super) cluster: Option<ClusterImage>,
+    pub(super) traces: Traces,
 }
 
 impl Finished {
@@ -96,14 +93,22 @@ impl<'a> StageBuild<'a> {
         let begun = Self::begin(site, number, ready, report);
         let mut build = begun.map_err(|error| Failed::at(from.location.clone(), error))?;
         report(Event::Done { took: started.elapsed(), layer: None, cached: false });
-        for step in &ready.expanded.steps {
+        let done = build.steps(&ready.expanded.steps, report);
+        let kept = build.traces.keep();
+        done?;
+        kept.map_err(|error| Failed::at(from.location.clone(), error))?;
+        build.finish(&from.location)
+    }
+
+    fn steps(&mut self, steps: &[Step], report: &mut dyn FnMut(Event)) -> Result<(), BuildError> {
+        for step in steps {
             let (index, total, text) = (step.index, step.total, step.text.clone());
             report(Event::Step { index, total, text });
-            let done = site.options.interrupts.check().map_err(StepError::from);
-            let done = done.and_then(|()| build.step(step, report));
+            let done = self.site.options.interrupts.check().map_err(StepError::from);
+            let done = done.and_then(|()| self.step(step, report));
             done.map_err(|error| Failed::at(step.location.clone(), error))?;
         }
-        build.finish(&from.location)
+        Ok(())
     }
 
     fn begin(
@@ -128,14 +133,17 @@ impl<'a> StageBuild<'a> {
             Some(parent) => parent.extension.clone(),
             None => base.as_ref().map_or(Ok(None), |base| base.extension())?,
         };
+        let key = parent.map_or(first_key, |parent| parent.key);
+        let traces = first_trace(site, number, base.as_deref(), key)?;
         Ok(Self {
             site,
             ready,
             stage,
             config: StageConfig::new(ready.base_config.clone(), site.plan.dialect()),
             history: parent.map_or_else(Vec::new, |parent| parent.history.clone()),
-            key: parent.map_or(first_key, |parent| parent.key),
+            key,
             first_key,
+            traces,
             base,
             cluster: ClusterImage::new(site.plan.dialect(), extension),
         })
@@ -163,7 +171,7 @@ impl<'a> StageBuild<'a> {
             Instruction::Copy(copy) => Some(self.copy(&Copying::of(copy), step, report)?),
             Instruction::Add(add) => Some(self.copy(&Copying::of_add(add), step, report)?),
             Instruction::Run(run) => Some(self.run(run, step, report)?),
-            Instruction::Workdir(workdir) => self.workdir(workdir, step)?,
+            Instruction::Workdir(workdir) => self.workdir(workdir, step, report)?,
             Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
                 Some(self.app(app, step, report)?)
             }
@@ -184,6 +192,40 @@ impl<'a> StageBuild<'a> {
     fn remember(&mut self, created_by: String, created: Option<String>) {
         let (created_by, empty_layer) = (Some(created_by), created.is_none());
         self.history.push(History { created, created_by, empty_layer, ..History::default() });
+    }
+
+    /// A step on what there is so far, as its place in the cache was looked up.
+    pub(super) fn looked<'l>(&self, step: &'l Step, parts: Parts, key: Digest) -> Looked<'l> {
+        Looked { index: step.index, text: &step.text, parent: self.key, parts, key, files: None }
+    }
+
+    /// Notes what a step is made of, and tells why it was found or not if the user asks.
+    pub(super) fn explain(
+        &mut self,
+        looked: Looked<'_>,
+        is_hit: bool,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<(), StepError> {
+        let changes = self.traces.note(looked)?;
+        if !self.site.options.explain {
+            return Ok(());
+        }
+        report(Event::Explained(match changes {
+            _ if is_hit => Explanation::Hit { from: None },
+            _ if self.site.options.no_cache => Explanation::NoCache,
+            None => Explanation::New,
+            Some(changes) if changes.is_empty() => Explanation::Gone,
+            Some(changes) => Explanation::Changed(changes),
+        }));
+        Ok(())
+    }
+
+    /// The same for a COPY of files that nobody has touched.
+    pub(super) fn explain_same(&mut self, looked: Looked<'_>, report: &mut dyn FnMut(Event)) {
+        self.traces.note_same(looked);
+        if self.site.options.explain {
+            report(Event::Explained(Explanation::Hit { from: None }));
+        }
     }
 
     /// The time of what is made now.
@@ -222,103 +264,18 @@ impl<'a> StageBuild<'a> {
         made
     }
 
-    fn run(
-        &mut self,
-        run: &Run,
-        step: &Step,
-        report: &mut dyn FnMut(Event),
-    ) -> Result<Made, StepError> {
-        let mut request = self.request(run, step);
-        let text = history::run(&run.command, &self.config.shell(), &step.build_args);
-        let typed = mounts::typed(run);
-        let mount_keys = self.mount_keys(&typed, step, report)?;
-        let key = self.run_key(&request, run, &mount_keys);
-        if let Some(hit) = self.site.cache.find(key)? {
-            return Ok(self.push_cached(hit));
-        }
-        let made = self.mounts(&typed, step, report)?;
-        request.world.mounts.extend(made.mounts.iter().cloned());
-        request.places.clone_from(&made.places);
-        // None of these are in the key.
-        let proxies = self.site.plan.proxies().into_iter().map(|(k, v)| (k.into(), v.into()));
-        request.env.extend(proxies.chain(made.env.iter().cloned()));
-        let hidden = Hidden::new(&made.secrets);
-        let mut output = |line: &[u8]| report(Event::Output(hidden.in_line(line)));
-        let ran = self.stage.run(self.site.executor, &request, &mut output)?;
-        drop(made);
-        for socket in &ran.skipped {
-            let path = String::from_utf8_lossy(socket);
-            report(Event::Warning(format!("{}: socket /{path} is left out", step.location)));
-        }
-        let Some(new) = ran.layer else {
-            let (status, tail) = (ran.outcome.status, ran.outcome.tail);
-            let tail = tail.iter().map(|line| hidden.in_text(line)).collect();
-            return Err(StepError::Run { command: step.text.clone(), status, tail });
-        };
-        if let Some(plain) = &new.plain {
-            report(Event::Warning(format!("{}: {plain}", step.location)));
-        }
-        self.push_new(new, key, text, None)
-    }
-
-    fn request(&self, run: &Run, step: &Step) -> RunRequest {
-        let argv: Vec<String> = match &run.command {
-            Command::Exec(words) => words.clone(),
-            // The path of the script alone, see `Run`.
-            Command::Shell(line) if run.script.is_some() => vec![line.clone()],
-            Command::Shell(line) => self.config.shell().into_iter().chain([line.clone()]).collect(),
-        };
-        let config = &self.config.image().config;
-        let variables = config.env.iter().filter_map(|pair| pair.split_once('='));
-        let args = step.build_args.iter().map(|(name, value)| (&name[..], &value[..]));
-        let options = self.site.options;
-        let mut world = self.site.world.clone();
-        match run.network {
-            Network::Default => {}
-            Network::None => world.no_network = true,
-            Network::Host => world.no_network = false,
-        }
-        world.mounts.extend(run.script.as_ref().map(|script| Mount {
-            target: PathBuf::from("/dev/pipes").join(&script.name),
-            source: MountSource::File {
-                content: script.content.clone().into_bytes(),
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
-            },
-        }));
-        RunRequest {
-            argv: argv.into_iter().map(OsString::from).collect(),
-            env: variables.chain(args).map(|(k, v)| (k.into(), v.into())).collect(),
-            cwd: PathBuf::from(self.config.working_dir()),
-            user: config.user.clone(),
-            isolation: options.isolation,
-            world,
-            places: Vec::new(),
-        }
-    }
-
     /// How many steps the stage has had, to name what belongs to one of them.
     pub(super) fn history_len(&self) -> usize {
         self.history.len()
     }
 
-    fn run_key(&self, request: &RunRequest, run: &Run, mounts: &[String]) -> Digest {
-        let mut parts = vec!["run".to_owned(), request.user.clone()];
-        parts.push(format!("{:?}", request.isolation));
-        parts.push(request.cwd.display().to_string());
-        parts.push(format!("{:?}", request.argv));
-        parts.extend(request.env.iter().map(|pair| format!("{pair:?}")));
-        parts.extend(mounts.iter().cloned());
-        if request.world.no_network {
-            parts.push("no network".to_owned());
-        }
-        parts.extend(run.script.iter().map(|script| format!("script {}", script.content)));
-        cache::key(self.key, &parts.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
     /// WORKDIR makes its directory if the image has none.
-    fn workdir(&mut self, workdir: &Workdir, step: &Step) -> Result<Option<Made>, StepError> {
+    fn workdir(
+        &mut self,
+        workdir: &Workdir,
+        step: &Step,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Option<Made>, StepError> {
         let path = crate::config::join(self.config.working_dir(), &workdir.path);
         let text = history::config_only(&step.text);
         let items = self.missing_directories(path.as_bytes())?;
@@ -326,8 +283,14 @@ impl<'a> StageBuild<'a> {
             self.remember(text, None);
             return Ok(None);
         }
-        let key = cache::key(self.key, &["workdir", &path, &self.config.image().config.user]);
-        if let Some(hit) = self.site.cache.find(key)? {
+        let mut parts = Parts::default();
+        parts.add("the instruction", "workdir");
+        parts.add("WORKDIR", &path);
+        parts.add("USER", &self.config.image().config.user);
+        let key = parts.key(self.key);
+        let found = self.site.cache.find(key)?;
+        self.explain(self.looked(step, parts, key), found.is_some(), report)?;
+        if let Some(hit) = found {
             return Ok(Some(self.push_cached(hit)));
         }
         let new = self.stage.copy(&items, &mut |_| ())?;
@@ -400,6 +363,31 @@ fn first_key(site: &Site<'_>, base: Option<&BaseImage>) -> Digest {
     let parts = [&target.os[..], &target.architecture[..], &compression[..]];
     let origin = base.map_or_else(|| Digest::of(b"scratch"), |base| base.image.digest);
     cache::key(origin, &parts)
+}
+
+/// What the steps of a stage were made of at the last build, with its FROM as it is now.
+fn first_trace(
+    site: &Site<'_>,
+    number: usize,
+    base: Option<&BaseImage>,
+    key: Digest,
+) -> Result<Traces, StepError> {
+    let Site { writer, options, plan, .. } = site;
+    let from = plan.stages()[number].from();
+    let mut traces = Traces::read(writer, &[&options.origin, &stage_name(plan, number)]);
+    let mut parts = Parts::default();
+    let target = &options.target;
+    if let Base::Stage(parent) = plan.stages()[number].base() {
+        parts.add(format!("the stage {}", stage_name(plan, *parent)), key.to_string());
+    }
+    if let Some(base) = base {
+        parts.show("the base", base.image.digest.to_string());
+    }
+    parts.show("the platform", format!("{}/{}", target.os, target.architecture));
+    parts.add("the compression", format!("{:?}", options.compression));
+    let (index, text, parent) = (1, &from.text[..], Digest::of(b""));
+    traces.note(Looked { index, text, parent, parts, key, files: None })?;
+    Ok(traces)
 }
 
 pub(super) fn timestamp(time: SystemTime) -> Timestamp {

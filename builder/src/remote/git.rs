@@ -99,6 +99,11 @@ impl GitTree {
         format!("git {} {directory} {}", self.commit, self.keep_git_dir)
     }
 
+    /// In hexadecimal digits.
+    pub(super) fn commit(&self) -> &str {
+        &self.commit
+    }
+
     /// Puts its files into a new directory, fetching what is not here. Tells whether there are
     /// submodules, which are left out.
     pub(super) fn lay_out(

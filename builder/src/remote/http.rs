@@ -27,6 +27,7 @@ pub(super) struct HttpFile {
     /// The last name of the URL's path.
     pub(super) name: String,
     pub(super) digest: Digest,
+    etag: Option<String>,
     /// `Last-Modified`; none if the server does not say.
     modified: Option<SystemTime>,
 }
@@ -51,7 +52,8 @@ impl HttpFile {
         });
         let file = |record: &Record| {
             let modified = record.validators.modified();
-            Self { name: name.clone(), digest: record.layer.digest, modified }
+            let etag = record.validators.etag.clone();
+            Self { name: name.clone(), digest: record.layer.digest, etag, modified }
         };
         if let Some(known) = &known
             && wish.checksum == Some(known.layer.digest)
@@ -69,6 +71,14 @@ impl HttpFile {
         };
         depot.cache.put_note(key, &record)?;
         Ok(file(&record))
+    }
+
+    /// What tells it from what was there before.
+    pub(super) fn version(&self) -> String {
+        match &self.etag {
+            Some(etag) => format!("{} (ETag {etag})", self.digest),
+            None => self.digest.to_string(),
+        }
     }
 
     /// Puts the file alone into a new directory.

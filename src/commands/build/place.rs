@@ -21,6 +21,8 @@ pub(super) struct Place {
     /// What the build file is called, to the user.
     pub(super) name: String,
     pub(super) text: Vec<u8>,
+    /// Tells this context and build file from others.
+    pub(super) origin: String,
     /// Holds what was fetched.
     _remote: Option<RemoteContext>,
 }
@@ -51,7 +53,9 @@ impl Place {
             let mut text = Vec::new();
             io::stdin().lock().read_to_end(&mut text).at("read", Path::new("standard input"))?;
             let context = found.with_ignore_file(&root.join("Dockerfile"))?;
-            return Ok(Self { context, name: "Dockerfile".to_owned(), text, _remote: remote });
+            let origin = origin(&args.context, Path::new(STDIN));
+            let name = "Dockerfile".to_owned();
+            return Ok(Self { context, name, text, origin, _remote: remote });
         }
         let file = match &remote {
             Some(remote) => remote_file(remote, args.file.as_deref())?,
@@ -64,8 +68,18 @@ impl Place {
         };
         let name = shown.unwrap_or(&file).display().to_string();
         let context = found.with_ignore_file(&file)?;
-        Ok(Self { context, name, text, _remote: remote })
+        let origin = match &remote {
+            Some(_) => origin(&args.context, Path::new(&name)),
+            None => origin(&args.context, &file),
+        };
+        Ok(Self { context, name, text, origin, _remote: remote })
     }
+}
+
+fn origin(context: &Path, file: &Path) -> String {
+    // What is no path of this machine stays as it is written.
+    let full = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    format!("{}\n{}", full(context).display(), full(file).display())
 }
 
 /// The build file of a context that was fetched, which others may have written.

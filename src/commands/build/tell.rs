@@ -2,12 +2,13 @@
 //! with go away, or as JSON.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use kfs_builder::build::Event;
-use serde_json::json;
+use kfs_builder::build::{Built, Event};
+use serde_json::{Value, json};
 
-use super::{ProgressArg, seconds};
+use super::{ProgressArg, explain, seconds};
 use crate::commands::Context;
 use crate::look::escape;
 use crate::table::size;
@@ -55,10 +56,28 @@ impl<'a> Teller<'a> {
                     all.suspend(|| plain(self.context, stage, &event));
                     bar(all, bars, stage).set_message("");
                 }
-                Event::Indexed { .. } | Event::Note(_) | Event::Warning(_) | Event::Done { .. } => {
+                Event::Indexed { .. }
+                | Event::Note(_)
+                | Event::Warning(_)
+                | Event::Explained(_)
+                | Event::Done { .. } => {
                     all.suspend(|| plain(self.context, stage, &event));
                 }
             },
+        }
+    }
+
+    /// Tells that the image is there.
+    pub(super) fn built(&self, tag: Option<&str>, built: &Built, took: Duration) {
+        match (&self.how, tag) {
+            (How::Json, _) if !self.context.quiet => print_line(&json!({
+                "event": "built", "seconds": took.as_secs_f64(), "name": tag,
+                "digest": built.digest.to_string(), "id": built.id.to_string(),
+            })),
+            (How::Plain | How::Tty(..), Some(tag)) => {
+                self.context.say(&format!("Built {tag} in {}", seconds(took)));
+            }
+            (How::Json | How::Plain | How::Tty(..), _) => {}
         }
     }
 
@@ -98,6 +117,7 @@ fn json_line(stage: &str, event: &Event) {
         Event::Output(line) => json!({ "event": "output", "line": String::from_utf8_lossy(line) }),
         Event::Note(text) => json!({ "event": "note", "text": text }),
         Event::Warning(text) => json!({ "event": "warning", "text": text }),
+        Event::Explained(explanation) => explain::json(explanation),
         Event::Done { took, layer, cached } => {
             let (digest, size) = layer.map(|(digest, size)| (digest.to_string(), size)).unzip();
             let seconds = took.as_secs_f64();
@@ -108,6 +128,10 @@ fn json_line(stage: &str, event: &Event) {
     if !stage.is_empty() {
         value["stage"] = stage.into();
     }
+    print_line(&value);
+}
+
+fn print_line(value: &Value) {
     // Nobody is left to be told of a closed stderr.
     drop(writeln!(std::io::stderr().lock(), "{value}"));
 }
@@ -134,6 +158,10 @@ fn plain(context: &Context, stage: &str, event: &Event) {
         }
         Event::Note(text) => context.say(&format!("note: {text}")),
         Event::Warning(text) => context.say(&format!("warning: {text}")),
+        Event::Explained(explanation) => {
+            let text = explain::text(explanation);
+            context.say(&format!("      {tag}{}", escape(text.as_bytes())));
+        }
         Event::Done { took, layer, cached } => {
             let took = if *cached { "cached".to_owned() } else { seconds(*took) };
             match layer {

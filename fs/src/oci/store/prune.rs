@@ -35,7 +35,8 @@ pub enum Kind {
     Image,
     /// A blob that no image has.
     Blob,
-    /// What the build cache knows of a step, or a cache that builds mount.
+    /// What the build cache knows of a step, or a cache that builds keep: what RUNs mount, the
+    /// repositories that were fetched from.
     BuildCache,
     /// The index of a layer or image.
     Index,
@@ -342,6 +343,12 @@ impl<'a> Prune<'a> {
         }
         self.needed.extend(kept);
         if self.wanted.build_cache && everything {
+            for entry in files(&self.store.dir(Part::BuildCache).join("explain"))? {
+                if self.is_old(&entry.metadata) {
+                    let name = format!("explain/{}", entry.name);
+                    self.items.push(Pruned::file(Kind::BuildCache, name, &entry));
+                }
+            }
             self.mounted_caches(room)?;
         }
         Ok(())

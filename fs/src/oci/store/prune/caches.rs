@@ -1,5 +1,5 @@
-//! The caches that builds mount (`RUN --mount=type=cache`): one directory each below
-//! `build-cache/mounts`, with a `lock-N` for each `data-N`.
+//! The caches that builds mount (`RUN --mount=type=cache`), and the git repositories that they have
+//! fetched from: one directory each below `build-cache/mounts`, with a `lock-N` for each `data-N`.
 
 use std::fs::{self, File, TryLockError};
 use std::io;

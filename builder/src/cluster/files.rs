@@ -249,11 +249,14 @@ impl<'a> Files<'a> {
     fn names(&self, directory: &str) -> Result<Vec<String>, FilesError> {
         match self {
             Self::Directory(root) => {
-                let path = root.join(directory);
+                let Some(path) = inside(root, directory)? else { return Ok(Vec::new()) };
                 let names = std::fs::read_dir(&path).at("read", &path)?;
                 let names = names.map(|entry| Ok(entry?.file_name().into_string().ok()));
                 let names: io::Result<Vec<Option<String>>> = names.collect();
-                Ok(names.at("read", &path)?.into_iter().flatten().collect())
+                let mut names: Vec<String> =
+                    names.at("read", &path)?.into_iter().flatten().collect();
+                names.sort_unstable();
+                Ok(names)
             }
             Self::Image(fs) => {
                 let Some(ino) = self.find(fs, directory)? else { return Ok(Vec::new()) };

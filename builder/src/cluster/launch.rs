@@ -120,9 +120,7 @@ impl Launch {
         } else if let Some(app) = request.values.keys().next() {
             return Err(PlanError::NotLaunched(app.clone()));
         } else if !known.launch.cmds.is_empty() {
-            let given = &request.commands;
-            let lines = if given.is_empty() { &known.launch.cmds } else { given };
-            launch.steps.extend(lines.iter().map(|line| Step::of(line.clone())));
+            launch.commands(config, &known.launch.cmds, &request.commands);
         } else {
             if extension.is_none() && !has_sealos_label(config) && has_shell {
                 return Err(PlanError::Container);
@@ -158,6 +156,28 @@ impl Launch {
         Ok(())
     }
 
+    /// The lines of CMDS and CMD, or those that are given. CMD stands in the config as well, and is
+    /// what Sealos would read there.
+    fn commands(&mut self, config: &ContainerConfig, cmds: &[String], given: &[String]) {
+        if !given.is_empty() {
+            return self.steps.extend(given.iter().cloned().map(Step::of));
+        }
+        let of_cmd = config.cmd.as_deref().unwrap_or(&[]);
+        for line in cmds {
+            match of_cmd.contains(line) {
+                true => self.expanded(line),
+                false => self.steps.push(Step::of(line.clone())),
+            }
+        }
+    }
+
+    /// A line in which variables are written as Kubernetes has them.
+    fn expanded(&mut self, line: &str) {
+        let expanded = expand::expand(line, &|name| self.env.contains_key(name));
+        self.unknown.extend(expanded.unknown);
+        self.steps.push(Step::of(expanded.line));
+    }
+
     /// The lines of ENTRYPOINT, and of CMD; in its place those that are given, which are a shell's.
     fn sealos(&mut self, config: &ContainerConfig, given: &[String]) {
         let lines = |lines: &Option<Vec<String>>| without_shell(lines.as_deref().unwrap_or(&[]));
@@ -165,11 +185,7 @@ impl Launch {
         if given.is_empty() {
             all.extend(lines(&config.cmd));
         }
-        for line in all {
-            let expanded = expand::expand(&line, &|name| self.env.contains_key(name));
-            self.unknown.extend(expanded.unknown);
-            self.steps.push(Step::of(expanded.line));
-        }
+        all.iter().for_each(|line| self.expanded(line));
         self.steps.extend(given.iter().cloned().map(Step::of));
     }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use kfs_fs::error::AtPath;
 use kfs_fs::filesystem::Resolved;
 
-use super::{At, Files, FilesError};
+use super::{At, Files, FilesError, inside};
 
 /// Directories are followed this deep.
 const MAX_DEPTH: usize = 64;
@@ -80,7 +80,7 @@ impl Files<'_> {
     fn identity(&self, directory: &str) -> Result<(u64, u64), FilesError> {
         match self {
             Self::Directory(root) => {
-                let path = root.join(directory);
+                let Some(path) = inside(root, directory)? else { return Ok((0, 0)) };
                 let meta = path.metadata().at("stat", &path)?;
                 Ok((meta.dev(), meta.ino()))
             }

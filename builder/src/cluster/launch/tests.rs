@@ -104,6 +104,18 @@ fn an_image_of_sealos_runs_its_entrypoint_and_then_its_cmd() {
 }
 
 #[test]
+fn cmd_has_the_variables_of_sealos_and_cmds_those_of_a_shell() {
+    let mut extension = Extension::default();
+    extension.launch.cmds = strings(&["echo $(A) $$", "echo $(B) $(C)"]);
+    extension.env = variables(&[("B", "image")]);
+    let config =
+        ContainerConfig { cmd: Some(strings(&["echo $(B) $(C)"])), ..ContainerConfig::default() };
+    let launch = Launch::plan(&config, Some(&extension), false, &Request::default()).unwrap();
+    assert_eq!(commands(&launch), ["echo $(A) $$", "echo ${B} ${C}"]);
+    assert_eq!(launch.unknown, BTreeSet::from(["C".to_owned()]));
+}
+
+#[test]
 fn an_image_of_a_container_is_not_launched() {
     let config =
         ContainerConfig { cmd: Some(strings(&["nginx", "-g"])), ..ContainerConfig::default() };

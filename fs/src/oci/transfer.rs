@@ -1,6 +1,7 @@
 //! Whole images between registries and the store.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -61,6 +62,9 @@ pub fn pull(
         let image = selection.layout.image_at(&selection.typed, descriptor)?;
         layers.extend(image.layers.into_iter().map(|layer| layer.descriptor));
     }
+    // A layer that several platforms have, or one has twice, is fetched once.
+    let mut seen = HashSet::new();
+    layers.retain(|layer| seen.insert(layer.digest));
     let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
     store.record_remotes(name, &digests)?;
     let missing: Vec<Descriptor> =
@@ -79,14 +83,11 @@ fn fetch(
     copied: &(dyn Fn(u64) + Sync),
 ) -> Result<(), StoreError> {
     let path = store.partial_path(layer.digest);
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = file.at("open", &path)?;
-    // Another process that fetches it is waited for.
-    file.lock().at("lock", &path)?;
+    let mut file = store.lock_partial(layer.digest)?;
     let target = store.blob_path(layer.digest);
     if target.exists() {
-        return Ok(());
+        // Another process fetched it meanwhile.
+        return Ok(fs::remove_file(&path).at("remove", &path)?);
     }
     let blob = selection.layout.blob_of(layer).map_err(|error| broken(selection, error))?;
     let mut fetch = || {
@@ -109,6 +110,9 @@ fn fetch(
     result?;
     file.sync_all().at("write", &path)?;
     fs::rename(&path, &target).at("rename to", &target)?;
+    // A new name is on disk when its directory is.
+    let dir = target.parent().expect("a blob lies in a directory");
+    File::open(dir).and_then(|dir| dir.sync_all()).at("sync", dir)?;
     Ok(())
 }
 

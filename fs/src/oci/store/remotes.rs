@@ -2,11 +2,11 @@
 //! for each repository (`host[:port]/path`), the one that was seen last first. Beside it lies what
 //! a pull or a push that was broken off goes on with: `<hex digits>.partial` and `.upload`.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 
-use super::{Part, Store};
+use super::{Part, Store, temp};
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
 use crate::oci::reference::Name;
@@ -64,6 +64,23 @@ impl Store {
         self.dir(Part::Remotes).join(format!("{}.partial", digest.hex()))
     }
 
+    /// The file for what is fetched of a blob, locked: while another process fetches it, that one
+    /// is waited for.
+    pub(crate) fn lock_partial(&self, digest: Digest) -> Result<File, PathError> {
+        let path = self.partial_path(digest);
+        loop {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+            let file = file.at("open", &path)?;
+            file.lock().at("lock", &path)?;
+            // Whoever had the lock may have given the file another name or none: what is written
+            // to it would be lost, and the name may be a third one's by now.
+            if temp::is_at(&file, &path)? {
+                return Ok(file);
+            }
+        }
+    }
+
     /// What is known of an upload of a blob that was broken off.
     pub(crate) fn upload_path(&self, digest: Digest) -> PathBuf {
         self.dir(Part::Remotes).join(format!("{}.upload", digest.hex()))
@@ -82,5 +99,37 @@ impl Store {
 
     fn remotes_path(&self, digest: Digest) -> PathBuf {
         self.dir(Part::Remotes).join(digest.hex())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::oci::fixture::Fixture;
+
+    #[test]
+    fn who_waited_for_a_partial_file_gets_the_one_that_has_the_name() {
+        let fixture = Fixture::new();
+        let digest = Digest::of(b"blob");
+        let path = fixture.store.partial_path(digest);
+        let first = fixture.store.lock_partial(digest).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| fixture.store.lock_partial(digest).unwrap());
+            // Both have it open; the second one waits, or soon does.
+            let fds = || fs::read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap().path());
+            let is_it = |fd: PathBuf| fs::read_link(fd).is_ok_and(|link| link == path);
+            while fds().filter(|fd| is_it(fd.clone())).count() < 2 {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, "a third one's").unwrap();
+            drop(first);
+            let second = second.join().unwrap().metadata().unwrap();
+            assert_eq!(second.ino(), fs::metadata(&path).unwrap().ino());
+        });
     }
 }

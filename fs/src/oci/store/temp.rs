@@ -131,7 +131,7 @@ fn create(
 }
 
 /// Whether `path` still is this file.
-fn is_at(file: &File, path: &Path) -> Result<bool, PathError> {
+pub(super) fn is_at(file: &File, path: &Path) -> Result<bool, PathError> {
     let ours = file.metadata().at("stat", path)?;
     match fs::symlink_metadata(path) {
         Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),

@@ -12,7 +12,7 @@ use crate::layer::Timestamp;
 use crate::layer::index::Xattr;
 use crate::mapped::{self, Format, MappedFile};
 
-const FORMAT: Format = Format { magic: *b"KFSTREE\0", version: 2, sections: 7 };
+const FORMAT: Format = Format { magic: *b"KFSTREE\0", version: 3, sections: 7 };
 const LAYERS: usize = 0;
 const SUMMARY: usize = 1;
 const INODES: usize = 2;

@@ -48,6 +48,9 @@ pub enum Problem {
     /// Symlinks on the way to it go round in circles.
     #[error("there are too many symbolic links in its path")]
     SymlinkLoop,
+    /// The paths of the layer have far more directories than the layer has entries.
+    #[error("its layer has too many directories that no entry names")]
+    Implied,
     /// The target of a hard link does not exist.
     #[error("it is a hard link to {}, which does not exist", .0.escape_ascii())]
     NoTarget(Vec<u8>),

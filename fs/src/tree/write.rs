@@ -12,8 +12,9 @@ use crate::layer::Device;
 use crate::layer::index::{EntryView, LayerIndex, ViewKind};
 use crate::mapped::Content;
 
-/// What overlayfs keeps in xattrs: an image is not to steer an overlay that is mounted over it.
-const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
+/// What overlayfs keeps in xattrs, and in a user namespace: an image is not to steer an overlay
+/// that is mounted over it.
+const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 /// Puts the records together, breadth first, so that a directory's inodes are neighbours too.
 pub(super) fn serialise(
@@ -198,7 +199,9 @@ impl<'a> Writer<'a> {
             }
             _ => {}
         }
-        let kept = |(name, _): &(&[u8], &[u8])| !name.starts_with(OVERLAY_XATTRS);
+        let kept = |(name, _): &(&[u8], &[u8])| {
+            !OVERLAY_XATTRS.iter().any(|prefix| name.starts_with(prefix))
+        };
         for (name, value) in index.xattrs(&entry)?.into_iter().filter(kept) {
             self.add_xattr(&mut record, name, value)?;
         }

@@ -1,5 +1,6 @@
 //! The merging of one layer over what the layers below made.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use super::{Below, Merge, Node, Problem, ROOT, Shape, Source, TreeError, shows_below};
@@ -7,6 +8,14 @@ use crate::layer::index::{EntryView, LayerIndex, ViewKind};
 
 /// As many symlinks are followed on the way to an entry's parent as Linux would (`MAXSYMLINKS`).
 const MAX_HOPS: u32 = 40;
+/// Directories that no entry names, for each entry: a path has up to 2048 of them.
+const IMPLIED_PER_ENTRY: u64 = 16;
+/// As many more may be in any layer.
+const IMPLIED: u64 = 100_000;
+/// Steps through the targets of symlinks, for each entry: its path alone may take 80,000.
+const STEPS_PER_ENTRY: u64 = 256;
+/// As many more may be in any layer.
+const STEPS: u64 = 1 << 20;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
@@ -26,6 +35,8 @@ enum NoTarget {
     Missing,
     /// This inode, which waits for its own target, has to be known first.
     Waits(u32),
+    /// The symlinks on the way have no end.
+    Endless,
 }
 
 /// The merging of one layer.
@@ -40,6 +51,10 @@ pub(super) struct LayerMerge<'m, 'a> {
     pending: Vec<Pending<'a>>,
     /// Where the names that this layer makes start.
     first_node: usize,
+    /// Directories that no entry names which may still be made.
+    implied_left: u64,
+    /// Steps that may still be taken through the targets of symlinks.
+    steps_left: Cell<u64>,
 }
 
 impl<'m, 'a> LayerMerge<'m, 'a> {
@@ -50,7 +65,18 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
     ) -> Result<Self, TreeError> {
         let age = number.checked_mul(2).ok_or(TreeError::TooMany)?;
         let first_node = merge.nodes.len();
-        Ok(Self { merge, layer, number, age, last_parent: None, pending: Vec::new(), first_node })
+        let entries = layer.len() as u64;
+        Ok(Self {
+            merge,
+            layer,
+            number,
+            age,
+            last_parent: None,
+            pending: Vec::new(),
+            first_node,
+            implied_left: IMPLIED + IMPLIED_PER_ENTRY * entries,
+            steps_left: Cell::new(STEPS + STEPS_PER_ENTRY * entries),
+        })
     }
 
     pub(super) fn run(mut self, below: Below<'_>) -> Result<(), TreeError> {
@@ -86,7 +112,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
         if opaque && parent.is_empty() && self.merge.over {
             return Err(self.error(entry.path, Problem::OpaqueRoot));
         }
-        let Some(dir) = self.directory_below(parent, below)? else { return Ok(()) };
+        let Some(dir) = self.directory_below(parent, below, entry.path)? else { return Ok(()) };
         if opaque {
             // Also hides what other markers of this layer made in it.
             self.merge.nodes[dir as usize].opaque_from = self.age + 1;
@@ -106,22 +132,26 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
     }
 
     /// The directory at a path of the layers below, or that stands for one of the tree below
-    /// them; symlinks are not followed.
+    /// them. Symlinks are not followed: a directory takes their place, as it does for entries.
     fn directory_below(
         &mut self,
         path: &'a [u8],
         below: Below<'_>,
+        entry: &[u8],
     ) -> Result<Option<u32>, TreeError> {
         let mut dir = ROOT;
         for name in components(path) {
             dir = match self.merge.child(dir, name) {
                 Some(node) if self.merge.shape(node) == Shape::Directory => node,
+                Some(node) if self.merge.shape(node) == Shape::Symlink => {
+                    self.add_implied(dir, name, entry)?
+                }
                 Some(_) => return Ok(None),
                 None if !self.merge.over || !shows_below(&self.merge.nodes, dir) => {
                     return Ok(None);
                 }
                 None if name.starts_with(AUFS) || below(path).is_none() => return Ok(None),
-                None => self.add_implied(dir, name)?,
+                None => self.add_implied(dir, name, entry)?,
             };
         }
         Ok(Some(dir))
@@ -212,8 +242,8 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
             at = match self.link_target(node) {
                 Some(target) => {
                     *hops += 1;
-                    if *hops > MAX_HOPS {
-                        return Err(NoTarget::Missing);
+                    if *hops > MAX_HOPS || !self.may_follow(target) {
+                        return Err(NoTarget::Endless);
                     }
                     let from = if target.starts_with(b"/") { ROOT } else { at };
                     self.find_from(from, target, hops, true)?
@@ -222,6 +252,13 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
             };
         }
         Ok(at)
+    }
+
+    /// Whether the steps through one more target are still admitted.
+    fn may_follow(&self, target: &[u8]) -> bool {
+        let left = self.steps_left.get().checked_sub(components(target).count() as u64);
+        self.steps_left.set(left.unwrap_or_default());
+        left.is_some()
     }
 
     /// The target of a node that is a symlink of this layer.
@@ -263,14 +300,14 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
                 continue;
             }
             let Some(node) = self.merge.child(dir, name) else {
-                dir = self.add_implied(dir, name)?;
+                dir = self.add_implied(dir, name, entry)?;
                 continue;
             };
             dir = match (self.merge.shape(node), self.link_target(node)) {
                 (Shape::Directory, _) => node,
                 (_, Some(target)) => {
                     *hops += 1;
-                    if *hops > MAX_HOPS {
+                    if *hops > MAX_HOPS || !self.may_follow(target) {
                         return Err(self.error(entry, Problem::SymlinkLoop));
                     }
                     let from = if target.starts_with(b"/") { ROOT } else { dir };
@@ -282,14 +319,16 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
                     return Err(self.error(entry, Problem::NotADirectory(name.to_owned())));
                 }
                 (Shape::Symlink | Shape::Other | Shape::Whiteout | Shape::Waiting, None) => {
-                    self.add_implied(dir, name)?
+                    self.add_implied(dir, name, entry)?
                 }
             };
         }
         Ok(dir)
     }
 
-    fn add_implied(&mut self, parent: u32, name: &'a [u8]) -> Result<u32, TreeError> {
+    fn add_implied(&mut self, parent: u32, name: &'a [u8], entry: &[u8]) -> Result<u32, TreeError> {
+        let left = self.implied_left.checked_sub(1);
+        self.implied_left = left.ok_or_else(|| self.error(entry, Problem::Implied))?;
         let inode = self.merge.add_inode(Source::Implied(None), Shape::Directory)?;
         self.merge.add(Node::new(name, parent, inode, self.age))
     }
@@ -331,6 +370,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
             Err(NoTarget::Missing) => {
                 return Err(self.error(link.path, Problem::NoTarget(target())));
             }
+            Err(NoTarget::Endless) => return Err(self.error(link.path, Problem::SymlinkLoop)),
         };
         let inode = self.merge.nodes[found as usize].inode;
         match self.merge.shape(found) {

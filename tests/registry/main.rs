@@ -8,6 +8,7 @@ mod mirrors;
 mod options;
 mod platforms;
 mod server;
+mod several;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod uploads;

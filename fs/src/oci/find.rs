@@ -136,16 +136,33 @@ impl Remote {
         Some(Self { store: store.clone(), registries, fetch: false, current: None })
     }
 
-    /// A blob, if it is known where it can be had.
+    /// A blob, if it is known where it can be had. Of several repositories those come first that
+    /// are among `homes`, which its image is named by, in their order: anybody's image may list
+    /// the same blob, and be gone tomorrow.
     pub(crate) fn blob(
         &self,
         descriptor: &Descriptor,
+        homes: &[Name],
     ) -> Result<Option<Arc<dyn BlobSource>>, ImageError> {
-        let Some(name) = self.names(descriptor.digest)?.into_iter().next() else {
-            return Ok(None);
-        };
-        let repository = self.registries.repository(&name)?;
-        Ok(Some(Arc::new(repository.blob(descriptor.digest, descriptor.size))))
+        let mut names = self.names(descriptor.digest)?;
+        let rank = |name: &Name| homes.iter().position(|home| home.same_repository(name));
+        names.sort_by_key(|name| rank(name).unwrap_or(usize::MAX));
+        let mut repositories = Vec::new();
+        let mut failure = None;
+        for name in &names {
+            match self.registries.repository(name) {
+                Ok(repository) => repositories.push(repository),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match (repositories.split_first(), failure) {
+            (Some((first, others)), _) => {
+                let (digest, size) = (descriptor.digest, descriptor.size);
+                Ok(Some(Arc::new(first.blob_or_of(others, digest, size))))
+            }
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Ok(None),
+        }
     }
 
     /// A manifest, index or config, fetched and kept, if that may be and it is known where.

@@ -12,6 +12,7 @@ use super::manifest::{
     CONFIG, DOCKER_CONFIG, Descriptor, ImageConfig, Index, Manifest, is_index, is_manifest,
     layer_compression,
 };
+use super::reference::Name;
 use super::registry::RegistryError;
 use super::store::StoreError;
 use super::{Image, Layer, soci};
@@ -166,7 +167,11 @@ pub(crate) fn open(layout: &Layout, name: &str, top: &Descriptor) -> Result<Imag
     }
     let config_json = layout.json(&manifest.config)?;
     let config: ImageConfig = parse("config", manifest.config.digest, &config_json)?;
-    let layers = layers(layout, digest, &manifest, &config)?;
+    let homes = match layout.remote {
+        Some(_) => layout.names_of(name, top.digest),
+        None => Vec::new(),
+    };
+    let layers = layers(layout, digest, &manifest, &config, &homes)?;
     let name = name.to_owned();
     Ok(Image { name, digest, manifest, manifest_json, config, config_json, layers })
 }
@@ -176,6 +181,7 @@ fn layers(
     digest: Digest,
     manifest: &Manifest,
     config: &ImageConfig,
+    homes: &[Name],
 ) -> Result<Vec<Layer>, ImageError> {
     let diff_ids = &config.rootfs.diff_ids;
     if diff_ids.len() != manifest.layers.len() {
@@ -191,7 +197,7 @@ fn layers(
             let found = descriptor.media_type.clone();
             return Err(ImageError::LayerType { digest: descriptor.digest, found });
         }
-        let blob = layout.blob_of(descriptor)?;
+        let blob = layout.blob_from(descriptor, homes)?;
         let ztoc = ztocs.remove(&descriptor.digest);
         Ok(Layer { descriptor: descriptor.clone(), diff_id: *diff_id, blob, ztoc })
     };

@@ -349,10 +349,19 @@ impl Layout {
     /// The blob that a descriptor points to, its size checked. A blob of a registry, if it is not
     /// here and is known to be there; nothing is asked until it is read.
     pub fn blob_of(&self, descriptor: &Descriptor) -> Result<Arc<dyn BlobSource>, ImageError> {
+        self.blob_from(descriptor, &[])
+    }
+
+    /// As [`Layout::blob_of`], from these repositories first.
+    pub(crate) fn blob_from(
+        &self,
+        descriptor: &Descriptor,
+        homes: &[Name],
+    ) -> Result<Arc<dyn BlobSource>, ImageError> {
         let digest = descriptor.digest;
         let blob = match (self.blob(digest)?, &self.remote) {
             (Some(blob), _) => blob,
-            (None, Some(remote)) if let Some(blob) = remote.blob(descriptor)? => blob,
+            (None, Some(remote)) if let Some(blob) = remote.blob(descriptor, homes)? => blob,
             (None, _) => {
                 return Err(ImageError::Missing { digest, location: self.location.clone() });
             }
@@ -364,6 +373,14 @@ impl Layout {
                 found: Found::Size(descriptor.size, size),
             })),
         }
+    }
+
+    /// What an image is named by: as the user typed it, and as the layout keeps it.
+    pub(crate) fn names_of(&self, typed: &str, top: Digest) -> Vec<Name> {
+        let typed = typed.strip_prefix("docker://").unwrap_or(typed);
+        let entries = self.index.manifests.iter().filter(|entry| entry.digest == top);
+        let names = [typed].into_iter().chain(entries.filter_map(ref_name));
+        names.filter_map(|name| name.parse().ok()).collect()
     }
 
     /// The bytes of a manifest, index or config, verified. One that is not here is fetched and

@@ -142,6 +142,11 @@ impl Repository {
     /// A blob of the repository, of this size in bytes. Nothing is asked until it is read; all
     /// who read it share what is found out.
     pub fn blob(&self, digest: Digest, size: u64) -> RegistryBlob {
+        self.blob_or_of(&[], digest, size)
+    }
+
+    /// As [`Repository::blob`]; where the repository does not give it, these are asked.
+    pub fn blob_or_of(&self, others: &[Self], digest: Digest, size: u64) -> RegistryBlob {
         let mut blobs = self.client.0.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         if blobs.len() >= SWEEP {
             blobs.retain(|_, state| state.strong_count() > 0);
@@ -149,7 +154,7 @@ impl Repository {
         let key = (self.name.clone(), digest);
         let known = blobs.get(&key).and_then(Weak::upgrade).filter(|known| known.size == size);
         let state = known.unwrap_or_else(|| {
-            let state = Arc::new(BlobState::new(self, digest, size));
+            let state = Arc::new(BlobState::new(self, others, digest, size));
             blobs.insert(key, Arc::downgrade(&state));
             state
         });

@@ -42,7 +42,11 @@ pub(super) struct BlobState {
     name: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
+    /// Mirrors, the registry itself, other repositories that have the blob; and the registry again,
+    /// which is the last to be waited for.
     endpoints: Vec<Endpoint>,
+    /// How many of them are mirrors.
+    mirrors: usize,
     /// The endpoint in use.
     chosen: AtomicUsize,
     target: Mutex<Target>,
@@ -168,13 +172,27 @@ impl BlobSource for RegistryBlob {
 }
 
 impl BlobState {
-    pub(super) fn new(repository: &Repository, digest: Digest, size: u64) -> Self {
-        let by_digest = |endpoint: &&Endpoint| endpoint.serves != Serves::TagOnly;
+    pub(super) fn new(
+        repository: &Repository,
+        others: &[Repository],
+        digest: Digest,
+        size: u64,
+    ) -> Self {
+        let by_digest = |endpoint: &Endpoint| endpoint.serves != Serves::TagOnly;
+        let endpoints_of =
+            |repository: &Repository| repository.endpoints.clone().into_iter().filter(by_digest);
+        let mut endpoints: Vec<_> = endpoints_of(repository).collect();
+        let own = endpoints.last().cloned();
+        let mirrors = endpoints.len().saturating_sub(1);
+        if !others.is_empty() {
+            endpoints.extend(others.iter().flat_map(endpoints_of).chain(own));
+        }
         Self {
             name: repository.name.clone(),
             digest,
             size,
-            endpoints: repository.endpoints.iter().filter(by_digest).cloned().collect(),
+            endpoints,
+            mirrors,
             chosen: AtomicUsize::new(0),
             target: Mutex::new(Target { number: 0, place: TargetPlace::Unknown }),
             finding: tokio::sync::Mutex::default(),
@@ -189,6 +207,12 @@ impl BlobState {
     /// The place of the endpoint in use.
     pub(super) fn place(&self) -> usize {
         self.chosen.load(Relaxed)
+    }
+
+    /// The host of a place, for messages.
+    fn who(&self, place: usize) -> String {
+        let kind = if place < self.mirrors { "mirror" } else { "registry" };
+        format!("{kind} {}", self.endpoints[place].host.address)
     }
 
     /// The endpoint in use.
@@ -208,13 +232,15 @@ impl BlobState {
         error: RegistryError,
         retry: &mut Retry,
     ) -> Result<(), RegistryError> {
+        let left = self.leave(place);
         if retry.is_over() {
+            // The next one who reads does not begin with what stalls.
             return Err(error);
         }
-        match self.leave(place) {
+        match left {
             Left::Now => {
-                let mirror = &self.endpoints[place].host.address;
-                tracing::info!("mirror {mirror} is passed over for {}: {error}", self.location());
+                let who = self.who(place);
+                tracing::info!("{who} is passed over for {}: {error}", self.location());
                 Ok(())
             }
             Left::Before => Ok(()),
@@ -230,10 +256,10 @@ impl BlobState {
         }
         match left {
             Left::Now => {
-                let (mirror, next) = (&self.endpoints[place], self.endpoint());
+                let next = self.endpoint();
                 tracing::warn!(
-                    "mirror {} sent damaged content for {}, which is read from {} now: {why}",
-                    mirror.host.address,
+                    "{} sent damaged content for {}, which is read from {} now: {why}",
+                    self.who(place),
                     self.location(),
                     next.host.address,
                 );

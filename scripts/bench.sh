@@ -1,25 +1,50 @@
 #!/usr/bin/env bash
-# Measures whole commands of kfs beside other tools, on one machine in one run, and prints Markdown.
-# Every figure is the median of several runs, the sides taking turns.
-#   scripts/bench.sh files [FILES...]   mount, walk, index, read: an image of so many files
+# Measures kfs beside other tools, on one machine in one run, and writes benches/RESULTS.md. Every
+# figure is the median of several runs, the sides taking turns.
+#   scripts/bench.sh                    all of it: a quarter of an hour and 20 GB
 #   scripts/bench.sh cold-start         from a registry to a program's exit
+#   scripts/bench.sh files [FILES...]   mount, walk, index, read: an image of so many files
 #   scripts/bench.sh build              builds, first and again
-#   scripts/bench.sh                    all of it: about an hour and 30 GB
+# A section that is measured alone takes the place of the one in the results; the others stay.
+# What cold-start measured of this commit is not measured again: remove target/bench-results for that.
+#   BENCH_REGISTRY=DIR    where docker-registry keeps the images [target/bench-registry]
 set -euo pipefail
-here=$(dirname "$0")/bench
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+results=$target/bench-results
+sections=(cold-start files build)
+
 case ${1:-all} in
-    files | cold-start | build)
-        what=$1
-        shift
-        exec "$here/$what.sh" "$@"
-        ;;
-    all)
-        for what in files cold-start build; do
-            "$here/$what.sh"
-        done
-        ;;
+    all) wanted=("${sections[@]}") ;;
+    cold-start | files | build) wanted=("$1") && shift ;;
     *)
-        printf 'usage: %s [files [FILES...] | cold-start | build]\n' "$0" >&2
+        sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
 esac
+
+# What is there so far.
+write_results() {
+    local section
+    {
+        printf '# Results\n\n'
+        printf '`scripts/bench.sh` wrote this. Trust the ratios inside one table more than the seconds.\n'
+        for section in "${sections[@]}"; do
+            [ -e "$results/$section.md" ] || continue
+            printf '\n## %s\n\n' "$section"
+            cat "$results/$section.md"
+        done
+    } >benches/RESULTS.md.part
+    mv benches/RESULTS.md.part benches/RESULTS.md
+}
+
+mkdir -p "$results"
+for section in "${wanted[@]}"; do
+    began=$SECONDS
+    # No half of a section ever stands there.
+    scripts/bench/"$section".sh "$@" >"$results/$section.part"
+    printf '\n`scripts/bench.sh %s` took %s s.\n' "$section" "$((SECONDS - began))" >>"$results/$section.part"
+    mv "$results/$section.part" "$results/$section.md"
+    cat "$results/$section.md"
+    write_results
+done

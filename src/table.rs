@@ -22,6 +22,11 @@ impl Table {
 
     /// Adds a row. Cells come from images: control characters would reach the terminal.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.cells(cells.into());
+    }
+
+    /// Adds a row of as many cells as there are headings.
+    pub(crate) fn cells(&mut self, cells: Vec<String>) {
         self.rows.push(cells.iter().map(|cell| printable::text(cell)).collect());
     }
 }

@@ -237,3 +237,37 @@ fn an_interrupted_measurement_leaves_nothing() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     bench.assert_nothing_left();
 }
+
+#[test]
+fn an_image_and_the_same_tree_unpacked_are_walked_and_read() {
+    let Some(bench) = Bench::start() else { return };
+    let before = state(&bench.0.path("origin"));
+    let remote = bench.0.name("tools:1");
+    for (store, image) in [("origin", "x:1"), ("unused", &remote)] {
+        let report = bench.json(store, &["fs", image, "--runs=2", "--format=json"]);
+        let rows = report["rows"].as_array().unwrap();
+        let names: Vec<_> = rows.iter().map(|row| &row["operation"]).collect();
+        assert_eq!(names, ["walk", "stat", "sequential", "random"]);
+        let entries = report["entries"].as_u64().unwrap();
+        assert!(entries > 30, "{entries}");
+        assert_eq!((&rows[0]["count"], &rows[1]["count"]), (&entries.into(), &entries.into()));
+        assert!(rows[2]["bytes"].as_u64().unwrap() > 1 << 20, "{}", rows[2]);
+        assert_eq!((&rows[3]["count"], &rows[3]["bytes"]), (&2000.into(), &(2000 * 4096).into()));
+        for row in rows {
+            let places = row["places"].as_array().unwrap();
+            let names: Vec<_> = places.iter().map(|place| &place["place"]).collect();
+            assert_eq!(names, ["kfs", "unpacked"]);
+            let runs =
+                |kind: &str| places.iter().map(|it| it[kind].as_array().unwrap().len()).sum();
+            assert_eq!((runs("cold"), runs("warm")), (4_usize, 4_usize));
+        }
+    }
+    assert_eq!(state(&bench.0.path("origin")), before);
+    assert!(!bench.0.path("unused").exists(), "the store is not touched");
+    let output = bench.run("unused", &["fs", "root", "--runs=1"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("COLD root"), "{text}");
+    let output = bench.run("unused", &["fs", "oci:nowhere"]);
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    bench.assert_nothing_left();
+}

@@ -22,6 +22,7 @@ pub mod clock;
 pub mod cold;
 pub mod enter;
 mod error;
+pub mod files;
 mod http;
 pub mod machine;
 pub mod origin;

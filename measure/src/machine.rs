@@ -1,9 +1,13 @@
-//! What something was measured on.
+//! What something is measured on.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 
+use kfs_fs::error::AtPath as _;
 use serde::{Deserialize, Serialize};
+
+use crate::MeasureError;
 
 /// A machine, as a reader of figures needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,13 @@ impl Machine {
             memory: kib << 10,
         }
     }
+}
+
+/// Writes back what is not on disk yet, and forgets what is (proc_sys_vm(5)).
+pub(crate) fn drop_caches() -> Result<(), MeasureError> {
+    nix::unistd::sync();
+    let path = Path::new("/proc/sys/vm/drop_caches");
+    Ok(fs::write(path, "3").at("write", path)?)
 }
 
 #[cfg(test)]

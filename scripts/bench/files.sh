@@ -2,10 +2,10 @@
 # Measures whole commands of kfs beside buildah, umoci, kernel overlayfs and plain tools, on one
 # machine in one run, and prints Markdown. Every figure is the median of several runs, the two sides
 # taking turns. The image is a Debian with FILES small files more, in one gzip layer.
-#   scripts/bench/files.sh [FILES...]          default: 100000 1000000, which takes half an hour and 15 GB
+#   scripts/bench/files.sh [FILES...]          default: 100000; 1000000 takes half an hour and 15 GB
 . "$(dirname "$0")/lib.sh"
 
-[ $# -gt 0 ] || set -- 100000 1000000
+[ $# -gt 0 ] || set -- 100000
 mkdir "$work"/{kfs,overlay,empty,context}
 cleanup() {
     cd "$repo"

@@ -7,8 +7,11 @@ scripts/install-deps.sh bench
 need_rust
 need_fuse
 
-cargo build --release --locked --quiet --bins --examples
-PATH=$target/release:$target/release/examples:$PATH
+# To try the scripts themselves: BENCH_PROFILE=dev.
+profile=${BENCH_PROFILE:-release}
+cargo build --profile "$profile" --locked --quiet --bins --examples
+built=$target/${profile/#dev/debug}
+PATH=$built:$built/examples:$PATH
 
 debian=$target/demo/debian.tar
 [ -e "$debian" ] || scripts/debian-rootfs.sh "$debian"

@@ -1,6 +1,9 @@
 # Sourced by the benchmarks that need a registry: docker-registry on a free port of this machine,
-# with a Debian and a toolchain in several formats. What it holds is kept for the next run.
+# with a Debian and a toolchain in several formats. What it holds is kept for the next run, in
+# $BENCH_REGISTRY or target/bench-registry.
 # shellcheck shell=bash
+
+storage=${BENCH_REGISTRY:-$target/bench-registry}
 
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
@@ -11,11 +14,11 @@ start_registry() {
     local port
     port=$(free_port)
     registry=127.0.0.1:$port
-    mkdir -p "$target/bench-registry"
+    mkdir -p "$storage"
     cat >"$work/registry.yml" <<YML
 version: 0.1
 log: { level: error }
-storage: { filesystem: { rootdirectory: $target/bench-registry } }
+storage: { filesystem: { rootdirectory: $storage } }
 http: { addr: $registry }
 YML
     docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &

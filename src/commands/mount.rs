@@ -166,8 +166,8 @@ fn command(
     command
 }
 
-/// `kfs mounts` is called from another directory.
-fn absolute(source: Source) -> Result<Source, Failure> {
+/// The source for a process in another directory.
+pub(crate) fn absolute(source: Source) -> Result<Source, Failure> {
     let path = |path: PathBuf| {
         std::path::absolute(&path)
             .map_err(|error| Failure::new(format!("image {}: {error}", path.display())))

@@ -2,18 +2,16 @@
 //! the side took.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kfs_fs::error::AtPath as _;
 use nix::sys::prctl::set_child_subreaper;
 use serde::{Deserialize, Serialize};
 
 use super::tool::Tool;
 use crate::clock::{self, Micros};
-use crate::{MeasureError, process};
+use crate::{MeasureError, machine, process};
 
 /// The first argument of such a process; the second is a [`Spec`].
 pub const ARGUMENT: &str = "__bench-side";
@@ -107,7 +105,7 @@ fn measure(spec: &Spec) -> Result<Vec<Clocked>, MeasureError> {
 
 fn start(spec: &Spec, kind: Kind) -> Result<Clocked, MeasureError> {
     if spec.drop_caches && kind != Kind::Warm {
-        drop_caches()?;
+        machine::drop_caches()?;
     }
     let before = process::usage()?;
     let began = clock::now();
@@ -126,11 +124,4 @@ fn start(spec: &Spec, kind: Kind) -> Result<Clocked, MeasureError> {
         cpu_seconds: after.cpu_seconds - before.cpu_seconds,
         peak_memory: after.peak_memory,
     })
-}
-
-/// Writes back what is not on disk yet, and forgets what is (proc_sys_vm(5)).
-pub(crate) fn drop_caches() -> Result<(), MeasureError> {
-    nix::unistd::sync();
-    let path = PathBuf::from("/proc/sys/vm/drop_caches");
-    Ok(fs::write(&path, "3").at("write", &path)?)
 }

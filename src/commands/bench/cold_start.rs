@@ -5,14 +5,12 @@ use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
-use kfs_builder::interrupt::Interrupts;
 use kfs_fs::error::{AtPath as _, PathError};
 use kfs_fs::oci::find::{Lookup, Pull};
 use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::reference::{Name, Source};
 use kfs_fs::oci::store::Store;
 use kfs_fs::oci::{self, Image, transfer};
-use kfs_measure::MeasureError;
 use kfs_measure::cold::{self, Options, Tool};
 use kfs_measure::origin::Origin;
 use kfs_measure::proxy::Shape;
@@ -85,10 +83,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         .as_ref()
         .map(|path| Ok::<_, PathError>((File::create(path).at("create", path)?, path)));
     let html = html.transpose()?;
-    // Before there are threads, which would be interrupted else.
-    let interrupts = Interrupts::default();
-    interrupts.hold().map_err(|error| Failure::new(format!("hold back signals: {error}")))?;
-    let check = || interrupts.check().map_err(|_| MeasureError::Interrupted);
+    let interrupts = super::hold_signals()?;
+    let check = || super::check(&interrupts);
     let scratch = Scratch::new()?;
     let found = find(args, context, &scratch.directory("origin")?)?;
     check()?;
@@ -165,7 +161,8 @@ fn find(args: &Args, context: &Context, kept: &Path) -> Result<Found, Failure> {
     serve(oci::open(&Source::Registry(name), &store)?)
 }
 
-fn is_remote(image: &Image) -> bool {
+/// Whether a layer of it is not on this machine.
+pub(super) fn is_remote(image: &Image) -> bool {
     image.layers.iter().any(|layer| layer.blob.is_remote())
 }
 

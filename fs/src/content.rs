@@ -150,8 +150,7 @@ impl Content {
         let of = &shared.layers[id.0];
         let span = of.index.span(id.1)?;
         if !of.is_remote() || span.coding == Coding::Unpacked {
-            let decode = || span::decode(&of.index, of.layer.blob.as_ref(), id.1);
-            let content = shared.memory.get(id, decode)?;
+            let content = shared.memory.get(id, || shared.decode_local(of, id))?;
             return Ok(Some(copy_from(&content, skip, buf)));
         }
         if let Some(stored) = of.stored(id.1) {
@@ -288,6 +287,25 @@ impl Drop for Content {
 }
 
 impl Shared {
+    /// A span of a local layer. Those behind it that would have to be decoded along with it again
+    /// are kept too.
+    fn decode_local(
+        &self,
+        of: &LayerContent,
+        (layer, number): SpanId,
+    ) -> Result<Vec<u8>, SpanError> {
+        let blob = of.layer.blob.as_ref();
+        span::decode_with_next(
+            &of.index,
+            blob,
+            number,
+            self.memory.budget() / 2,
+            |next, content| {
+                self.memory.keep((layer, next), Arc::new(content));
+            },
+        )
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // The queue is consistent between any two statements: a panic elsewhere is no reason to
         // stop.

@@ -4,7 +4,7 @@
 //! others wait for that one fetch; when it fails the span is missing again, so that a later read
 //! tries anew. Only bytes whose hash is right become ready.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -92,6 +92,45 @@ pub fn decode(
     blob: &dyn BlobSource,
     number: usize,
 ) -> Result<Vec<u8>, SpanError> {
+    decode_stored(index, number, &read_stored(index, blob, number)?)
+}
+
+/// As [`decode`]; then those behind it that lie in the same stored bytes, as long as they have no
+/// more than `budget` bytes together, are passed on too: they would have to be decoded again.
+pub(crate) fn decode_with_next(
+    index: &LayerIndex,
+    blob: &dyn BlobSource,
+    number: usize,
+    budget: usize,
+    mut next: impl FnMut(usize, Vec<u8>),
+) -> Result<Vec<u8>, SpanError> {
+    let stored = read_stored(index, blob, number)?;
+    let place = index.span(number)?.place();
+    let shares = |number: usize| index.span(number).ok().filter(|span| span.place() == place);
+    if shares(number + 1).is_none() {
+        return decode_stored(index, number, &stored);
+    }
+    let mut decoder = Decoder::new(index);
+    let content = decoder.decode(number, &stored)?;
+    let mut bytes = 0;
+    for (number, span) in (number + 1..).map_while(|number| Some((number, shares(number)?))) {
+        bytes += usize::try_from(span.content_len).unwrap_or(usize::MAX).saturating_add(OVERHEAD);
+        if bytes > budget {
+            break;
+        }
+        // One that is damaged is an error for whoever asks for it.
+        if let Ok(content) = decoder.decode(number, &stored) {
+            next(number, content);
+        }
+    }
+    Ok(content)
+}
+
+fn read_stored(
+    index: &LayerIndex,
+    blob: &dyn BlobSource,
+    number: usize,
+) -> Result<Vec<u8>, SpanError> {
     let layer = index.summary().digest;
     let range = stored_range(index, number)?;
     let mut stored = vec![0; fitting(range.end - range.start, layer, number)?];
@@ -104,7 +143,7 @@ pub fn decode(
         span: number,
         source: Arc::new(source),
     })?;
-    decode_stored(index, number, &stored)
+    Ok(stored)
 }
 
 /// Where the bytes lie that [`decode_stored`] needs: in the blob, or in the file of unpacked
@@ -124,13 +163,8 @@ pub fn decode_stored(
     stored: &[u8],
 ) -> Result<Vec<u8>, SpanError> {
     let span = index.span(number)?;
-    let unpacked = unpack_checked(index, number, &span, stored, end_inside(&span))?;
+    let unpacked = unpack_checked(index, number, &span, stored, span.end_inside())?;
     content_of(index, number, &span, unpacked)
-}
-
-/// Where a span's content ends inside what its stored bytes decode to.
-fn end_inside(span: &Span) -> u64 {
-    span.inner_offset.saturating_add(span.content_len)
 }
 
 /// The first `len` bytes of what a span's stored bytes, verified if it is them that have a digest,
@@ -210,7 +244,7 @@ impl<'a> Decoder<'a> {
     /// As [`decode_stored`].
     pub(crate) fn decode(&mut self, number: usize, stored: &[u8]) -> Result<Vec<u8>, SpanError> {
         let span = self.index.span(number)?;
-        let place = (span.blob_offset, span.blob_len);
+        let place = span.place();
         if self.unpacked.as_ref().is_none_or(|(known, _)| *known != place) {
             self.unpacked = None;
             let Some(len) = self.shared_len(number, place) else {
@@ -220,7 +254,7 @@ impl<'a> Decoder<'a> {
             self.unpacked = Some((place, unpacked));
         }
         let (_, unpacked) = self.unpacked.as_ref().expect("set above");
-        let end = usize::try_from(end_inside(&span)).unwrap_or(usize::MAX).min(unpacked.len());
+        let end = usize::try_from(span.end_inside()).unwrap_or(usize::MAX).min(unpacked.len());
         content_of(self.index, number, &span, unpacked[..end].to_vec())
     }
 
@@ -228,9 +262,7 @@ impl<'a> Decoder<'a> {
     /// `None` if there are none.
     fn shared_len(&self, number: usize, place: (u64, u64)) -> Option<u64> {
         let spans = (number..).map_while(|number| self.index.span(number).ok());
-        let mut ends = spans
-            .take_while(|span| (span.blob_offset, span.blob_len) == place)
-            .map(|span| end_inside(&span));
+        let mut ends = spans.take_while(|span| span.place() == place).map(|span| span.end_inside());
         let first = ends.next()?;
         let longest = ends.max()?;
         // What is too long for one span is refused when it is asked for.
@@ -271,10 +303,14 @@ fn unpack(span: &Span, window: &[u8], stored: &[u8], len: usize) -> io::Result<V
 /// A span by the place of its layer in the image and its number there.
 pub(crate) type SpanId = (usize, usize);
 
+/// What keeping a span costs beside its content, about, in bytes.
+const OVERHEAD: usize = 200;
+
 #[derive(Debug)]
 enum State {
     Fetching,
-    Ready(Arc<Vec<u8>>),
+    /// The content, and its key in [`Spans::order`].
+    Ready(Arc<Vec<u8>>, u64),
 }
 
 /// Decoded spans of an image, at most `budget` bytes of them.
@@ -288,8 +324,9 @@ pub(crate) struct SpanCache {
 #[derive(Debug, Default)]
 struct Spans {
     states: HashMap<SpanId, State>,
-    /// Ready spans, the one to be dropped first in front.
-    order: VecDeque<SpanId>,
+    /// Ready spans by the time of their last use, which is a number that only grows.
+    order: BTreeMap<u64, SpanId>,
+    now: u64,
     bytes: usize,
 }
 
@@ -308,11 +345,7 @@ impl SpanCache {
         let mut spans = self.lock();
         loop {
             match spans.states.get(&id) {
-                Some(State::Ready(content)) => {
-                    let content = content.clone();
-                    spans.touch(id);
-                    return Ok(content);
-                }
+                Some(State::Ready(..)) => return Ok(spans.touch(id).expect("it is ready")),
                 Some(State::Fetching) => {
                     spans = self.changed.wait(spans).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -329,18 +362,19 @@ impl SpanCache {
         Ok(content)
     }
 
+    /// How many bytes are kept at most.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget
+    }
+
     /// The span's content if it is kept.
     pub(crate) fn kept(&self, id: SpanId) -> Option<Arc<Vec<u8>>> {
-        let mut spans = self.lock();
-        let State::Ready(content) = spans.states.get(&id)? else { return None };
-        let content = content.clone();
-        spans.touch(id);
-        Some(content)
+        self.lock().touch(id)
     }
 
     /// Whether the span's content is kept; it does not count as a use.
     pub(crate) fn has(&self, id: SpanId) -> bool {
-        matches!(self.lock().states.get(&id), Some(State::Ready(_)))
+        matches!(self.lock().states.get(&id), Some(State::Ready(..)))
     }
 
     /// Keeps a span that was fetched otherwise than by [`SpanCache::get`].
@@ -373,21 +407,25 @@ impl Drop for Fetching<'_> {
 }
 
 impl Spans {
-    fn touch(&mut self, id: SpanId) {
-        if let Some(at) = self.order.iter().rposition(|known| *known == id) {
-            self.order.remove(at);
-            self.order.push_back(id);
-        }
+    /// The content of a span that is ready, which is a use of it.
+    fn touch(&mut self, id: SpanId) -> Option<Arc<Vec<u8>>> {
+        let State::Ready(content, used) = self.states.get_mut(&id)? else { return None };
+        self.now += 1;
+        self.order.remove(used);
+        self.order.insert(self.now, id);
+        *used = self.now;
+        Some(content.clone())
     }
 
     fn insert(&mut self, id: SpanId, content: Arc<Vec<u8>>, budget: usize) {
-        self.bytes += content.len();
-        self.states.insert(id, State::Ready(content));
-        self.order.push_back(id);
+        self.bytes += content.len() + OVERHEAD;
+        self.now += 1;
+        self.states.insert(id, State::Ready(content, self.now));
+        self.order.insert(self.now, id);
         while self.bytes > budget && self.order.len() > 1 {
-            let oldest = self.order.pop_front().expect("more than one");
-            if let Some(State::Ready(content)) = self.states.remove(&oldest) {
-                self.bytes -= content.len();
+            let (_, oldest) = self.order.pop_first().expect("more than one");
+            if let Some(State::Ready(content, _)) = self.states.remove(&oldest) {
+                self.bytes -= content.len() + OVERHEAD;
             }
         }
     }
@@ -447,7 +485,7 @@ mod tests {
 
     #[test]
     fn the_budget_holds_and_the_least_used_goes() {
-        let cache = SpanCache::new(30);
+        let cache = SpanCache::new(3 * (10 + OVERHEAD));
         let get = |n: usize| {
             let mut fetched = false;
             cache
@@ -462,6 +500,6 @@ mod tests {
         assert!(!get(0));
         assert!(get(3), "span 3 is new and pushes out span 1");
         assert!(!get(0) && !get(2) && get(1));
-        assert!(cache.lock().bytes <= 30);
+        assert!(cache.lock().bytes <= cache.budget());
     }
 }

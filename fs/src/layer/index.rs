@@ -134,6 +134,18 @@ pub struct Span {
     pub digest: SpanDigest,
 }
 
+impl Span {
+    /// Where its stored bytes lie: spans that have the same are decoded together.
+    pub(crate) fn place(&self) -> (u64, u64) {
+        (self.blob_offset, self.blob_len)
+    }
+
+    /// Where its content ends inside what the stored bytes decode to.
+    pub(crate) fn end_inside(&self) -> u64 {
+        self.inner_offset.saturating_add(self.content_len)
+    }
+}
+
 /// What an index is known by.
 ///
 /// A table of contents is trusted because of the manifest, without a look at the rest of the

@@ -93,6 +93,9 @@ pub enum Unusable {
     /// A SOCI index that cannot be used.
     #[error("its SOCI index {0}")]
     Ztoc(&'static str),
+    /// Chunks that have bytes in common, which would be decoded over and over.
+    #[error("its chunks overlap at byte {0} of the blob")]
+    Overlap(u64),
     /// A chunk that would have to be kept in memory whole.
     #[error("it has a chunk of {0} bytes")]
     LargeChunk(u64),

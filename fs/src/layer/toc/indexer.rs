@@ -168,6 +168,10 @@ impl<'a> Indexer<'a> {
         if decoded > MAX_SPAN {
             return Err(TocError::Unusable(Unusable::LargeChunk(decoded)));
         }
+        // Also keeps small what the chunks of one place cost together.
+        if self.waiting.last().is_some_and(|last| last.end_inside() > raw.inner_offset) {
+            return Err(TocError::Unusable(Unusable::Overlap(raw.offset)));
+        }
         if self.waiting.len() == MAX_SHARED {
             return Err(refuse(entry, EntryProblem::Shared(MAX_SHARED)));
         }

@@ -138,6 +138,15 @@ fn files_may_share_a_gzip_member() {
     let range = usize::try_from(ranges[0].start).unwrap()..usize::try_from(ranges[0].end).unwrap();
     assert_eq!(span::decode_stored(&index, 2, &blob.bytes[range]).unwrap(), b"c");
     assert_eq!(index.spans_of_chunk(Digest::of(&large)).collect::<Vec<_>>(), [1]);
+    let along = |budget| {
+        let mut next = Vec::new();
+        let pass = |number, content| next.push((number, content));
+        let first = span::decode_with_next(&index, blob.as_ref(), 0, budget, pass).unwrap();
+        assert_eq!(first, b"hello");
+        next
+    };
+    assert_eq!(along(1 << 20), [(1, large.clone()), (2, b"c".to_vec())]);
+    assert_eq!(along(large.len() + 300), [(1, large.clone())]);
 }
 
 #[test]
@@ -217,10 +226,14 @@ fn what_no_table_can_be_read_from_is_read_whole() {
     let mut large = Encoder::sample(Form::ZstdChunked);
     let entry = large.named("exact");
     entry.size = (128 << 20) + 1;
+    // To decode them all takes far longer than the bytes that they have.
+    let mut overlapping = Encoder::new(Form::Estargz);
+    overlapping.together(&[("d/small", b"hello"), ("other", b"other")]);
+    overlapping.named("other").inner_offset = 513;
     let mut other = Encoder::sample(Form::Estargz).finish();
     // As a tool leaves it that compresses a layer anew and keeps its annotations.
     other.blob = pack(Form::Estargz, &other.tar);
-    for encoded in [no_digests.finish(), large.finish(), other] {
+    for encoded in [no_digests.finish(), large.finish(), overlapping.finish(), other] {
         let (layer, blob) = encoded.layer();
         let (_dir, index) = open(&layer).unwrap();
         assert_eq!(index.id().toc, None);
@@ -343,7 +356,8 @@ fn too_many_chunks_in_one_member() {
     let mut encoder = Encoder::new(Form::Estargz);
     encoder.together(&[("a", b"a")]);
     let first = encoder.toc.entries[0].clone();
-    encoder.toc.entries = vec![first; (1 << 16) + 1];
+    let at = |inner_offset| TocEntry { inner_offset, ..first.clone() };
+    encoder.toc.entries = (512..=512 + (1 << 16)).map(at).collect();
     assert!(matches!(entry_problem(encoder, "a"), EntryProblem::Shared(65_536)));
 }
 

@@ -128,6 +128,25 @@ fn an_image_known_lazily_is_pushed_for_all_platforms() {
 }
 
 #[test]
+fn of_an_index_is_noted_what_is_used() {
+    let Some(several) = Several::start([b"one", b"two"]) else { return };
+    let (registry, name) = (&several.registry, several.name());
+    let noted = || fs::read_dir(registry.path("lazy/remotes")).unwrap().count();
+    registry.ok("lazy", &["inspect", "--plain-http", &name]);
+    assert_eq!(noted(), 4, "index, manifest, config and layer");
+    let here = registry.ok("lazy", &["cat", "--plain-http", &name, "/file"]);
+    // The name keeps its index: what else that lists is found where it was.
+    for (platform, content) in [("linux/amd64", "one"), ("linux/arm64", "two")] {
+        let cat = ["cat", "--platform", platform, "--plain-http", &name, "/file"];
+        assert_eq!(registry.ok("lazy", &cat), content);
+    }
+    assert!(["one", "two"].contains(&here.as_str()));
+    assert_eq!(noted(), 7);
+    let pull = ["pull", "--plain-http", "--all-platforms", &name];
+    assert_eq!(registry.ok("pulled", &pull).trim(), several.digest);
+}
+
+#[test]
 fn layers_pass_through_in_bounded_memory() {
     let Some(several) = Several::start([&noise(LARGE, 1), &noise(10_000, 2)]) else { return };
     let from = format!("docker://{}", several.name());

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use super::image::{ImageError, choose_manifest, host_architecture};
 use super::layout::{FoundBy, Layout, LayoutError, Selection};
-use super::manifest::{Descriptor, ImageConfig, Index, Manifest, Platform, is_index, is_manifest};
+use super::manifest::{Descriptor, ImageConfig, Manifest, Platform, is_index, is_manifest};
 use super::reference::Name;
 use super::registry::{Fetched, Reference, Registries, RegistryError, Repository};
+use super::soci;
 use super::store::{Store, StoreError};
 use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, Mismatch, VerifyReader};
@@ -184,6 +185,17 @@ impl Remote {
         failure.map_or(Ok(None), Err)
     }
 
+    /// Notes that what an index lists can be had where the index can, if nothing is known of it.
+    /// That is done for what is used of an index alone: it may list any number of images.
+    pub(crate) fn follow(&self, index: Digest, child: Digest) -> Result<(), ImageError> {
+        if self.fetch && self.store.remotes(child)?.is_empty() {
+            for name in self.names(index)?.iter().rev() {
+                self.store.record_remotes(name, &[child])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps what was fetched, and notes that what it points to can be had there as well.
     fn keep(&self, name: &Name, descriptor: &Descriptor, json: &[u8]) -> Result<(), StoreError> {
         if is_manifest(&descriptor.media_type)
@@ -320,12 +332,7 @@ fn keep(store: &Store, name: &Name, fetched: Fetched, typed: &str) -> Result<(),
     // Until the image has its name nobody removes what is stored.
     let writer = store.writer()?;
     let top = fetched.descriptor;
-    let mut blobs = vec![top.digest];
-    if is_index(&top.media_type)
-        && let Ok(index) = serde_json::from_slice::<Index>(&fetched.json)
-    {
-        blobs.extend(index.manifests.iter().map(|child| child.digest));
-    }
+    let top_digest = top.digest;
     writer.put_bytes(&fetched.json)?;
     let layout = fetching(store, Some(name.clone()))?;
     let image = layout.image_at(typed, &top)?;
@@ -340,7 +347,11 @@ fn keep(store: &Store, name: &Name, fetched: Fetched, typed: &str) -> Result<(),
         Some(_) => choose_manifest(&layout, &top).map_err(broken)?,
         None => top,
     };
-    blobs.push(image.manifest.config.digest);
+    let mut blobs = vec![top_digest, image.digest, image.manifest.config.digest];
+    blobs.extend(soci::index_of(&image.manifest.annotations));
+    blobs.extend(
+        image.layers.iter().filter_map(|layer| Some(layer.ztoc.as_ref()?.descriptor.digest)),
+    );
     blobs.extend(image.manifest.layers.iter().map(|layer| layer.digest));
     store.record_remotes(name, &blobs)?;
     let plain = Descriptor::new(&entry.media_type, entry.digest, entry.size);

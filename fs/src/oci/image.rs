@@ -212,7 +212,9 @@ pub(crate) fn choose_manifest(layout: &Layout, top: &Descriptor) -> Result<Descr
             return check_manifest_type(descriptor);
         }
         let index = read_index(layout, &descriptor)?;
-        descriptor = choose(descriptor.digest, index, layout.platform.as_ref())?;
+        let child = choose(descriptor.digest, index, layout.platform.as_ref())?;
+        layout.follow(descriptor.digest, child.digest)?;
+        descriptor = child;
     }
     Err(ImageError::TooDeep { digest: descriptor.digest })
 }

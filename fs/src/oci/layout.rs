@@ -375,6 +375,11 @@ impl Layout {
         }
     }
 
+    /// Is called before something of an index is read that may not be here.
+    pub(crate) fn follow(&self, index: Digest, child: Digest) -> Result<(), ImageError> {
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.follow(index, child))
+    }
+
     /// What an image is named by: as the user typed it, and as the layout keeps it.
     pub(crate) fn names_of(&self, typed: &str, top: Digest) -> Vec<Name> {
         let typed = typed.strip_prefix("docker://").unwrap_or(typed);

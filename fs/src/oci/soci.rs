@@ -37,6 +37,11 @@ pub(super) fn ztocs(layout: &Layout, image: &Manifest) -> HashMap<Digest, Ztoc> 
     }
 }
 
+/// The index that a manifest with these annotations names.
+pub(super) fn index_of(annotations: &BTreeMap<String, String>) -> Option<Digest> {
+    annotations.get(INDEX_DIGEST)?.parse().ok()
+}
+
 #[derive(Debug, thiserror::Error)]
 enum SociError {
     #[error(transparent)]
@@ -54,7 +59,7 @@ enum SociError {
 pub(super) fn blobs(layout: &Layout, annotations: &BTreeMap<String, String>) -> Vec<Descriptor> {
     let here =
         |descriptor: &Descriptor| layout.blob(descriptor.digest).is_ok_and(|blob| blob.is_some());
-    let digest = annotations.get(INDEX_DIGEST).and_then(|text| text.parse().ok());
+    let digest = index_of(annotations);
     let Some(Ok(Some(blob))) = digest.map(|digest| layout.blob(digest)) else { return Vec::new() };
     let digest = digest.expect("its blob was found");
     let Ok((index, manifest)) = open(layout, digest, blob.size()) else { return Vec::new() };

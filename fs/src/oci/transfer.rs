@@ -59,6 +59,8 @@ pub fn pull(
     }
     let mut layers: Vec<Descriptor> = Vec::new();
     for descriptor in &wanted {
+        let followed = selection.layout.follow(selection.descriptor.digest, descriptor.digest);
+        followed.map_err(|error| broken(&selection, error))?;
         let image = selection.layout.image_at(&selection.typed, descriptor)?;
         layers.extend(image.layers.into_iter().map(|layer| layer.descriptor));
     }

@@ -62,6 +62,9 @@ impl Walk<'_> {
                 return Err(ImageError::TooDeep { digest: descriptor.digest });
             }
             for child in image::read_index(self.layout, descriptor)?.manifests {
+                if self.whole {
+                    self.layout.follow(descriptor.digest, child.digest)?;
+                }
                 if self.whole || self.layout.blob(child.digest)?.is_some() {
                     self.visit(&child, depth - 1)?;
                 }

@@ -34,9 +34,10 @@ use kfs_fs::filesystem::OpenError;
 use kfs_fs::layer::writer::Compression;
 use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::manifest::Platform;
-use kfs_fs::oci::reference::ReferenceError;
+use kfs_fs::oci::reference::{Name, ReferenceError};
 use kfs_fs::oci::store::{Store, StoreError};
 
+use crate::cache::registry::PushedSteps;
 use crate::cluster::extension::ImageType;
 use crate::context::Context;
 use crate::copy::{BadMode, CopyError, OwnerError};
@@ -64,6 +65,10 @@ pub struct Options {
     pub tag: Option<String>,
     /// Do every step anew.
     pub no_cache: bool,
+    /// `--cache-from`: repositories of registries that are asked for steps.
+    pub cache_from: Vec<Name>,
+    /// `--cache-to`: repositories of registries that get the steps.
+    pub cache_to: Vec<Name>,
     /// Tell why steps are found in the cache or not.
     pub explain: bool,
     /// What tells this build file and context from those of other builds, for `explain`.
@@ -165,5 +170,11 @@ pub fn build(
         let location = plan.stages()[plan.target()].from().location.clone();
         Failed::at(location, error)
     })?;
-    image::store(&writer, new, options.tag.as_deref())
+    let built = image::store(&writer, new, options.tag.as_deref())?;
+    if let Some(PushedSteps { sent, there }) = site.cache.push()?
+        && !options.cache_to.is_empty()
+    {
+        report("", Event::Note(format!("{sent} steps sent to the cache, {there} were there")));
+    }
+    Ok(built)
 }

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kfs_fs::content;
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::{ImageFs, OpenError};
 use kfs_fs::fuse::{self, FuseError, Mounted};
@@ -73,6 +74,8 @@ pub(crate) struct Stage {
     work: PathBuf,
     compression: Compression,
     interrupts: Arc<Interrupts>,
+    /// How layers that lie in registries are read.
+    reading: content::Options,
     // The rootfs uses the mounts, so it is dropped first.
     live: Option<Live>,
     base: Option<Arc<ImageFs>>,
@@ -126,6 +129,7 @@ impl Stage {
             work: work.to_owned(),
             compression: options.compression,
             interrupts: options.interrupts.clone(),
+            reading: options.reading.clone(),
             live: None,
             base,
             layers: Vec::new(),
@@ -162,7 +166,7 @@ impl Stage {
     /// The layers from `first` on as a delta over `below`.
     fn open_over(&self, first: usize, below: &View) -> Result<ImageFs, StageError> {
         let indexes = self.store.dir(Part::Indexes);
-        open_over(&self.layers[first..], &indexes, &self.work, below)
+        open_over(&self.layers[first..], &indexes, &self.work, below, &self.reading)
     }
 
     /// The tree in an archive of this machine; none for another file.
@@ -179,7 +183,8 @@ impl Stage {
         // Its index is of no use to anyone after this build.
         let indexes = self.work.join("archives");
         fs::create_dir_all(&indexes).at("make directory", &indexes)?;
-        let fs = ImageFs::open_over(&[layer], &indexes, &indexes, &mut |_| None);
+        let fs =
+            ImageFs::open_over(&[layer], &indexes, &indexes, &mut |_| None, Default::default());
         let fs = fs.map_err(|error| failed(error.to_string()))?;
         Ok(Some(Context::of_archive(View { base: Some(Arc::new(fs)), delta: None })))
     }
@@ -320,7 +325,7 @@ impl Stage {
             let work = self.work.join("shown");
             fs::create_dir_all(&work).at("make directory", &work)?;
             let of = &self.layers[..layers];
-            view.delta = Some(Arc::new(open_over(of, &indexes, &work, &view)?));
+            view.delta = Some(Arc::new(open_over(of, &indexes, &work, &view, &self.reading)?));
         }
         Ok(view)
     }
@@ -337,14 +342,16 @@ fn open_over(
     indexes: &Path,
     work: &Path,
     below: &View,
+    reading: &content::Options,
 ) -> Result<ImageFs, StageError> {
     let mut failed = None;
-    let delta = ImageFs::open_over(layers, indexes, work, &mut |path| {
+    let mut ask = |path: &[u8]| {
         below.directory(path).unwrap_or_else(|error| {
             failed = Some(at_path(path, error));
             None
         })
-    })?;
+    };
+    let delta = ImageFs::open_over(layers, indexes, work, &mut ask, reading.clone())?;
     match failed {
         None => Ok(delta),
         Some(error) => Err(error.into()),

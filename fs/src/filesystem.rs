@@ -184,12 +184,13 @@ impl ImageFs {
         indexes: &Path,
         work: &Path,
         below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
+        options: Options,
     ) -> Result<Self, OpenError> {
         let layers = open_layers(layers, indexes, &|_| (), None)?;
         let merged = tree::merge_over(&indexes_of(&layers), below)?;
         let failed = |source| OpenError::Index { dir: work.display().to_string(), source };
         let tree = Tree::create(work, &digests(&layers), merged).map_err(failed)?;
-        Ok(Self { tree, content: Content::new(layers, Options::default()), first_reads: None })
+        Ok(Self { tree, content: Content::new(layers, options), first_reads: None })
     }
 
     /// Whether a directory hides what a tree below has in it.

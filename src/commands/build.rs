@@ -150,6 +150,14 @@ pub(crate) struct Args {
     #[arg(long)]
     no_cache: bool,
 
+    /// A repository of a registry that is asked for steps, like registry.local/cache
+    #[arg(long, value_name = "REPOSITORY")]
+    cache_from: Vec<String>,
+
+    /// A repository of a registry that gets the steps
+    #[arg(long, value_name = "REPOSITORY")]
+    cache_to: Vec<String>,
+
     /// Tell of each step why it is in the cache or is not
     #[arg(long)]
     explain: bool,
@@ -305,6 +313,8 @@ fn build_options(
         contexts: flags::contexts(&directories)?,
         tag: args.tag.clone(),
         no_cache: args.no_cache,
+        cache_from: flags::repositories("cache-from", &args.cache_from)?,
+        cache_to: flags::repositories("cache-to", &args.cache_to)?,
         explain: args.explain,
         origin: place.origin.clone(),
         compression: args.compression,

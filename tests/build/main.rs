@@ -16,6 +16,7 @@ mod git;
 mod image;
 mod mounts;
 mod remote;
+mod remote_cache;
 mod rootfs;
 mod run;
 mod stages;

@@ -48,7 +48,7 @@ impl Server {
 }
 
 /// Answers one request. A file's ETag is its content's length and first byte; `to/X` leads to `X`,
-/// and `short/X` breaks off.
+/// `short/X` breaks off, and `busy/X` is there when it was asked for the third time.
 fn answer(stream: TcpStream, root: &Path, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
@@ -66,9 +66,13 @@ fn answer(stream: TcpStream, root: &Path, log: &Mutex<Vec<String>>) -> std::io::
         }
     }
     let file = path.split('?').next().unwrap_or_default();
-    let content = fs::read(root.join(file.trim_start_matches("short/"))).ok();
+    let busy = file.starts_with("busy/") && log.lock().unwrap().len() < 2;
+    let named = file.trim_start_matches("short/").trim_start_matches("busy/");
+    let content = fs::read(root.join(named)).ok();
     let (status, head, body) = if let Some(target) = file.strip_prefix("to/") {
         ("302 Found", format!("Location: /{target}\r\n"), Vec::new())
+    } else if busy {
+        ("503 Service Unavailable", String::new(), Vec::new())
     } else if let Some(content) = content {
         let tag = format!("\"{}-{}\"", content.len(), content.first().unwrap_or(&0));
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -182,6 +186,15 @@ fn what_cannot_be_fetched_is_told() {
         assert!(said.contains("Dockerfile:2") && said.contains(message), "{url}: {said}");
     }
     shop.assert_nothing_left();
+}
+
+#[test]
+fn a_server_that_is_busy_is_asked_again() {
+    let Some((shop, server)) = workshop() else { return };
+    let built = shop.build(&format!("FROM scratch\nADD {} /\n", server.url("busy/a.txt")));
+    assert!(built.said.contains("503 Service Unavailable; trying again"), "{}", built.said);
+    assert_eq!(server.asked(), ["busy/a.txt 503", "busy/a.txt 503", "busy/a.txt 200"]);
+    assert_eq!(shop.ok(&["cat", "new", "/a.txt"]), "hello");
 }
 
 #[test]

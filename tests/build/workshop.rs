@@ -197,9 +197,17 @@ impl Workshop {
     /// Nothing of a build that has ended is left: no mount, no process, no temporary file.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self) {
+        self.assert_nothing_left_of(&[]);
+    }
+
+    /// Nothing is left, but for processes of these programs, which the test has started.
+    #[track_caller]
+    pub(crate) fn assert_nothing_left_of(&self, started: &[&str]) {
         let left: Vec<_> = fs::read_dir(self.path("store/tmp")).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
-        assert_eq!(self.processes(), Vec::<String>::new());
+        let mut processes = self.processes();
+        processes.retain(|process| !started.iter().any(|program| process.starts_with(program)));
+        assert_eq!(processes, Vec::<String>::new());
         let here = self.dir.path().to_str().unwrap();
         let table = fs::read_to_string("/proc/mounts").unwrap();
         assert!(!table.contains(here), "{table}");

@@ -187,7 +187,7 @@ impl StageBuild<'_> {
         let key = parts.key(self.key);
         let found = self.site.cache.find(key)?;
         let looked = Looked { files: Some(&marks), ..self.looked(step, parts, key) };
-        self.explain(looked, found.is_some(), report)?;
+        self.explain(looked, found.as_ref(), report)?;
         let made = match found {
             Some(hit) => self.push_cached(hit),
             None => {

@@ -73,9 +73,9 @@ impl StageBuild<'_> {
         let is_read = tree.identity.is_none();
         let looked = Looked { parent, ..self.looked(step, parts, started_from) };
         if let Some(alias) = alias
-            && let Some(hit) = self.site.cache.find(alias)?
+            && let Some(hit) = self.site.cache.find_here(alias)?
         {
-            self.explain(Looked { key: hit.key, ..looked }, true, report)?;
+            self.explain(Looked { key: hit.key, ..looked }, Some(&hit), report)?;
             return Ok(self.push_cached(hit));
         }
         let looked_at = SystemTime::now();
@@ -86,7 +86,7 @@ impl StageBuild<'_> {
         let signature = signature(&resolved.items).filter(|_| alias.is_none());
         let signature = signature.map(|of| cache::key(started_from, &["stat", &of.to_string()]));
         if let Some(signature) = signature
-            && let Some(hit) = self.site.cache.find(signature)?
+            && let Some(hit) = self.site.cache.find_here(signature)?
         {
             self.explain_same(Looked { key: hit.key, ..looked }, report);
             return Ok(self.push_cached(hit));
@@ -97,11 +97,11 @@ impl StageBuild<'_> {
             let (digest, marks) = digest_of(&resolved.items, &self.site.options.interrupts)?;
             let key = cache::key(started_from, &[&digest.to_string()]);
             if let Some(hit) = self.site.cache.find(key)? {
-                if alias.is_some() {
+                if alias.is_some() && hit.from.is_none() {
                     self.site.cache.record(&hit, alias)?;
                 }
                 let marks = is_read.then_some((digest, &marks[..]));
-                self.explain(with_files(looked, key, marks), true, report)?;
+                self.explain(with_files(looked, key, marks), Some(&hit), report)?;
                 return Ok(self.push_cached(hit));
             }
         }
@@ -111,7 +111,7 @@ impl StageBuild<'_> {
         let (digest, marks) = digest.finish();
         let key = cache::key(started_from, &[&digest.to_string()]);
         let marks = is_read.then_some((digest, &marks[..]));
-        self.explain(with_files(looked, key, marks), false, report)?;
+        self.explain(with_files(looked, key, marks), None, report)?;
         let word = if copying.add.is_some() { "ADD" } else { "COPY" };
         let text = history::copy(word, resolved.kind, &digest, &files.dest);
         let made = self.push_new(new, key, text, alias)?;

@@ -7,7 +7,7 @@ use kfs_fs::oci::manifest::{
     CONFIG, Compression, Descriptor, History, ImageConfig, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD,
     MANIFEST, Manifest, layer_compression,
 };
-use kfs_fs::oci::store::Writer;
+use kfs_fs::oci::store::{StoreError, Writer};
 use kfs_fs::oci::{Image, Layer};
 
 use super::{BuildError, Built};
@@ -26,12 +26,16 @@ pub(super) struct New<'a> {
     pub(super) fixed_time: bool,
 }
 
-/// Stores an image whose new layers are stored already; of the base, the layers that the store
-/// lacks are copied.
+/// Stores an image whose new layers are known to the store already; of the base, the layers that it
+/// can neither read nor fetch later are copied.
 pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<Built, BuildError> {
     let base_layers = new.base.map_or(&[][..], |base| &base.layers);
     for layer in base_layers {
-        writer.take_in(layer)?;
+        // What a registry has stays there until it is read.
+        let remotes = writer.remotes(layer.descriptor.digest).map_err(StoreError::from)?;
+        if remotes.is_empty() {
+            writer.take_in(layer)?;
+        }
     }
     let all = || base_layers.iter().chain(&new.layers);
     let now = humantime::format_rfc3339(new.now).to_string();

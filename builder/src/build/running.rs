@@ -28,7 +28,7 @@ impl StageBuild<'_> {
         let parts = self.run_parts(&request, run, step, mounts);
         let key = parts.key(self.key);
         let found = self.site.cache.find(key)?;
-        self.explain(self.looked(step, parts, key), found.is_some(), report)?;
+        self.explain(self.looked(step, parts, key), found.as_ref(), report)?;
         if let Some(hit) = found {
             return Ok(self.push_cached(hit));
         }

@@ -16,6 +16,7 @@ use super::prepare::{Prepared, stage_name};
 use super::steps::{Finished, StageBuild};
 use super::{BuildError, Event, Options, Report, StepError, image, squash};
 use crate::cache::Cache;
+use crate::cache::registry::RegistryCache;
 use crate::cluster::extension::{EXTENSION, Extension};
 use crate::exec::{Executor, World};
 use crate::plan::Plan;
@@ -77,7 +78,11 @@ impl<'a> Site<'a> {
             executor,
             work: place.work.to_owned(),
             world,
-            cache: Cache::new(writer, options.no_cache),
+            cache: Cache::new(writer, options.no_cache).with_registry(RegistryCache::new(
+                writer.lookup().registries.clone(),
+                &options.cache_from,
+                &options.cache_to,
+            )),
             now: options.timestamp.unwrap_or_else(SystemTime::now),
             finished: plan.stages().iter().map(|_| OnceLock::new()).collect(),
         }

@@ -203,7 +203,7 @@ impl<'a> StageBuild<'a> {
     pub(super) fn explain(
         &mut self,
         looked: Looked<'_>,
-        is_hit: bool,
+        hit: Option<&Hit>,
         report: &mut dyn FnMut(Event),
     ) -> Result<(), StepError> {
         let changes = self.traces.note(looked)?;
@@ -211,7 +211,7 @@ impl<'a> StageBuild<'a> {
             return Ok(());
         }
         report(Event::Explained(match changes {
-            _ if is_hit => Explanation::Hit { from: None },
+            _ if let Some(hit) = hit => Explanation::Hit { from: hit.from.clone() },
             _ if self.site.options.no_cache => Explanation::NoCache,
             None => Explanation::New,
             Some(changes) if changes.is_empty() => Explanation::Gone,
@@ -242,7 +242,7 @@ impl<'a> StageBuild<'a> {
         alias: Option<Digest>,
     ) -> Result<Made, StepError> {
         let layer = self.site.writer.put_layer(new)?;
-        let hit = Hit { layer, created: self.created(), created_by, key };
+        let hit = Hit { layer, created: self.created(), created_by, key, from: None };
         self.site.cache.record(&hit, alias)?;
         Ok(self.push(hit, false))
     }
@@ -256,7 +256,8 @@ impl<'a> StageBuild<'a> {
     }
 
     fn push(&mut self, hit: Hit, cached: bool) -> Made {
-        let Hit { layer, created, created_by, key } = hit;
+        self.site.cache.use_step(&hit);
+        let Hit { layer, created, created_by, key, from: _ } = hit;
         let made = Made { layer: layer.descriptor.clone(), cached };
         self.stage.push(layer);
         self.key = key;
@@ -289,7 +290,7 @@ impl<'a> StageBuild<'a> {
         parts.add("USER", &self.config.image().config.user);
         let key = parts.key(self.key);
         let found = self.site.cache.find(key)?;
-        self.explain(self.looked(step, parts, key), found.is_some(), report)?;
+        self.explain(self.looked(step, parts, key), found.as_ref(), report)?;
         if let Some(hit) = found {
             return Ok(Some(self.push_cached(hit)));
         }

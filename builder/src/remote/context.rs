@@ -122,7 +122,13 @@ impl RemoteContext {
         if let Some(layer) = import::layer_of_tar(file)? {
             let indexes = dir.path().join("indexes");
             fs::create_dir(&indexes).at("make directory", &indexes)?;
-            let fs = ImageFs::open_over(&[layer], &indexes, &indexes, &mut |_| None)?;
+            let fs = ImageFs::open_over(
+                &[layer],
+                &indexes,
+                &indexes,
+                &mut |_| None,
+                Default::default(),
+            )?;
             extract(&fs, Ino::ROOT, &place, Keep::Content)?;
             return Ok(Self::new(source, place, None, dir));
         }

@@ -4,14 +4,15 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use kfs_fs::digest::Digest;
 use kfs_fs::error::AtPath;
 use kfs_fs::oci::manifest::Descriptor;
 use kfs_fs::oci::registry::Registries;
 use kfs_fs::oci::registry::download::{Download, Validators, file_name};
-use kfs_fs::oci::store::{Expected, Writer};
+use kfs_fs::oci::store::{Expected, StoreError, Writer};
 use serde::{Deserialize, Serialize};
 
 use super::{Depot, RemoteError, Wish};
@@ -20,6 +21,10 @@ use crate::interrupt::Interrupts;
 
 /// Permission bits of what comes from a URL (Dockerfile reference, "ADD").
 const MODE: u32 = 0o600;
+
+/// How long is waited before each further attempt.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(2)];
 
 /// A file that the store has.
 #[derive(Debug)]
@@ -65,9 +70,12 @@ impl HttpFile {
         let Some(client) = &depot.writer.lookup().registries else {
             return Err(RemoteError::NoClient(url.to_owned()));
         };
-        let record = match (ask(client, url, known.as_ref())?, known) {
-            (Some(download), _) => receive(url, download, wish, depot)?,
-            (None, known) => return Ok(file(&known.expect("only what is known is not sent"))),
+        let get = || match ask(client, url, known.as_ref())? {
+            Some(download) => receive(url, download, wish, depot).map(Some),
+            None => Ok(None),
+        };
+        let Some(record) = patiently(get, depot.interrupts)? else {
+            return Ok(file(known.as_ref().expect("only what is known is not sent")));
         };
         depot.cache.put_note(key, &record)?;
         Ok(file(&record))
@@ -92,6 +100,36 @@ impl HttpFile {
             set.and_then(|file| file.set_modified(modified)).at("set time of", &path)?;
         }
         Ok(Context::open(place)?)
+    }
+}
+
+/// Tries again what a server or the network may do better the next time.
+fn patiently<T>(
+    mut get: impl FnMut() -> Result<T, RemoteError>,
+    interrupts: &Interrupts,
+) -> Result<T, RemoteError> {
+    for pause in PAUSES {
+        let error = match get() {
+            Err(error) if may_pass(&error) => error,
+            result => return result,
+        };
+        tracing::warn!("{error}; trying again");
+        let over = Instant::now() + pause;
+        while Instant::now() < over {
+            interrupts.check()?;
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    get()
+}
+
+/// Whether an error is of the network, or of a server that says that it cannot answer now.
+fn may_pass(error: &RemoteError) -> bool {
+    match error {
+        RemoteError::Download(error) => error.is_transient,
+        // The body breaks off.
+        RemoteError::Store(StoreError::Input { .. }) => true,
+        _ => false,
     }
 }
 

@@ -9,6 +9,7 @@ use kfs_builder::context::Context as BuildContext;
 use kfs_builder::exec::{Limits, World, parse_ulimit};
 use kfs_fs::error::AtPath as _;
 use kfs_fs::oci::manifest::Platform;
+use kfs_fs::oci::reference::Name;
 
 use crate::report::{Failure, USAGE};
 
@@ -31,6 +32,37 @@ pub(super) fn fields(text: &str) -> impl Iterator<Item = (String, &str)> {
         let (key, value) = field.split_once('=').unwrap_or((field, ""));
         (key.trim().to_ascii_lowercase(), value)
     })
+}
+
+/// `--cache-from` and `--cache-to`: `REPOSITORY`, or as docker writes it,
+/// `type=registry,ref=REPOSITORY`.
+pub(super) fn repositories(flag: &str, texts: &[String]) -> Result<Vec<Name>, Failure> {
+    texts.iter().map(|text| repository(flag, text)).collect()
+}
+
+fn repository(flag: &str, text: &str) -> Result<Name, Failure> {
+    let mut wanted = text;
+    if text.contains('=') {
+        let bad = || {
+            usage(format!("--{flag} {text}: only a registry can have the cache"))
+                .hint("write the repository alone, like registry.local/cache")
+        };
+        wanted = "";
+        for (key, value) in fields(text) {
+            match (key.as_str(), value) {
+                ("type", "registry") | ("mode", _) => {}
+                ("ref", value) => wanted = value,
+                _ => return Err(bad()),
+            }
+        }
+    }
+    let name: Name = wanted.parse()?;
+    let has_tag = wanted.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    if has_tag && wanted.contains('/') || name.digest().is_some() {
+        return Err(usage(format!("--{flag} {text}: a repository has no tag and no digest"))
+            .hint("each step has a tag of its own there"));
+    }
+    Ok(name)
 }
 
 /// `--secret id=ID[,src=FILE|,env=NAME]`; without either it is the variable ID, else the file ID.

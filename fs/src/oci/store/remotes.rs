@@ -82,7 +82,7 @@ impl Store {
     }
 
     /// What is known of an upload of a blob that was broken off.
-    pub(crate) fn upload_path(&self, digest: Digest) -> PathBuf {
+    pub fn upload_path(&self, digest: Digest) -> PathBuf {
         self.dir(Part::Remotes).join(format!("{}.upload", digest.hex()))
     }
 

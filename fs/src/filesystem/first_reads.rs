@@ -11,6 +11,8 @@ use crate::trace::{MOST_ENTRIES, TraceEntry};
 /// A read this close behind another of the same file belongs to it, in bytes: a trace need not be
 /// finer than what is fetched at a time.
 const NEAR: u64 = 64 << 10;
+/// Of a file, as many reads may go on at the same time and are told apart.
+const AT_ONCE: usize = 64;
 
 /// What was read first, in order.
 #[derive(Debug, Default)]
@@ -36,7 +38,7 @@ impl FirstReads {
         let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Recorded { reads, of_file } = &mut *recorded;
         let places = of_file.entry(ino).or_default();
-        for place in places.iter().rev() {
+        for place in places.iter().rev().take(AT_ONCE) {
             let known = &mut reads[*place];
             if start >= known.start && start <= known.end.saturating_add(NEAR) {
                 known.end = known.end.max(end);

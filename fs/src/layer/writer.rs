@@ -105,6 +105,10 @@ struct Added<'a> {
     hidden: bool,
 }
 
+/// Larger holes of a sparse file are not written as zeros, in bytes: a tar header of 1.5 KB can
+/// claim 2^63.
+const MAX_HOLES: u64 = 4 << 30;
+
 impl LayerWriter {
     /// A layer without entries. Its blob is written to a temporary file in `tmp_dir`, its index
     /// will lie in the store's `indexes` directory.
@@ -151,7 +155,7 @@ impl LayerWriter {
     /// member before, that is added.
     ///
     /// A sparse file becomes a plain one where the format has a table of contents, which knows no
-    /// sparse files.
+    /// sparse files; unless its holes are beyond all measure.
     pub fn append_stored(
         &mut self,
         raw: &[u8],
@@ -160,7 +164,10 @@ impl LayerWriter {
     ) -> Result<(), WriteError> {
         let tar::Member { entry, extents, stored, spelling } = member;
         if self.compression.shape().has_chunks() && !member.is_plain() {
-            return self.append(entry, &mut Expanded::new(entry.size, extents, content));
+            if entry.size.saturating_sub(*stored) <= MAX_HOLES {
+                return self.append(entry, &mut Expanded::new(entry.size, extents, content));
+            }
+            self.plain.get_or_insert_with(|| Plain::Sparse(entry.path.clone()));
         }
         let (size, extents) = (*stored, Some(&extents[..]));
         self.add(&Added { raw, entry, spelling, size, extents, hidden: false }, content)

@@ -184,8 +184,8 @@ fn names_that_a_table_cannot_have_make_a_plain_layer() {
     }
 }
 
-#[test]
-fn sparse_files_become_plain_where_there_is_a_table() {
+/// A sparse file of this size with 512 bytes at 1 MiB.
+fn sparse(size: u64) -> Tar {
     let mut header = ::tar::Header::new_gnu();
     header.set_entry_type(::tar::EntryType::GNUSparse);
     header.as_mut_bytes()[0] = b's';
@@ -193,11 +193,27 @@ fn sparse_files_become_plain_where_there_is_a_table() {
     let gnu = header.as_gnu_mut().unwrap();
     gnu.sparse[0].set_offset(1 << 20);
     gnu.sparse[0].set_length(512);
-    gnu.set_real_size(2 << 20);
+    gnu.set_real_size(size);
     header.set_cksum();
     let mut tar = ::tar::Builder::new(Vec::new());
     tar.append(&header, &[5; 512][..]).unwrap();
-    let tar = Tar(tar).file("next", b"next").done();
+    Tar(tar)
+}
+
+#[test]
+fn holes_beyond_all_measure_make_a_plain_layer() {
+    let tar = sparse(1 << 62).file("next", b"next").done();
+    for format in &FORMATS[..2] {
+        let new = Workshop::new(&tar).to(*format);
+        assert_eq!(new.plain, Some(Plain::Sparse(b"s".to_vec())));
+        assert_eq!(new.index.entry(0).unwrap().size, 1 << 62);
+        assert_eq!(paths(&new.index), ["s", "next"]);
+    }
+}
+
+#[test]
+fn sparse_files_become_plain_where_there_is_a_table() {
+    let tar = sparse(2 << 20).file("next", b"next").done();
     for format in FORMATS {
         let workshop = Workshop::new(&tar);
         let new = workshop.to(format);

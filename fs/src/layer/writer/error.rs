@@ -82,6 +82,8 @@ pub enum Plain {
     Time(Vec<u8>),
     /// The entry with this path has headers that the original readers do not know.
     Odd(Vec<u8>),
+    /// The sparse file with this path has holes that would take too long to write.
+    Sparse(Vec<u8>),
     /// So many entries that the original readers refuse the table.
     TooLarge,
 }
@@ -93,6 +95,7 @@ impl fmt::Display for Plain {
             Self::Duplicate(path) => (path, "is there twice"),
             Self::Time(path) => (path, "has a time beyond the year 9999"),
             Self::Odd(path) => (path, "has tar headers that its readers do not know"),
+            Self::Sparse(path) => (path, "is a sparse file with too large holes"),
             Self::TooLarge => {
                 return f.write_str("its table of contents would be too large for its readers");
             }

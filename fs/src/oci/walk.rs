@@ -1,6 +1,6 @@
 //! Which blobs an image consists of.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
 
@@ -17,10 +17,19 @@ const MAX_DEPTH: u32 = 4;
 /// to it, each once. Manifests that an index lists but the layout lacks are left out: tools copy
 /// one platform of several. Of a SOCI index there is what the layout has.
 pub(crate) fn closure(layout: &Layout, top: &Descriptor) -> Result<Vec<Descriptor>, ImageError> {
+    let mut blobs = claims(layout, top)?;
+    let mut seen = HashSet::new();
+    blobs.retain(|blob| seen.insert(blob.digest));
+    Ok(blobs)
+}
+
+/// As [`closure`], and a blob of which several sizes are said is there with each of them: one at
+/// most is right.
+pub(crate) fn claims(layout: &Layout, top: &Descriptor) -> Result<Vec<Descriptor>, ImageError> {
     walk(layout, top, false)
 }
 
-/// As [`closure`], and manifests that an index lists but the layout lacks are fetched; that one
+/// As [`claims`], and manifests that an index lists but the layout lacks are fetched; that one
 /// can be had nowhere is an error.
 pub(crate) fn whole_closure(
     layout: &Layout,
@@ -30,7 +39,7 @@ pub(crate) fn whole_closure(
 }
 
 fn walk(layout: &Layout, top: &Descriptor, whole: bool) -> Result<Vec<Descriptor>, ImageError> {
-    let mut walk = Walk { layout, whole, seen: HashSet::new(), blobs: Vec::new() };
+    let mut walk = Walk { layout, whole, seen: HashMap::new(), blobs: Vec::new() };
     walk.visit(top, MAX_DEPTH)?;
     Ok(walk.blobs)
 }
@@ -39,7 +48,8 @@ struct Walk<'a> {
     layout: &'a Layout,
     /// Whether all that an index lists is wanted.
     whole: bool,
-    seen: HashSet<Digest>,
+    /// With the sizes that are said.
+    seen: HashMap<Digest, HashSet<u64>>,
     blobs: Vec<Descriptor>,
 }
 
@@ -54,7 +64,7 @@ struct Links {
 
 impl Walk<'_> {
     fn visit(&mut self, descriptor: &Descriptor, depth: u32) -> Result<(), ImageError> {
-        if self.seen.contains(&descriptor.digest) {
+        if self.seen.contains_key(&descriptor.digest) {
             return Ok(());
         }
         if is_index(&descriptor.media_type) {
@@ -87,7 +97,7 @@ impl Walk<'_> {
     }
 
     fn push(&mut self, descriptor: Descriptor) {
-        if self.seen.insert(descriptor.digest) {
+        if self.seen.entry(descriptor.digest).or_default().insert(descriptor.size) {
             self.blobs.push(descriptor);
         }
     }

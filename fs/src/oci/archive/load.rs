@@ -7,14 +7,14 @@ use std::path::PathBuf;
 
 use super::{ArchiveError, Magic, open_file};
 use crate::blob::BlobReader;
-use crate::digest::Digest;
+use crate::digest::{Digest, Found, Mismatch};
 use crate::error::AtPath;
 use crate::oci::image::{self, ImageError};
 use crate::oci::layout::{Layout, LayoutError, label, ref_name};
 use crate::oci::manifest::{Compression, Descriptor, is_index};
 use crate::oci::reference::Name;
 use crate::oci::store::{Expected, Stage, Store, StoreError, TempFile, input_error};
-use crate::oci::walk::closure;
+use crate::oci::walk::claims;
 
 /// Indexes in indexes are followed this far.
 const MAX_DEPTH: u32 = 4;
@@ -159,8 +159,16 @@ fn copy(
     stage: &mut Stage<'_>,
     copied: &dyn Fn(u64),
 ) -> Result<(), StoreError> {
-    let blobs = closure(layout, descriptor).map_err(|error| image_error(descriptor, error))?;
-    for blob in blobs.iter().filter(|blob| !stage.has(blob.digest)).collect::<Vec<_>>() {
+    for blob in &claims(layout, descriptor).map_err(|error| image_error(descriptor, error))? {
+        match stage.size_of(blob.digest) {
+            Some(size) if size == blob.size => continue,
+            // It is whole, so that the descriptor is wrong.
+            Some(size) => {
+                let found = Found::Size(blob.size, size);
+                return Err(Mismatch { expected: blob.digest, found }.into());
+            }
+            None => {}
+        }
         let source = layout.blob_of(blob).map_err(|error| image_error(descriptor, error))?;
         let what = format!("blob {} in {}", blob.digest, source.location());
         stage.put_blob(BlobReader::new(source), Expected::from(blob), &what, copied)?;

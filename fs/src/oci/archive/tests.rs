@@ -243,6 +243,29 @@ fn a_whole_index_is_loaded_with_the_platforms_that_are_there() {
     other.assert_empty();
 }
 
+#[test]
+fn two_sizes_of_one_blob_are_refused() {
+    let fixture = Fixture::new();
+    let (layer, id) = fixture.layer("x", Compression::Gzip);
+    let mut entry = serde_json::to_value(fixture.manifest(&[(layer.clone(), id)])).unwrap();
+    entry["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    let mut said = layer.clone();
+    said.size += 1;
+    let mut liar = serde_json::to_value(fixture.manifest(&[(said, id)])).unwrap();
+    liar["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+    for manifests in [[&entry, &liar], [&liar, &entry]] {
+        let index = json!({"schemaVersion": 2, "manifests": manifests});
+        fixture.name(Some("a:1"), &fixture.put_json(INDEX, &index));
+        let path = save(&fixture, &["a:1"], Format::Oci);
+        let other = Fixture::new();
+        if let Ok(path) = path {
+            let error = load_file(&other, &path).unwrap_err().to_string();
+            assert!(error.contains(&layer.digest.to_string()), "{error}");
+        }
+        other.assert_empty();
+    }
+}
+
 /// Every way to spoil an archive leaves the store as it was.
 #[test]
 fn a_spoilt_archive_leaves_nothing() {

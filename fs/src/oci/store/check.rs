@@ -24,7 +24,7 @@ use crate::mount::Mounts;
 use crate::oci::image::ImageError;
 use crate::oci::layout::{Layout, label, ref_name};
 use crate::oci::manifest::Descriptor;
-use crate::oci::walk::closure;
+use crate::oci::walk::claims;
 use crate::span;
 use crate::tree::Tree;
 
@@ -137,7 +137,8 @@ impl Store {
 #[derive(Debug, Default)]
 struct User {
     images: BTreeSet<String>,
-    sizes: BTreeSet<u64>,
+    /// Sizes in bytes, and the images that say so.
+    sizes: BTreeMap<u64, BTreeSet<String>>,
     /// An entry without a name that a removal did not finish with.
     only_nameless: bool,
 }
@@ -179,13 +180,13 @@ impl Run<'_> {
     fn image(&mut self, layout: &Layout, image: &Descriptor) {
         let nameless = ref_name(image).is_none();
         let path = self.store.blob_path(image.digest);
-        match closure(layout, image) {
+        match claims(layout, image) {
             Ok(blobs) => {
                 for blob in blobs {
                     let new = User { only_nameless: true, ..User::default() };
                     let user = self.users.entry(blob.digest).or_insert(new);
                     user.images.insert(label(image));
-                    user.sizes.insert(blob.size);
+                    user.sizes.entry(blob.size).or_default().insert(label(image));
                     user.only_nameless &= nameless;
                 }
             }
@@ -215,8 +216,9 @@ impl Run<'_> {
             if !self.users.contains_key(&digest) && !self.needed.contains(&digest) {
                 unused = (unused.0 + 1, unused.1 + entry.metadata.len());
             }
-            if let Some(mismatch) = self.wrong(digest, &entry)? {
-                self.wrong_blob(digest, &entry.path, &mismatch)?;
+            match self.wrong(digest, &entry)? {
+                Some(problem) => self.wrong_blob(digest, &entry.path, &problem)?,
+                None => self.wrong_claims(digest, &entry),
             }
         }
         if unused.0 > 0 {
@@ -231,24 +233,36 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// How a blob differs from what it should be.
+    /// How a blob differs from what it should be: its digest alone decides that.
     fn wrong(&self, digest: Digest, entry: &Entry) -> Result<Option<String>, PathError> {
         let size = entry.metadata.len();
         let sizes = self.users.get(&digest).map(|user| &user.sizes);
-        if let Some(expected) = sizes.and_then(|sizes| sizes.iter().find(|other| **other != size)) {
-            return Ok(Some(format!("it has {size} bytes, and should have {expected}")));
-        }
-        if self.how.quick {
+        let other = sizes.and_then(|sizes| sizes.keys().find(|other| **other != size));
+        if self.how.quick && other.is_none() {
             return Ok(None);
         }
         let blob = std::sync::Arc::new(FileBlob::open(&entry.path)?);
         let mut reader = VerifyReader::new(BlobReader::new(blob), digest, size);
-        match io::copy(&mut reader, &mut Counted(self.progress)) {
-            Ok(_) => Ok(None),
-            Err(error) => match error.downcast::<Mismatch>() {
-                Ok(mismatch) => Ok(Some(mismatch.to_string())),
-                Err(error) => Ok(Some(format!("it cannot be read: {error}"))),
-            },
+        let Err(error) = io::copy(&mut reader, &mut Counted(self.progress)) else {
+            return Ok(None);
+        };
+        Ok(Some(match (error.downcast::<Mismatch>(), other) {
+            (Ok(_), Some(expected)) => format!("it has {size} bytes, and should have {expected}"),
+            (Ok(mismatch), None) => mismatch.to_string(),
+            (Err(error), _) => format!("it cannot be read: {error}"),
+        }))
+    }
+
+    /// Images that say another size of a blob that is intact. They cannot be used; the blob can.
+    fn wrong_claims(&mut self, digest: Digest, entry: &Entry) {
+        let size = entry.metadata.len();
+        let Some(user) = self.users.get(&digest) else { return };
+        let wrong: Vec<_> = user.sizes.iter().filter(|(said, _)| **said != size).collect();
+        let wrong: Vec<(u64, Vec<String>)> =
+            wrong.into_iter().map(|(said, who)| (*said, who.iter().cloned().collect())).collect();
+        for (said, images) in wrong {
+            let problem = format!("it is intact and has {size} bytes; a descriptor says {said}");
+            self.found(Severity::Lost, &entry.path, problem).images = images;
         }
     }
 

@@ -1,7 +1,7 @@
 //! Adding blobs and images. A blob gets its name only when all of it is on disk and is what it
 //! should be; an image gets its name only when all of its blobs have theirs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Deref;
@@ -71,7 +71,7 @@ impl Writer {
 
     /// Starts to collect the blobs of images that shall appear together or not at all.
     pub(crate) fn stage(&self) -> Result<Stage<'_>, StoreError> {
-        Ok(Stage { writer: self, dir: self.store.temp_dir()?, blobs: BTreeSet::new() })
+        Ok(Stage { writer: self, dir: self.store.temp_dir()?, blobs: BTreeMap::new() })
     }
 
     /// Takes in a layer that was just written.
@@ -136,7 +136,8 @@ impl Writer {
 pub(crate) struct Stage<'a> {
     writer: &'a Writer,
     dir: TempDir,
-    blobs: BTreeSet<Digest>,
+    /// With their sizes in bytes.
+    blobs: BTreeMap<Digest, u64>,
 }
 
 impl Stage<'_> {
@@ -150,12 +151,13 @@ impl Stage<'_> {
     ) -> Result<(Digest, u64), StoreError> {
         let (file, digest, size) = receive(&self.writer.store, reader, expected, what, copied)?;
         file.persist(&self.path(digest))?;
-        self.blobs.insert(digest);
+        self.blobs.insert(digest, size);
         Ok((digest, size))
     }
 
-    pub(crate) fn has(&self, digest: Digest) -> bool {
-        self.blobs.contains(&digest)
+    /// Size in bytes of a blob that was put here.
+    pub(crate) fn size_of(&self, digest: Digest) -> Option<u64> {
+        self.blobs.get(&digest).copied()
     }
 
     /// Where a blob lies meanwhile.
@@ -169,7 +171,7 @@ impl Stage<'_> {
         entries: Vec<(Option<String>, Descriptor)>,
     ) -> Result<(), StoreError> {
         let store = &self.writer.store;
-        for digest in &self.blobs {
+        for digest in self.blobs.keys() {
             let target = store.blob_path(*digest);
             fs::rename(self.path(*digest), &target).at("rename to", &target)?;
         }

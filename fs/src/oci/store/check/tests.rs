@@ -76,13 +76,36 @@ fn a_wrong_blob_is_put_aside_and_its_images_are_named() {
 }
 
 #[test]
-fn a_blob_of_another_size_is_found_without_reading_it() {
+fn a_blob_of_another_size_is_found_without_reading_all() {
     let fixture = fixture();
     let layer = fixture.store.image("a:1").unwrap().layers[1].descriptor.digest;
     fs::write(fixture.store.blob_path(layer), "short").unwrap();
     let quick = fixture.store.check(Check { quick: true, repair: false }, &|_| ()).unwrap();
     assert!(quick.findings.iter().any(|finding| finding.problem.contains("it has 5 bytes")));
     assert!(quick.is_damaged());
+}
+
+#[test]
+fn a_good_blob_stays_where_it_is_whatever_is_said_of_it() {
+    let fixture = fixture();
+    let image = fixture.store.image("a:1").unwrap();
+    let mut layers: Vec<_> = image
+        .layers
+        .iter()
+        .map(|layer| (layer.descriptor.clone(), layer.diff_id.digest()))
+        .collect();
+    layers[0].0.size += 1;
+    fixture.name(Some("liar:1"), &fixture.manifest(&layers));
+    for quick in [true, false] {
+        let health = fixture.store.check(Check { quick, repair: true }, &|_| ()).unwrap();
+        let [finding] = &health.findings[..] else { panic!("{health:?}") };
+        assert_eq!((&finding.images[..], &finding.repair), (&["liar:1".to_owned()][..], &None));
+        assert!(finding.problem.contains("intact"), "{}", finding.problem);
+        assert!(health.is_damaged());
+    }
+    fixture.store.image("a:1").unwrap();
+    fixture.store.remove("liar:1", false).unwrap();
+    assert_eq!(check(&fixture).findings, []);
 }
 
 #[test]

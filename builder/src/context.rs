@@ -7,12 +7,14 @@
 
 mod ignore;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::ReadError;
@@ -79,7 +81,9 @@ pub struct Context {
     root: PathBuf,
     /// None for a directory of this machine.
     image: Option<View>,
-    is_archive: bool,
+    /// Of an archive: the directories that it has files in but does not describe, without a
+    /// leading slash.
+    archive: Option<Arc<HashSet<Vec<u8>>>>,
     ignore: Ignore,
 }
 
@@ -88,29 +92,45 @@ impl Context {
     pub fn open(directory: &Path) -> Result<Self, PathError> {
         let root = directory.canonicalize().at("open the build context", directory)?;
         fs::read_dir(&root).at("read the build context", directory)?;
-        Ok(Self { root, image: None, is_archive: false, ignore: Ignore::default() })
+        Ok(Self { root, image: None, archive: None, ignore: Ignore::default() })
     }
 
     /// All of an image or stage.
     pub(crate) fn of_image(view: View) -> Self {
         let (root, image) = (PathBuf::from("/"), Some(view));
-        Self { root, image, is_archive: false, ignore: Ignore::default() }
+        Self { root, image, archive: None, ignore: Ignore::default() }
     }
 
-    /// All that is in an archive.
-    pub(crate) fn of_archive(view: View) -> Self {
-        Self { is_archive: true, ..Self::of_image(view) }
+    /// All that is in an archive; `implied` are the directories (without a leading slash) that it
+    /// may have files in without describing them.
+    pub(crate) fn of_archive(view: View, implied: HashSet<Vec<u8>>) -> Self {
+        Self { archive: Some(Arc::new(implied)), ..Self::of_image(view) }
+    }
+
+    /// Whether it is an archive that is unpacked.
+    pub(crate) fn is_archive(&self) -> bool {
+        self.archive.is_some()
     }
 
     /// Whether it is an archive that says something of its root: unpacked, the destination gets
     /// that (as tar does it, and Docker).
     pub(crate) fn has_own_root(&self) -> Result<bool, PathError> {
-        let root = if self.is_archive { self.stat(&self.root)? } else { None };
+        Ok(self.is_archive() && !self.is_implied(&self.root)?)
+    }
+
+    /// Whether a path is a directory of an archive that no member describes.
+    pub(crate) fn is_implied(&self, path: &Path) -> Result<bool, PathError> {
+        let bytes = path.as_os_str().as_bytes();
+        let name = bytes.strip_prefix(b"/").unwrap_or(bytes);
+        if !self.archive.as_ref().is_some_and(|implied| implied.contains(name)) {
+            return Ok(false);
+        }
+        // Some are named only as the place of a marker.
         let made = |seen: &Seen| {
             let never = Timestamp { seconds: 0, nanos: 0 };
             seen.mode == 0o755 && seen.owner == Owner::ROOT && seen.mtime == never
         };
-        Ok(root.is_some_and(|seen| !made(&seen)))
+        Ok(self.stat(path)?.is_some_and(|seen| seen.is_directory() && made(&seen)))
     }
 
     /// The image that it is, if it is one.
@@ -127,7 +147,7 @@ impl Context {
     /// an ignore file hold.
     pub(crate) fn excluding(&self, root: &Path, patterns: &[String]) -> Result<Self, ContextError> {
         let ignore = Ignore::parse(PathBuf::from("--exclude"), patterns.join("\n").as_bytes())?;
-        Ok(Self { root: root.to_owned(), image: self.image.clone(), is_archive: false, ignore })
+        Ok(Self { root: root.to_owned(), image: self.image.clone(), archive: None, ignore })
     }
 
     /// Whether an ignore rule hides what is at a path below the root, and all below that.

@@ -38,6 +38,7 @@ use crate::context::{Context, ContextError};
 use crate::kubefile::{CopyRule, Source};
 use crate::view::{ImageFile, Stamp};
 pub use landing::Difference;
+pub(crate) use landing::parents;
 pub use mode::{BadMode, Mode};
 pub use owner::{Owner, OwnerError, ReadFile};
 pub use pattern::BadPattern;
@@ -51,12 +52,20 @@ const MADE_FILE: u32 = 0o644;
 /// What a path of the image is, symlinks resolved within the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Nothing, or a symlink to nothing.
-    Absent,
-    /// A directory, and its path once symlinks are resolved, without a leading slash.
+    /// Nothing, and the path at which it would be made: for a symlink to nothing, its target.
+    Absent(Vec<u8>),
+    /// A directory.
     Directory(Vec<u8>),
     /// Anything else.
-    Other,
+    Other(Vec<u8>),
+}
+
+impl Place {
+    /// Its path once symlinks are resolved, without a leading slash.
+    pub fn path(&self) -> &[u8] {
+        let (Self::Absent(path) | Self::Directory(path) | Self::Other(path)) = self;
+        path
+    }
 }
 
 /// Asks the image what a path is: no leading slash, no `.`, `..` or empty components.
@@ -85,7 +94,8 @@ pub struct Request<'a> {
     /// Whom the items and the directories made for them belong to; none for root, or for the
     /// owner that the context says where that keeps them.
     pub owner: Option<Owner>,
-    /// What becomes of the permission bits of files and directories of the context.
+    /// What becomes of the permission bits of files and directories of the context; those in an
+    /// archive keep theirs, as in BuildKit.
     pub mode: Option<Mode>,
     /// Modification time of what has none in the context.
     pub made_at: Timestamp,
@@ -153,6 +163,8 @@ pub struct Resolved {
     pub difference: Option<Difference>,
     /// Sockets of the context, which no layer can hold, relative to it.
     pub skipped: Vec<PathBuf>,
+    /// The patterns, if none of them matches anything.
+    pub unmatched: Vec<String>,
 }
 
 /// What a COPY's sources are.
@@ -196,7 +208,7 @@ pub enum CopyError {
         /// The line of the ignore file.
         line: String,
     },
-    /// None of the patterns matches.
+    /// None of the patterns matches (by the kubefile rule).
     #[error("no file of the context matches {0}")]
     NoMatch(String),
     /// A pattern is malformed.
@@ -246,6 +258,7 @@ pub enum CopyError {
 /// Finds out what a COPY adds to the image.
 pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, CopyError> {
     let matches = sources::matches(request)?;
+    let unmatched = if matches.is_empty() { sources::texts(request) } else { Vec::new() };
     let mut image = landing::Image::new(look);
     let taken = landing::land(request, request.rule, &matches, &mut image)?;
     let difference = if request.parents {
@@ -262,10 +275,10 @@ pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, C
     };
     let mut items = walk::Items::new(request);
     for landing in &taken {
-        items.add(landing, &image)?;
+        items.add(landing, &mut image)?;
     }
     let (items, skipped) = items.finish();
-    Ok(Resolved { items, kind, difference, skipped })
+    Ok(Resolved { items, kind, difference, skipped, unmatched })
 }
 
 #[cfg(test)]

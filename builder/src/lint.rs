@@ -70,7 +70,7 @@ fn resolve(
     let mut look = |path: &[u8]| {
         Ok(match directories.contains(path) {
             true => Place::Directory(path.to_owned()),
-            false => Place::Absent,
+            false => Place::Absent(path.to_owned()),
         })
     };
     copy::resolve(&request, &mut look).ok()

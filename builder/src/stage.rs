@@ -8,6 +8,7 @@
 //! Nothing of the base is unpacked, and a new layer is never copied aside: it is mounted from its
 //! blob, over the base, at the cost of its own size.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -183,10 +184,16 @@ impl Stage {
         // Its index is of no use to anyone after this build.
         let indexes = self.work.join("archives");
         fs::create_dir_all(&indexes).at("make directory", &indexes)?;
-        let fs =
-            ImageFs::open_over(&[layer], &indexes, &indexes, &mut |_| None, Default::default());
+        // What the merge asks for are the directories that no member describes.
+        let mut implied = HashSet::new();
+        let mut below = |path: &[u8]| {
+            implied.insert(path.to_owned());
+            None
+        };
+        let fs = ImageFs::open_over(&[layer], &indexes, &indexes, &mut below, Default::default());
         let fs = fs.map_err(|error| failed(error.to_string()))?;
-        Ok(Some(Context::of_archive(View { base: Some(Arc::new(fs)), delta: None })))
+        let view = View { base: Some(Arc::new(fs)), delta: None };
+        Ok(Some(Context::of_archive(view, implied)))
     }
 
     /// Writes a layer of files from the context, in one pass over them. `read` is called with

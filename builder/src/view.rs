@@ -2,7 +2,7 @@
 //! layers of the stage as a delta.
 
 use std::collections::BTreeSet;
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::sync::Arc;
 
 use kfs_fs::error::PathError;
@@ -122,16 +122,30 @@ enum Node {
     Leaf { in_delta: bool, ino: Ino, mode: u32 },
 }
 
-/// A node and its path without symlinks and leading slash.
-type Found = (Node, Vec<u8>);
+/// Where a lookup ends.
+#[derive(Debug)]
+enum Found {
+    /// At a node, and its path without symlinks and leading slash.
+    Node(Node, Vec<u8>),
+    /// At nothing: the path, likewise, under which it would be made.
+    Absent(Vec<u8>),
+    /// Symlinks lead to each other.
+    Loop,
+    /// Something that is no directory has names below it.
+    BelowFile,
+}
 
 impl View {
-    /// What a path leads to, symlinks followed from the root of the view.
-    pub(crate) fn place(&self, path: &[u8]) -> Result<Place, ReadError> {
-        Ok(match self.find(path, true)? {
-            None => Place::Absent,
-            Some((Node::Directory { .. }, path)) => Place::Directory(path),
-            Some((Node::Leaf { .. }, _)) => Place::Other,
+    /// What a path leads to, symlinks followed from the root of the view, also where they lead to
+    /// nothing.
+    pub(crate) fn place(&self, path: &[u8]) -> Result<Place, PathError> {
+        let failed = |errno: nix::errno::Errno| Err(path_error(path, errno.into()));
+        Ok(match self.find(path).map_err(|error| at_path(path, error))? {
+            Found::Absent(path) => Place::Absent(path),
+            Found::Node(Node::Directory { .. }, path) => Place::Directory(path),
+            Found::Node(Node::Leaf { .. }, path) => Place::Other(path),
+            Found::Loop => return failed(nix::errno::Errno::ELOOP),
+            Found::BelowFile => return failed(nix::errno::Errno::ENOTDIR),
         })
     }
 
@@ -154,7 +168,7 @@ impl View {
 
     /// The content of the file at a path; none if there is no file.
     pub(crate) fn file(&self, path: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        let Some((Node::Leaf { in_delta, ino, .. }, _)) = self.find(path, true)? else {
+        let Found::Node(Node::Leaf { in_delta, ino, .. }, _) = self.find(path)? else {
             return Ok(None);
         };
         let fs = if in_delta { &self.delta } else { &self.base };
@@ -268,8 +282,9 @@ impl View {
         Node::Directory { base: root(&self.base), delta: root(&self.delta) }
     }
 
-    fn find(&self, path: &[u8], follow: bool) -> Result<Option<Found>, ReadError> {
-        let mut stack: Vec<(Node, Vec<u8>)> = Vec::new();
+    fn find(&self, path: &[u8]) -> Result<Found, ReadError> {
+        // None for what is not there.
+        let mut stack: Vec<(Option<Node>, Vec<u8>)> = Vec::new();
         let mut todo: Vec<Vec<u8>> = names(path).rev().map(<[u8]>::to_vec).collect();
         let mut hops = 0;
         while let Some(name) = todo.pop() {
@@ -277,25 +292,31 @@ impl View {
                 stack.pop();
                 continue;
             }
-            let here = stack.last().map_or_else(|| self.root(), |(node, _)| *node);
-            let Some(child) = self.child(here, &name)? else { return Ok(None) };
-            match self.target(child)? {
-                Some(target) if follow || !todo.is_empty() => {
+            let child = match stack.last().map_or_else(|| Some(self.root()), |(node, _)| *node) {
+                None => None,
+                Some(Node::Leaf { .. }) => return Ok(Found::BelowFile),
+                Some(directory) => self.child(directory, &name)?,
+            };
+            match child.map(|child| self.target(child)).transpose()?.flatten() {
+                None => stack.push((child, name)),
+                Some(target) => {
                     hops += 1;
                     if hops > MAX_HOPS {
-                        return Ok(None);
+                        return Ok(Found::Loop);
                     }
                     if target.starts_with(b"/") {
                         stack.clear();
                     }
                     todo.extend(names(&target).rev().map(<[u8]>::to_vec));
                 }
-                _ => stack.push((child, name)),
             }
         }
-        let node = stack.last().map_or_else(|| self.root(), |(node, _)| *node);
+        let node = stack.last().map_or_else(|| Some(self.root()), |(node, _)| *node);
         let path = stack.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(&b'/');
-        Ok(Some((node, path)))
+        Ok(match node {
+            Some(node) => Found::Node(node, path),
+            None => Found::Absent(path),
+        })
     }
 
     /// The target of a symlink.
@@ -344,8 +365,12 @@ fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
 
 /// A read error as one at a path of the image.
 pub(crate) fn at_path(path: &[u8], error: ReadError) -> PathError {
+    path_error(path, io::Error::other(error))
+}
+
+fn path_error(path: &[u8], source: io::Error) -> PathError {
     use std::os::unix::ffi::OsStrExt;
     let path = path.strip_prefix(b"/").unwrap_or(path);
     let path = std::path::Path::new("/").join(std::ffi::OsStr::from_bytes(path));
-    PathError { action: "read", path, source: std::io::Error::other(error) }
+    PathError { action: "read", path, source }
 }

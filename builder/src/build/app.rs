@@ -38,7 +38,6 @@ use crate::kubefile::{
 };
 use crate::plan::Step;
 use crate::remote::{Depot, LaidOut, Remotes, Wish, fetch_chart};
-use crate::view::at_path;
 
 /// Permission bits of a file that was fetched.
 const MODE: u32 = 0o644;
@@ -311,8 +310,7 @@ impl StageBuild<'_> {
             mode: None,
             made_at: timestamp(self.site.now),
         };
-        let mut look = |path: &[u8]| view.place(path).map_err(|error| at_path(path, error));
-        Ok(copy::resolve(&request, &mut look)?)
+        Ok(copy::resolve(&request, &mut |path| view.place(path))?)
     }
 
     /// What the files say of the application: those of one source after those of the other.
@@ -345,8 +343,7 @@ impl StageBuild<'_> {
     /// Hides the files of an earlier application of the name.
     fn make_opaque(&mut self, name: &str, items: &mut Vec<CopyItem>) -> Result<(), StepError> {
         let directory = format!("{APPS}/{name}").into_bytes();
-        let place = self.stage.view()?.place(&directory);
-        if !matches!(place.map_err(|error| at_path(&directory, error))?, Place::Directory(_)) {
+        if !matches!(self.stage.view()?.place(&directory)?, Place::Directory(_)) {
             return Ok(());
         }
         let inside = [&directory[..], b"/"].concat();

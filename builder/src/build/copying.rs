@@ -233,9 +233,9 @@ impl StageBuild<'_> {
             // It then lands on directories alone, whatever is there (Dockerfile reference,
             // "COPY --link").
             if files.link {
-                return Ok(Place::Absent);
+                return Ok(Place::Absent(path.to_owned()));
             }
-            view.place(path).map_err(|error| at_path(path, error))
+            view.place(path)
         };
         Ok(copy::resolve(&request, &mut look)?)
     }
@@ -263,6 +263,11 @@ fn warn(resolved: &copy::Resolved, step: &Step, report: &mut dyn FnMut(Event)) {
     if let Some(difference) = &resolved.difference {
         let rule = Rule::CopyRulesDiffer;
         report(Event::Warning(format!("{at}: {difference} [{rule}]")));
+    }
+    if !resolved.unmatched.is_empty() {
+        let patterns = resolved.unmatched.join(", ");
+        let what = format!("no file of the context matches {patterns}: nothing is copied");
+        report(Event::Warning(format!("{at}: {what}")));
     }
     for socket in &resolved.skipped {
         let path = socket.display();

@@ -286,7 +286,8 @@ impl StageBuild<'_> {
             mode: None,
             made_at: timestamp(self.site.now),
         };
-        let resolved = copy::resolve(&request, &mut |_| Ok(copy::Place::Absent))?;
+        let resolved =
+            copy::resolve(&request, &mut |path| Ok(copy::Place::Absent(path.to_owned())))?;
         Ok(resolved.items)
     }
 

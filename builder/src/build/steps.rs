@@ -19,7 +19,7 @@ use super::{BuildError, Event, Failed, StepError};
 use crate::cache::{self, Hit};
 use crate::cluster::extension::Extension;
 use crate::config::{StageConfig, history};
-use crate::copy::{Content, CopyItem, Owner, Place};
+use crate::copy::{self, Content, CopyItem, Owner, Place};
 use crate::kubefile::{Instruction, Location, Workdir};
 use crate::plan::{Base, Step};
 use crate::stage::Stage;
@@ -312,45 +312,38 @@ impl<'a> StageBuild<'a> {
         Ok(Owner::resolve(&user, &mut read)?)
     }
 
-    /// The directories on the way to a path that the image lacks; they belong to USER, as in
-    /// BuildKit and buildah.
+    /// The directories on the way to a path that the image lacks, symlinks followed; they belong
+    /// to USER, as in BuildKit and buildah.
     fn missing_directories(&mut self, path: &[u8]) -> Result<Vec<CopyItem>, StepError> {
         let view = self.stage.view()?;
+        let absent = match view.place(path)? {
+            Place::Directory(_) => return Ok(Vec::new()),
+            Place::Other(path) => {
+                let path = String::from_utf8_lossy(&path).into_owned();
+                return Err(StepError::WorkdirIsAFile(path));
+            }
+            Place::Absent(absent) => absent,
+        };
+        let owner = self.user(&view)?;
         let mut items = Vec::new();
-        let mut real = Vec::new();
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            if !real.is_empty() {
-                real.push(b'/');
+        for path in copy::parents(&absent).chain([&absent[..]]) {
+            if matches!(view.place(path)?, Place::Directory(_)) {
+                continue;
             }
-            real.extend_from_slice(name);
-            let place = view.place(&real).map_err(|error| at_path(&real, error))?;
-            match place {
-                Place::Directory(found) => real = found,
-                Place::Other => {
-                    let path = String::from_utf8_lossy(&real).into_owned();
-                    return Err(StepError::WorkdirIsAFile(path));
-                }
-                Place::Absent => items.push(CopyItem {
-                    entry: Entry {
-                        path: real.clone(),
-                        kind: Kind::Directory,
-                        mode: 0o755,
-                        uid: 0,
-                        gid: 0,
-                        mtime: timestamp(self.site.now),
-                        size: 0,
-                        xattrs: Vec::new(),
-                    },
-                    content: Content::None,
-                    stamp: None,
-                }),
-            }
-        }
-        if !items.is_empty() {
-            let owner = self.user(&view)?;
-            for item in &mut items {
-                (item.entry.uid, item.entry.gid) = (owner.uid, owner.gid);
-            }
+            items.push(CopyItem {
+                entry: Entry {
+                    path: path.to_owned(),
+                    kind: Kind::Directory,
+                    mode: 0o755,
+                    uid: owner.uid,
+                    gid: owner.gid,
+                    mtime: timestamp(self.site.now),
+                    size: 0,
+                    xattrs: Vec::new(),
+                },
+                content: Content::None,
+                stamp: None,
+            });
         }
         Ok(items)
     }

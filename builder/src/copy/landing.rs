@@ -58,38 +58,60 @@ impl<'a, 'b> Image<'a, 'b> {
         self.directories.contains(path)
     }
 
-    /// Finds an absolute path. The result names its parents' real path; the last name is resolved
-    /// only if it leads to a directory, so that a file replaces a symlink and not its target.
-    fn locate(&mut self, dest: &str, absolute: &str) -> Result<(Vec<u8>, Place), CopyError> {
-        let mut at = Vec::new();
+    /// What is at a path whose parents are known.
+    pub(super) fn place(&mut self, path: &[u8]) -> Result<Place, CopyError> {
+        let place = (self.look)(path)?;
+        match &place {
+            Place::Directory(real) => self.remember(real),
+            Place::Absent(real) | Place::Other(real) if real != path => {
+                for parent in parents(real) {
+                    if let Place::Directory(real) = (self.look)(parent)? {
+                        self.remember(&real);
+                    }
+                }
+            }
+            Place::Absent(_) | Place::Other(_) => {}
+        }
+        Ok(place)
+    }
+
+    /// Finds an absolute path, symlinks followed, also those that lead to nothing (as BuildKit
+    /// does it).
+    fn locate(&mut self, dest: &str, absolute: &str) -> Result<Destination, CopyError> {
+        let mut named = Vec::new();
         let mut place = Place::Directory(Vec::new());
         for name in absolute.split('/').filter(|name| !name.is_empty()) {
-            if place == Place::Other {
-                let path = String::from_utf8_lossy(&at).into_owned();
-                return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
-            }
-            let below_absent = place == Place::Absent;
-            at = child(&at, name.as_bytes());
-            if below_absent {
-                continue;
-            }
-            place = (self.look)(&at)?;
-            if let Place::Directory(real) = &place {
-                at.clone_from(real);
-                self.remember(real);
-            }
+            named = child(place.path(), name.as_bytes());
+            place = match place {
+                Place::Directory(_) => self.place(&named)?,
+                Place::Absent(_) => Place::Absent(named.clone()),
+                Place::Other(path) => {
+                    let path = String::from_utf8_lossy(&path).into_owned();
+                    return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
+                }
+            };
         }
-        Ok((at, place))
+        Ok(Destination { place, named })
     }
 
     fn remember(&mut self, path: &[u8]) {
-        for (i, byte) in path.iter().enumerate() {
-            if *byte == b'/' {
-                self.directories.insert(path[..i].to_owned());
-            }
-        }
+        self.directories.extend(parents(path).map(<[u8]>::to_vec));
         self.directories.insert(path.to_owned());
     }
+}
+
+/// Where the destination of a COPY leads.
+struct Destination {
+    /// With all symlinks followed.
+    place: Place,
+    /// With all but that of the last name followed.
+    named: Vec<u8>,
+}
+
+/// The directories above a path, highest first, without the root.
+pub(crate) fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    slashes.map(|(i, _)| &path[..i])
 }
 
 /// `name` below `directory`.
@@ -124,7 +146,8 @@ fn docker<'a>(
     image: &mut Image<'_, '_>,
 ) -> Result<Vec<Landing<'a>>, CopyError> {
     let dest = request.dest;
-    let (at, place) = image.locate(dest, &join(request.working_dir, dest))?;
+    let Destination { place, .. } = image.locate(dest, &join(request.working_dir, dest))?;
+    let at = place.path();
     let is_file = |m: &Match<'_>| match m {
         Match::Path(found) => !found.is_directory,
         Match::Inline(_) => true,
@@ -133,11 +156,11 @@ fn docker<'a>(
     let slash = matches!(dest.rsplit('/').next(), Some("" | "." | ".."));
     let into = slash || matches!(place, Place::Directory(_));
     let several = request.sources.len() > 1 || matches.len() > 1;
-    if several && !into && (request.sources.len() > 1 || matches.iter().any(is_file)) {
+    if several && !into && matches.iter().any(is_file) {
         return Err(CopyError::NeedsSlash(dest.to_owned()));
     }
-    if place == Place::Other && (slash || !matches.iter().all(is_file)) {
-        let path = String::from_utf8_lossy(&at).into_owned();
+    if matches!(place, Place::Other(_)) && (slash || !matches.iter().all(is_file)) {
+        let path = String::from_utf8_lossy(at).into_owned();
         return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
     }
     let land = |one: &'a Match<'a>| {
@@ -155,7 +178,7 @@ fn docker<'a>(
             }
         };
         let named_there = into && !matches!(what, Landed::Directory { .. });
-        let at = if named_there { child(&at, &name(one).unwrap_or_default()) } else { at.clone() };
+        let at = if named_there { child(at, &name(one).unwrap_or_default()) } else { at.to_vec() };
         Ok(Landing { what, at, named, above: Vec::new() })
     };
     matches.iter().map(land).collect()
@@ -179,7 +202,8 @@ fn kubefile<'a>(
 ) -> Result<Vec<Landing<'a>>, CopyError> {
     let dest = request.dest;
     let absolute = join(request.working_dir, dest);
-    let (at, place) = image.locate(dest, &absolute)?;
+    let Destination { place, named: replaced } = image.locate(dest, &absolute)?;
+    let at = place.path();
     // `.` and `..` have no name that a source could have too.
     let dest_name = dest.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let land = |one: &'a Match<'a>| {
@@ -202,15 +226,17 @@ fn kubefile<'a>(
             (Place::Directory(_), true) if !is_directory => {
                 return Err(CopyError::NotFile(dest.to_owned(), named));
             }
-            (Place::Other, _) if is_directory || !same => {
-                let path = String::from_utf8_lossy(&at).into_owned();
+            (Place::Other(_), _) if is_directory || !same => {
+                let path = String::from_utf8_lossy(at).into_owned();
                 return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
             }
             _ => {}
         }
         let at = match name {
-            Some(name) if !same => child(&at, &name),
-            _ => at.clone(),
+            Some(name) if !same => child(at, &name),
+            // It takes the place of a symlink, as it may be one itself.
+            Some(_) if !is_directory => replaced.clone(),
+            _ => at.to_vec(),
         };
         Ok(Landing { what, at, named, above: Vec::new() })
     };
@@ -224,9 +250,10 @@ fn with_parents<'a>(
     image: &mut Image<'_, '_>,
 ) -> Result<Vec<Landing<'a>>, CopyError> {
     let dest = request.dest;
-    let (at, place) = image.locate(dest, &join(request.working_dir, dest))?;
-    if place == Place::Other {
-        let path = String::from_utf8_lossy(&at).into_owned();
+    let Destination { place, .. } = image.locate(dest, &join(request.working_dir, dest))?;
+    let at = place.path();
+    if matches!(place, Place::Other(_)) {
+        let path = String::from_utf8_lossy(at).into_owned();
         return Err(CopyError::NotDirectory { dest: dest.to_owned(), path });
     }
     let land = |one: &'a Match<'a>| {
@@ -234,13 +261,13 @@ fn with_parents<'a>(
         let found = match one {
             Match::Path(found) => found,
             Match::Inline(heredoc) => {
-                let (what, at) = (Landed::Inline(heredoc), child(&at, heredoc.name.as_bytes()));
+                let (what, at) = (Landed::Inline(heredoc), child(at, heredoc.name.as_bytes()));
                 return Ok(Landing { what, at, named, above: Vec::new() });
             }
             Match::Tree(context, _) => {
                 return Ok(Landing {
                     what: contents(context),
-                    at: at.clone(),
+                    at: at.to_vec(),
                     named,
                     above: Vec::new(),
                 });
@@ -249,7 +276,7 @@ fn with_parents<'a>(
         let (context, path) = (found.context, followed(found)?);
         let kept: Vec<_> = found.named.components().skip(found.pivot).collect();
         let mut above = Vec::new();
-        let mut at = at.clone();
+        let mut at = at.to_vec();
         for (i, component) in kept.iter().enumerate() {
             at = child(&at, component.as_os_str().as_bytes());
             // As many names up from the source as there are still to come.

@@ -58,6 +58,10 @@ fn directory(path: &str) -> Place {
     Place::Directory(path.as_bytes().to_vec())
 }
 
+fn other(path: &str) -> Place {
+    Place::Other(path.as_bytes().to_vec())
+}
+
 static NONE_FETCHED: BTreeMap<String, Fetched> = BTreeMap::new();
 
 fn request<'a>(context: &'a Context, sources: &'a [Source], dest: &'a str) -> Request<'a> {
@@ -81,7 +85,7 @@ fn resolve_on(request: &Request<'_>, rootfs: &Rootfs) -> Result<Resolved, CopyEr
     let mut look = |path: &[u8]| {
         let path = std::str::from_utf8(path).unwrap();
         assert!(!path.starts_with('/') && !path.ends_with('/') && !path.is_empty());
-        Ok(rootfs.get(path).cloned().unwrap_or(Place::Absent))
+        Ok(rootfs.get(path).cloned().unwrap_or_else(|| Place::Absent(path.into())))
     };
     resolve(request, &mut look)
 }
@@ -144,7 +148,7 @@ d? out                  | out/d1/f out/d2/f | out/f
 d? out/                 | out/d1/f out/d2/f | out/f
 nope x                  | ! | !
 ../x y                  | ! | !
-n* x/                   | ! | !
+n* x/                   | ! |
 [ x                     | ! | !
 . manifests             | manifests/a.yaml manifests/amd64/bin/kubectl manifests/apollo/Chart.yaml manifests/apollo/templates/a.yaml manifests/b.yaml manifests/charts/x/Chart.yaml manifests/d1/f manifests/d2/f manifests/emptyd/ manifests/imageList manifests/ln@ manifests/lnd@ manifests/scripts/scripts/i.sh | =
 . .                     | a.yaml amd64/bin/kubectl apollo/Chart.yaml apollo/templates/a.yaml b.yaml charts/x/Chart.yaml d1/f d2/f emptyd/ imageList ln@ lnd@ scripts/scripts/i.sh | =
@@ -162,6 +166,9 @@ a.yaml n* x/            | x/a.yaml | =
 *.yaml manifests        | manifests/a.yaml manifests/b.yaml | !
 apollo/* charts         | charts/Chart.yaml charts/templates/a.yaml | !
 a.yaml b.yaml c         | c/a.yaml c/b.yaml | !
+# Directories alone need no destination that is there.
+d1 d2 x                 | x/d1/f x/d2/f | x/f
+d1 a.yaml x             | x/a.yaml x/d1/f | !
 # Sealer takes b.yaml to the parent directory once a.yaml matched: its own bug.
 *.yaml a.yaml           | ! | !
 ";
@@ -223,10 +230,14 @@ fn what_the_image_has_decides() {
         ("bin", directory("usr/bin")),
         ("usr", directory("usr")),
         ("usr/bin", directory("usr/bin")),
-        ("usr/bin/sh", Place::Other),
+        ("usr/bin/sh", other("usr/bin/sh")),
         ("manifests", directory("manifests")),
         ("etc", directory("etc")),
-        ("etc/x", Place::Other),
+        ("etc/x", other("etc/x")),
+        // Links: to a file, to nothing in a directory that is there, to nothing in none.
+        ("file", other("etc/x")),
+        ("new", Place::Absent(b"etc/new".to_vec())),
+        ("far", Place::Absent(b"a/b".to_vec())),
     ]);
     let context = context();
     let copied = |rule, source: &str, dest: &str| {
@@ -249,6 +260,14 @@ fn what_the_image_has_decides() {
     assert!(matches!(docker("d1", "etc/x"), Err(CopyError::NotDirectory { .. })));
     assert!(matches!(docker("a.yaml", "etc/x/"), Err(CopyError::NotDirectory { .. })));
     assert!(matches!(docker("a.yaml", "etc/x/y"), Err(CopyError::NotDirectory { .. })));
+    assert_eq!(docker("a.yaml", "file").unwrap(), "etc/x");
+    assert!(matches!(docker("a.yaml", "file/"), Err(CopyError::NotDirectory { .. })));
+    assert_eq!(docker("a.yaml", "new").unwrap(), "etc/new");
+    assert_eq!(docker("a.yaml", "new/").unwrap(), "etc/new etc/new/a.yaml");
+    assert_eq!(docker("d1", "new").unwrap(), "etc/new etc/new/f");
+    assert_eq!(docker("d1", "far/c").unwrap(), "a a/b a/b/c a/b/c/f");
+    assert_eq!(kubefile("a.yaml", "new").unwrap(), "etc/new etc/new/a.yaml");
+    assert_eq!(kubefile("a.yaml", "/new/a.yaml").unwrap(), "etc/new etc/new/a.yaml");
     assert_eq!(kubefile("amd64/bin", "bin").unwrap(), "usr/bin usr/bin/kubectl");
     assert_eq!(kubefile("a.yaml", "usr").unwrap(), "usr/a.yaml");
     assert!(matches!(kubefile("a.yaml", "etc/x"), Err(CopyError::NotDirectory { .. })));
@@ -380,7 +399,7 @@ fn errors_name_what_is_there() {
     );
     let below_file = copied(CopyRule::Docker, &["a.yaml/b"], "x").unwrap_err().to_string();
     assert!(below_file.contains("a.yaml is the nearest"), "{below_file}");
-    let none = copied(CopyRule::Docker, &["n*", "m?"], "x/").unwrap_err();
+    let none = copied(CopyRule::Kubefile, &["n*", "m?"], "x/").unwrap_err();
     assert_eq!(none.to_string(), "no file of the context matches \"n*\", \"m?\"");
 }
 

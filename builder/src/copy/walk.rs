@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use kfs_fs::error::AtPath;
 use kfs_fs::layer::{Entry, Kind};
 
-use super::landing::{Image, Landed, Landing, child};
-use super::{Content, CopyError, CopyItem, MADE_DIRECTORY, MADE_FILE, Owner, Request};
+use super::landing::{Image, Landed, Landing, child, parents};
+use super::{Content, CopyError, CopyItem, MADE_DIRECTORY, MADE_FILE, Owner, Place, Request};
 use crate::context::Context;
 
 /// The items of a COPY by their path, as if its sources were copied one after the other: a later
@@ -52,11 +52,10 @@ impl<'a> Items<'a> {
     pub(super) fn add(
         &mut self,
         landing: &Landing<'_>,
-        image: &Image<'_, '_>,
+        image: &mut Image<'_, '_>,
     ) -> Result<(), CopyError> {
         let at = &landing.at;
-        for (i, _) in at.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            let parent = &at[..i];
+        for parent in parents(at) {
             match landing.above.iter().find(|(_, above)| above == parent) {
                 Some((path, _)) => self.insert_parent(landing, path, parent)?,
                 None => self.make_directory(parent, image)?,
@@ -91,7 +90,7 @@ impl<'a> Items<'a> {
                 } else {
                     self.make_directory(at, image)?;
                 }
-                self.walk(context, path, at)
+                self.walk(context, path, at, image)
             }
         }
     }
@@ -122,7 +121,13 @@ impl<'a> Items<'a> {
     }
 
     /// Adds what is below a directory.
-    fn walk(&mut self, context: &Context, path: &Path, at: &[u8]) -> Result<(), CopyError> {
+    fn walk(
+        &mut self,
+        context: &Context,
+        path: &Path,
+        at: &[u8],
+        image: &mut Image<'_, '_>,
+    ) -> Result<(), CopyError> {
         let excluded = self.excluded(context, path)?;
         // A list and not recursion: depth is the context's, the stack is not.
         let mut open = vec![(path.to_owned(), at.to_owned())];
@@ -135,7 +140,10 @@ impl<'a> Items<'a> {
                     continue;
                 }
                 let at = child(&at, name.as_bytes());
-                if self.insert_path(context, &path, &at)? {
+                if context.is_implied(&path)? {
+                    let at = self.enter(&at, image)?;
+                    open.push((path, at));
+                } else if self.insert_path(context, &path, &at)? {
                     open.push((path, at));
                 }
             }
@@ -164,7 +172,7 @@ impl<'a> Items<'a> {
         let (mode, xattrs) = match kind {
             Kind::Symlink(_) => (0o777, Vec::new()),
             _ => {
-                let change = self.request.mode.as_ref();
+                let change = self.request.mode.as_ref().filter(|_| !context.is_archive());
                 let mode = change.map_or(seen.mode, |mode| mode.apply(seen.mode, is_directory));
                 (mode, context.xattrs(path)?)
             }
@@ -180,6 +188,34 @@ impl<'a> Items<'a> {
         }
         self.insert(CopyItem { entry, content, stamp: seen.stamp })?;
         Ok(is_directory)
+    }
+
+    /// The directory at a path that an archive has files in but does not describe: that of the
+    /// image, symlinks followed, or one that is made.
+    fn enter(&mut self, at: &[u8], image: &mut Image<'_, '_>) -> Result<Vec<u8>, CopyError> {
+        if self.items.contains_key(at) {
+            self.make_directory(at, image)?;
+            return Ok(at.to_owned());
+        }
+        let above = parents(at).last().unwrap_or_default();
+        // Below a directory that is new here, or takes the place of a symlink, the image has nothing.
+        let is_new = self.items.contains_key(above)
+            && image.place(above)? != Place::Directory(above.to_owned());
+        let place = if is_new { Place::Absent(at.to_owned()) } else { image.place(at)? };
+        match place {
+            Place::Directory(real) => Ok(real),
+            Place::Absent(real) => {
+                for parent in parents(&real) {
+                    self.make_directory(parent, image)?;
+                }
+                self.make_directory(&real, image)?;
+                Ok(real)
+            }
+            Place::Other(real) => {
+                let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+                Err(CopyError::NotDirectory { dest: shown(at), path: shown(&real) })
+            }
+        }
     }
 
     /// Adds a directory that no source describes, unless it is there.

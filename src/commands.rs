@@ -20,6 +20,7 @@ pub(crate) mod lint;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod ls;
+pub(crate) mod merge;
 pub(crate) mod mount;
 pub(crate) mod mounts;
 pub(crate) mod prune;

@@ -7,6 +7,7 @@ pub mod extension;
 pub mod files;
 pub mod kube_version;
 pub mod launch;
+pub mod merge;
 pub mod registry_tree;
 pub mod run;
 pub mod serve;

@@ -3,6 +3,7 @@
 use kfs_builder::cluster::extension::Malformed;
 use kfs_builder::cluster::files::FilesError;
 use kfs_builder::cluster::launch::PlanError;
+use kfs_builder::cluster::merge::MergeError;
 use kfs_builder::cluster::run::RunError;
 use kfs_builder::cluster::serve::{HtpasswdError, ServeError};
 use kfs_builder::cluster::template::TemplateError;
@@ -90,6 +91,27 @@ impl From<RunError> for Failure {
                 error.into()
             }
             RunError::Fuse(_) | RunError::Rootfs(_) | RunError::Exec(_) => Self::from_error(&error),
+        }
+    }
+}
+
+impl From<MergeError> for Failure {
+    fn from(error: MergeError) -> Self {
+        let failure = Self::from_error(&error);
+        match error {
+            MergeError::TooFew => failure.code(USAGE),
+            MergeError::Application { .. } => {
+                failure.hint("build one of the images with another name for it")
+            }
+            MergeError::Malformed { .. } => failure.code(CORRUPT),
+            MergeError::Open(error) => error.into(),
+            MergeError::Files(error) => error.into(),
+            MergeError::Read(error) => error.into(),
+            MergeError::Store(error) => error.into(),
+            MergeError::Platform { .. }
+            | MergeError::KubeVersion { .. }
+            | MergeError::Launch { .. }
+            | MergeError::Compare { .. } => failure,
         }
     }
 }

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use kfs_fs::oci::manifest::{
-    CONFIG, Compression, Descriptor, History, ImageConfig, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD,
-    MANIFEST, Manifest, layer_compression,
-};
+use kfs_fs::oci::manifest::{CONFIG, Descriptor, History, ImageConfig, MANIFEST, Manifest};
 use kfs_fs::oci::store::{StoreError, Writer};
 use kfs_fs::oci::{Image, Layer};
 
@@ -55,7 +52,7 @@ pub(super) fn store(writer: &Writer, new: New<'_>, tag: Option<&str>) -> Result<
         schema_version: 2,
         media_type: Some(MANIFEST.to_owned()),
         config: Descriptor::of(CONFIG, &config),
-        layers: all().map(|layer| oci_descriptor(&layer.descriptor)).collect(),
+        layers: all().map(|layer| layer.descriptor.in_oci_terms()).collect(),
         annotations: new.annotations,
     };
     let manifest = serde_json::to_vec(&manifest).expect("strings, numbers and lists");
@@ -78,18 +75,4 @@ fn fill_times(history: &mut [History], now: &str) {
             None => step.created = Some(time.clone().unwrap_or_else(|| now.to_owned())),
         }
     }
-}
-
-/// The descriptor with Docker's media types replaced by those of OCI, for an OCI manifest.
-fn oci_descriptor(descriptor: &Descriptor) -> Descriptor {
-    let mut descriptor = descriptor.clone();
-    if descriptor.media_type.starts_with("application/vnd.docker.") {
-        descriptor.media_type = match layer_compression(&descriptor.media_type) {
-            Some(Compression::None) => LAYER_TAR,
-            Some(Compression::Zstd) => LAYER_ZSTD,
-            Some(Compression::Gzip) | None => LAYER_GZIP,
-        }
-        .to_owned();
-    }
-    descriptor
 }

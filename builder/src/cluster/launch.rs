@@ -243,7 +243,7 @@ fn kube_version(config: &ContainerConfig) -> Option<(String, String)> {
 }
 
 /// The lines without the `/bin/sh -c` that the shell form of an instruction puts before them.
-fn without_shell(lines: &[String]) -> Vec<String> {
+pub(super) fn without_shell(lines: &[String]) -> Vec<String> {
     match lines {
         [shell, option, rest @ ..] if shell == "/bin/sh" && option == "-c" => rest.to_vec(),
         all => all.to_vec(),

@@ -21,6 +21,8 @@ use super::files::{Files, FilesError, OpenFile};
 /// Where the tree starts in a cluster image.
 pub const REGISTRY: &str = "registry";
 const V2: &str = "docker/registry/v2";
+/// Where the blobs are in a cluster image, by their digests.
+pub(super) const BLOBS: &str = "registry/docker/registry/v2/blobs/";
 /// A link is not longer than this, in bytes.
 const MAX_LINK: u64 = 256;
 

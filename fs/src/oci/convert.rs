@@ -14,8 +14,8 @@ use serde_json::Value;
 use super::image::{ImageError, read_index};
 use super::layout::{Layout, LayoutError, Selection};
 use super::manifest::{
-    CONFIG, Compression as Stored, Descriptor, INDEX, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MANIFEST,
-    Manifest, is_index, layer_compression,
+    CONFIG, Compression as Stored, Descriptor, INDEX, MANIFEST, Manifest, is_index,
+    layer_compression,
 };
 use super::reference::Name;
 use super::store::{Part, Store, StoreError, Writer};
@@ -222,7 +222,7 @@ impl Converter<'_> {
         }
         let from = layer.descriptor.clone();
         let made = if priorities.is_empty() && has_format(&from, self.target.compression) {
-            let to = oci_descriptor(&from);
+            let to = from.in_oci_terms();
             self.kept.push(layer.clone());
             let (changed, plain) = (false, None);
             self.result.layers.push(ConvertedLayer { from, to: to.clone(), changed, plain });
@@ -288,20 +288,6 @@ fn has_format(layer: &Descriptor, compression: Compression) -> bool {
         Compression::Gzip(_) => stored == Some(Stored::Gzip),
         Compression::None => stored == Some(Stored::None),
     }
-}
-
-/// The descriptor with a media type of OCI in the place of one of Docker.
-fn oci_descriptor(descriptor: &Descriptor) -> Descriptor {
-    let mut descriptor = descriptor.clone();
-    if descriptor.media_type.starts_with("application/vnd.docker.") {
-        descriptor.media_type = match layer_compression(&descriptor.media_type) {
-            Some(Stored::None) => LAYER_TAR,
-            Some(Stored::Zstd) => LAYER_ZSTD,
-            Some(Stored::Gzip) | None => LAYER_GZIP,
-        }
-        .to_owned();
-    }
-    descriptor
 }
 
 /// The config with other diffIDs; all else as it was.

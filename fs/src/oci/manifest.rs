@@ -78,6 +78,21 @@ impl Descriptor {
             extra: Map::new(),
         }
     }
+
+    /// The descriptor of a layer with Docker's media type replaced by that of OCI, for an OCI
+    /// manifest.
+    pub fn in_oci_terms(&self) -> Self {
+        let mut descriptor = self.clone();
+        if descriptor.media_type.starts_with("application/vnd.docker.") {
+            descriptor.media_type = match layer_compression(&descriptor.media_type) {
+                Some(Compression::None) => LAYER_TAR,
+                Some(Compression::Zstd) => LAYER_ZSTD,
+                Some(Compression::Gzip) | None => LAYER_GZIP,
+            }
+            .to_owned();
+        }
+        descriptor
+    }
 }
 
 /// What an image runs on (OCI image spec, image-index.md).

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::oci;
 use crate::oci::fixture::{Fixture, tar_of};
-use crate::oci::manifest::{DOCKER_MANIFEST, ImageConfig, Index};
+use crate::oci::manifest::{DOCKER_MANIFEST, ImageConfig, Index, LAYER_ZSTD};
 use crate::oci::reference::Source;
 
 const CHUNKED: Compression = Compression::ZstdChunked(1);

@@ -121,6 +121,8 @@ pub(crate) fn talk(text: &str) {
 
 const FETCH_AGAIN: &str = "check the address and the network; what was fetched before is used \
                            without asking if ADD says its --checksum";
+const DAMAGED: &str = "`kfs fsck --repair` puts aside what is damaged in the store; then get the image \
+                       again";
 const NEEDS_GIT: &str = "install it: apt-get install git, or dnf install git";
 const DISK_FULL: &str = "free some space; nothing was kept of what was being written";
 
@@ -252,7 +254,8 @@ impl From<LayoutError> for Failure {
                 ImageError::Path(_) => failure,
                 ImageError::Registry(error) => failure.about_registry(&error),
                 ImageError::Store(error) => Self::from(*error),
-                ImageError::Corrupt(_) | ImageError::Missing { .. } => {
+                ImageError::Corrupt(_) => failure.code(CORRUPT).hint(DAMAGED),
+                ImageError::Missing { .. } => {
                     failure.code(CORRUPT).hint("get the image again: its copy here is damaged")
                 }
                 ImageError::Platform { .. } => failure.code(NOT_FOUND),
@@ -309,9 +312,9 @@ impl From<OpenError> for Failure {
             OpenError::Layer(LayerError::Read { .. } | LayerError::Index { .. })
             | OpenError::Index { .. }
             | OpenError::Tree(TreeError::TooMany) => failure,
+            OpenError::Layer(LayerError::Corrupt { .. }) => failure.code(CORRUPT).hint(DAMAGED),
             OpenError::Layer(
-                LayerError::Corrupt { .. }
-                | LayerError::DiffId { .. }
+                LayerError::DiffId { .. }
                 | LayerError::Decode { .. }
                 | LayerError::Tar { .. }
                 | LayerError::Toc { .. },
@@ -344,9 +347,8 @@ impl From<ReadError> for Failure {
             | ReadError::WrongKind(_)
             | ReadError::Span(SpanError::Read { .. } | SpanError::Closed { .. }) => failure,
             ReadError::Span(SpanError::TimedOut { .. }) => failure.hint("try again later"),
-            ReadError::Span(
-                SpanError::Mismatch { .. } | SpanError::Index(_) | SpanError::TooLarge { .. },
-            )
+            ReadError::Span(SpanError::Mismatch { .. }) => failure.code(CORRUPT).hint(DAMAGED),
+            ReadError::Span(SpanError::Index(_) | SpanError::TooLarge { .. })
             | ReadError::Tree(_)
             | ReadError::NoContent { .. } => failure.code(CORRUPT),
         }

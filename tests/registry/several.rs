@@ -1,4 +1,8 @@
-//! Blobs that several repositories have.
+//! Blobs that are in several places: repositories, and the store.
+
+use std::fs;
+
+use kfs_fs::digest::Digest;
 
 use crate::bad::{BLOBS, Bad};
 use kfs_measure::proxy::{Fault, Proxy, Rule, Shape};
@@ -33,4 +37,46 @@ fn an_image_is_read_from_where_it_is_named_and_from_elsewhere_if_it_is_gone_ther
     ok(&["cache", "prune", "--all"]);
     assert!(reads(&here));
     assert!(from(&bad.proxy) > 0 && from(&other) > 0);
+}
+
+#[test]
+fn what_is_damaged_in_the_store_is_fetched_again() {
+    let Some(bad) = Bad::start() else { return };
+    let (registry, name) = (&bad.registry, bad.name());
+    let blobs = registry.path("pulled/blobs/sha256");
+    let pull = || {
+        let pulled = registry.run("pulled", &["pull", "--plain-http", &name]);
+        String::from_utf8(pulled.stderr).unwrap()
+    };
+    let reads = || registry.run("pulled", &["cat", "--plain-http", &name, "/big"]);
+    assert!(pull().contains("1 layers fetched, 0 were there"));
+    // Cut short, which shows without reading: read from the registry, and healed by a pull.
+    let layer = blobs.join(Digest::of(&bad.layer).hex());
+    fs::write(&layer, &bad.layer[..1000]).unwrap();
+    assert!(reads().stdout == bad.big);
+    assert!(pull().contains("1 layers fetched, 0 were there"));
+    assert!(fs::read(&layer).unwrap() == bad.layer);
+    // Manifest and config are small enough to be held against their digests each time.
+    for entry in fs::read_dir(&blobs).unwrap() {
+        let path = entry.unwrap().path();
+        let good = fs::read(&path).unwrap();
+        if path == layer {
+            continue;
+        }
+        for damaged in [&good[..10], &vec![b' '; good.len()]] {
+            fs::write(&path, damaged).unwrap();
+            registry.ok("pulled", &["inspect", "--plain-http", &name]);
+            assert_eq!(fs::read(&path).unwrap(), good);
+        }
+    }
+    // Of a layer it shows when it is read, and what helps is said.
+    let mut flipped = bad.layer.clone();
+    flipped[700_000] ^= 1;
+    fs::write(&layer, flipped).unwrap();
+    let failed = reads();
+    let said = String::from_utf8(failed.stderr).unwrap();
+    assert!(failed.status.code() == Some(5) && said.contains("kfs fsck --repair"), "{said}");
+    registry.run("pulled", &["fsck", "--repair"]);
+    assert!(pull().contains("1 layers fetched, 0 were there"));
+    assert!(reads().stdout == bad.big);
 }

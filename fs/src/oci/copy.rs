@@ -61,7 +61,7 @@ pub fn copy_to_store(
     let writer = store.writer()?;
     let mut stage = writer.stage()?;
     for (blob, source) in blobs(selection)? {
-        if !store.blob_path(blob.digest).exists() {
+        if !store.has(&blob) {
             let what = source.location();
             from_any_place(source.as_ref(), StoreError::is_corrupt, || {
                 let reader = BlobReader::new(source.clone());
@@ -89,7 +89,8 @@ pub fn copy_to_layout(
     fs::create_dir_all(&blobs_dir).at("create", &blobs_dir)?;
     for (blob, source) in blobs(selection)? {
         let path = layout::blob_path(dir, blob.digest);
-        if !path.exists() {
+        let is_there = |file: fs::Metadata| file.is_file() && file.len() == blob.size;
+        if !fs::metadata(&path).is_ok_and(is_there) {
             let what = source.location();
             from_any_place(source.as_ref(), StoreError::is_corrupt, || {
                 let reader = BlobReader::new(source.clone());

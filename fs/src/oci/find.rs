@@ -15,7 +15,7 @@ use super::registry::{Fetched, Reference, Registries, RegistryError, Repository}
 use super::soci;
 use super::store::{Store, StoreError};
 use crate::blob::{BlobReader, BlobSource, from_any_place};
-use crate::digest::{Digest, Mismatch, VerifyReader};
+use crate::digest::{Digest, Found, Mismatch, VerifyReader};
 
 /// How images are found that are named.
 #[derive(Clone, Debug, Default)]
@@ -174,6 +174,12 @@ impl Remote {
         let mut failure = None;
         for name in self.names(descriptor.digest)? {
             match fetch(&self.registries.repository(&name)?, descriptor) {
+                // A SOCI index is named without its size.
+                Ok(json) if ![0, json.len() as u64].contains(&descriptor.size) => {
+                    let found = Found::Size(descriptor.size, json.len() as u64);
+                    let mismatch = Mismatch { expected: descriptor.digest, found };
+                    return Err(ImageError::Corrupt(mismatch));
+                }
                 Ok(json) => {
                     self.keep(&name, descriptor, &json)
                         .map_err(|e| ImageError::Store(Box::new(e)))?;

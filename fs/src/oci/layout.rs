@@ -359,20 +359,23 @@ impl Layout {
         homes: &[Name],
     ) -> Result<Arc<dyn BlobSource>, ImageError> {
         let digest = descriptor.digest;
-        let blob = match (self.blob(digest)?, &self.remote) {
-            (Some(blob), _) => blob,
-            (None, Some(remote)) if let Some(blob) = remote.blob(descriptor, homes)? => blob,
-            (None, _) => {
-                return Err(ImageError::Missing { digest, location: self.location.clone() });
-            }
-        };
-        match blob.size() {
-            size if size == descriptor.size => Ok(blob),
-            size => Err(ImageError::Corrupt(Mismatch {
-                expected: digest,
-                found: Found::Size(descriptor.size, size),
-            })),
+        let here = self.blob(digest)?;
+        if let Some(blob) = here.as_ref().filter(|blob| blob.size() == descriptor.size) {
+            return Ok(blob.clone());
         }
+        // A blob that was cut short here may still be whole there.
+        if let Some(remote) = &self.remote
+            && let Some(blob) = remote.blob(descriptor, homes)?
+        {
+            return Ok(blob);
+        }
+        Err(match here {
+            Some(blob) => ImageError::Corrupt(Mismatch {
+                expected: digest,
+                found: Found::Size(descriptor.size, blob.size()),
+            }),
+            None => ImageError::Missing { digest, location: self.location.clone() },
+        })
     }
 
     /// Is called before something of an index is read that may not be here.
@@ -388,28 +391,43 @@ impl Layout {
         names.filter_map(|name| name.parse().ok()).collect()
     }
 
-    /// The bytes of a manifest, index or config, verified. One that is not here is fetched and
-    /// kept, if the layout may do that.
+    /// The bytes of a manifest, index or config, verified. One that is not here, or is
+    /// damaged, is fetched and kept, if the layout may do that.
     pub fn json(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         if descriptor.size > MAX_JSON {
             return Err(ImageError::TooLarge { digest: descriptor.digest, size: descriptor.size });
         }
-        if let (None, Some(remote)) = (self.blob(descriptor.digest)?, &self.remote)
-            && let Some(json) = remote.json(descriptor)?
-        {
-            return Ok(json);
+        let damage = match self.blob(descriptor.digest)?.map(|blob| read_json(blob, descriptor)) {
+            Some(Err(ImageError::Corrupt(damage))) => Some(damage),
+            Some(other) => return other,
+            None => None,
+        };
+        match self.remote.as_ref().map(|remote| remote.json(descriptor)) {
+            Some(Ok(Some(json))) => return Ok(json),
+            Some(Err(error)) if damage.is_none() => return Err(error),
+            Some(Err(error)) => {
+                tracing::warn!("{} is not fetched again: {error}", descriptor.digest)
+            }
+            Some(Ok(None)) | None => {}
         }
-        let blob = self.blob_of(descriptor)?;
-        let location = PathBuf::from(blob.location());
-        let mut bytes = Vec::new();
-        VerifyReader::new(BlobReader::new(blob), descriptor.digest, descriptor.size)
-            .read_to_end(&mut bytes)
-            .map_err(|error| match error.downcast::<Mismatch>() {
-                Ok(mismatch) => ImageError::Corrupt(mismatch),
-                Err(source) => PathError { action: "read", path: location, source }.into(),
-            })?;
-        Ok(bytes)
+        match damage {
+            Some(damage) => Err(ImageError::Corrupt(damage)),
+            None => read_json(self.blob_of(descriptor)?, descriptor),
+        }
     }
+}
+
+/// Reads and verifies a blob that has its place in memory.
+fn read_json(blob: Arc<dyn BlobSource>, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+    let location = PathBuf::from(blob.location());
+    let mut bytes = Vec::new();
+    VerifyReader::new(BlobReader::new(blob), descriptor.digest, descriptor.size)
+        .read_to_end(&mut bytes)
+        .map_err(|error| match error.downcast::<Mismatch>() {
+            Ok(mismatch) => ImageError::Corrupt(mismatch),
+            Err(source) => PathError { action: "read", path: location, source }.into(),
+        })?;
+    Ok(bytes)
 }
 
 /// The first of `names`, and how many more there are.

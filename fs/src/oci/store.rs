@@ -419,6 +419,12 @@ impl Store {
         layout::blob_path(&self.root, digest)
     }
 
+    /// Whether a blob is here, as large as it has to be.
+    pub(crate) fn has(&self, descriptor: &Descriptor) -> bool {
+        let metadata = fs::metadata(self.blob_path(descriptor.digest));
+        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == descriptor.size)
+    }
+
     /// A directory that goes away with its value, or at the next opening of the store if this
     /// process is killed.
     pub fn temp_dir(&self) -> Result<TempDir, StoreError> {

@@ -70,7 +70,7 @@ pub fn pull(
     let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
     store.record_remotes(name, &digests)?;
     let missing: Vec<Descriptor> =
-        layers.iter().filter(|layer| !store.blob_path(layer.digest).exists()).cloned().collect();
+        layers.iter().filter(|layer| !store.has(layer)).cloned().collect();
     let (moved, there) = (missing.len(), layers.len() - missing.len());
     in_parallel(&missing, AT_ONCE, |layer| fetch(&store, &selection, layer, copied))?;
     drop(writer);
@@ -87,7 +87,7 @@ fn fetch(
     let path = store.partial_path(layer.digest);
     let mut file = store.lock_partial(layer.digest)?;
     let target = store.blob_path(layer.digest);
-    if target.exists() {
+    if store.has(layer) {
         // Another process fetched it meanwhile.
         return Ok(fs::remove_file(&path).at("remove", &path)?);
     }

@@ -87,7 +87,7 @@ impl Writer {
     /// Copies a layer that lies elsewhere: in a layout, an archive or a registry.
     pub fn take_in(&self, layer: &Layer) -> Result<(), StoreError> {
         let descriptor = &layer.descriptor;
-        if self.blob(descriptor.digest).is_ok_and(|blob| blob.size() == descriptor.size) {
+        if self.has(descriptor) {
             return Ok(());
         }
         let what = format!("layer {} ({})", descriptor.digest, layer.blob.location());

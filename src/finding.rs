@@ -127,7 +127,7 @@ impl FindArgs {
             Some(PullWhen::Never) => Pull::Never,
         };
         let registries = Some(self.connect.registries(store));
-        Lookup { registries, pull, platform: self.platform.clone() }
+        Lookup { registries, pull, platform: self.platform.clone(), whole: false }
     }
 
     /// How the content of what is found is read.
@@ -198,13 +198,16 @@ impl ConnectArgs {
 /// new ones) and docker keep them.
 fn auth_files(config: Option<PathBuf>, home: Option<PathBuf>) -> AuthFiles {
     if let Some(file) = path("REGISTRY_AUTH_FILE") {
-        return AuthFiles { files: vec![file], given: None };
+        return AuthFiles { files: vec![file], given: Vec::new() };
     }
     let runtime = path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
     let config = config.map(|dir| dir.join("auth.json"));
     let docker = path("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
     let docker = docker.map(|dir| dir.join("config.json"));
-    AuthFiles { files: [runtime, config, docker].into_iter().flatten().collect(), given: None }
+    AuthFiles {
+        files: [runtime, config, docker].into_iter().flatten().collect(),
+        given: Vec::new(),
+    }
 }
 
 /// As curl and Go read them; this machine is never behind a proxy.

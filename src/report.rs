@@ -375,6 +375,7 @@ impl From<BuildError> for Failure {
             BuildError::File(error) => Self::new(error.to_string()),
             BuildError::Store(error) => error.into(),
             BuildError::Limits(error) => Self::from_error(&error),
+            BuildError::Carry(error) => Self::from(*error),
             BuildError::Step(failed) => {
                 if let Some(interrupted) = failed.error.interrupted() {
                     let message = format!("{}: {interrupted}", failed.location);

@@ -7,6 +7,7 @@
 //! ```
 
 mod app;
+mod carry;
 mod copying;
 mod explain;
 mod hidden;
@@ -51,6 +52,7 @@ use crate::stage::StageError;
 use prepare::Prepared;
 use schedule::{Place, Site};
 
+pub use carry::{CarryError, Collecting, Unfound};
 pub use explain::{Change, Explanation};
 pub use report::{BuildError, Event, Failed, StepError};
 
@@ -93,7 +95,9 @@ pub struct Options {
     pub annotations: BTreeMap<String, String>,
     /// `--type`: what a cluster image is for.
     pub image_type: ImageType,
-    /// `--squash`: all new layers become one.
+    /// Which container images the image carries; none for none but those of its base.
+    pub collecting: Option<Collecting>,
+    /// `--squash`: the new layers of all steps become one.
     pub squash: bool,
     /// `--base=false`: the image has the new layers alone.
     pub without_base: bool,
@@ -166,7 +170,8 @@ pub fn build(
     let place = Place { work: work.path(), cgroups: cgroup.directories() };
     let site = Site::new(plan, options, &prepared, &writer, executor, place);
     site.run(report)?;
-    let new = site.image().map_err(|error| {
+    let carried = site.carry(report)?;
+    let new = site.image(carried).map_err(|error| {
         let location = plan.stages()[plan.target()].from().location.clone();
         Failed::at(location, error)
     })?;

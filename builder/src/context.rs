@@ -21,6 +21,7 @@ use kfs_fs::filesystem::ReadError;
 use kfs_fs::layer::{Device, Kind, Timestamp};
 use nix::unistd::{AccessFlags, access};
 
+use crate::cluster::files::Files;
 use crate::copy::{BadPattern, Content, Owner};
 use crate::diff::Xattrs;
 use crate::view::{Seen, Stamp, View, at_path};
@@ -166,6 +167,11 @@ impl Context {
     /// the build file, and of `.containerignore` and `.dockerignore` in the directory.
     pub fn with_ignore_file(self, build_file: &Path) -> Result<Self, ContextError> {
         Ok(Self { ignore: Ignore::find(&self.root, build_file)?, ..self })
+    }
+
+    /// All of it, to be searched.
+    pub(crate) fn files(&self) -> Files<'_> {
+        self.image.as_ref().map_or(Files::Directory(&self.root), Files::Built)
     }
 
     /// The directory.

@@ -31,7 +31,7 @@ const CHUNK: usize = 1 << 18;
 
 /// A base and a delta, either of which may lack.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct View {
+pub struct View {
     pub(crate) base: Option<Arc<ImageFs>>,
     pub(crate) delta: Option<Arc<ImageFs>>,
 }
@@ -86,6 +86,16 @@ impl Eq for ImageFile {}
 impl ImageFile {
     pub(crate) fn new(fs: Arc<ImageFs>, ino: Ino) -> Self {
         Self { fs, ino }
+    }
+
+    /// What no other file or directory has.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        (Arc::as_ptr(&self.fs) as u64, self.ino.0)
+    }
+
+    /// At most `len` bytes at `offset`; none only at or behind the end.
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
+        self.fs.read(self.ino, offset, len)
     }
 
     /// Reads it from its start.
@@ -163,6 +173,28 @@ impl View {
             (Some(delta), Some(ino), ..) => delta.metadata(ino).map(Some),
             (_, _, Some(base), Some(ino)) => base.metadata(ino).map(Some),
             _ => Ok(None),
+        }
+    }
+
+    /// What a path leads to, symlinks followed from the root of the view; of an empty view, nothing.
+    pub(crate) fn found(&self, path: &[u8]) -> Result<Option<(Seen, ImageFile)>, ReadError> {
+        let Found::Node(_, at) = self.find(path)? else { return Ok(None) };
+        Ok(self.stat(&at)?.zip(self.image_file(&at)?))
+    }
+
+    /// Whether the last name of a path is that of a symlink.
+    pub(crate) fn is_link(&self, path: &[u8]) -> Result<bool, ReadError> {
+        let at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let Found::Node(_, directory) = self.find(&path[..at])? else { return Ok(false) };
+        let seen = self.stat(&[&directory, &b"/"[..], &path[at..]].concat())?;
+        Ok(seen.is_some_and(|seen| matches!(seen.kind, Some(Kind::Symlink(_)))))
+    }
+
+    /// The names in the directory that a path leads to, sorted; none if it leads to no directory.
+    pub(crate) fn names(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, ReadError> {
+        match self.find(path)? {
+            Found::Node(Node::Directory { .. }, path) => self.list(&path),
+            _ => Ok(Vec::new()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! `kfs build`
 
+mod carrying;
 mod explain;
 mod flags;
 mod output;
@@ -26,6 +27,7 @@ use kfs_fs::oci::reference::Name;
 use super::{Context, compression, print};
 use crate::finding::FindArgs;
 use crate::report::{Failure, NOT_FOUND, USAGE};
+use carrying::CarryArgs;
 use output::Output;
 use place::Place;
 use tell::Teller;
@@ -184,6 +186,9 @@ pub(crate) struct Args {
     timestamp: Option<u64>,
 
     #[command(flatten)]
+    carry: CarryArgs,
+
+    #[command(flatten)]
     find: FindArgs,
 }
 
@@ -258,6 +263,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let reading = context.reading.clone();
     let options = build_options(args, &place, target, reading, interrupts.clone())?;
+    let options = build::Options { collecting: args.carry.collecting(plan.dialect())?, ..options };
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => Sandbox::new().host_path(path),
         None => Sandbox::new(),
@@ -326,6 +332,7 @@ fn build_options(
         labels: pairs("label", &args.label)?,
         annotations: pairs("annotation", &args.annotation)?.into_iter().collect(),
         image_type: args.image_type.into(),
+        collecting: None,
         squash: args.squash,
         without_base: !args.base,
         secrets: flags::secrets(&args.secret)?,

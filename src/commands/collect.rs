@@ -32,6 +32,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     ignored_image_list: Option<std::path::PathBuf>,
 
+    #[command(flatten)]
+    charts: ChartArgs,
+
+    #[command(flatten)]
+    find: FindArgs,
+
+    /// How to print the list
+    #[arg(long, value_enum, default_value_t)]
+    format: ListFormat,
+}
+
+/// Options of all commands that render charts.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ChartArgs {
     /// The Kubernetes version that charts are rendered for [default: that of Helm]
     #[arg(long, value_name = "VERSION")]
     kube_version: Option<String>,
@@ -44,13 +58,6 @@ pub(crate) struct Args {
     /// for all charts
     #[arg(long, value_name = "[CHART:]KEY=VALUE")]
     set: Vec<String>,
-
-    #[command(flatten)]
-    find: FindArgs,
-
-    /// How to print the list
-    #[arg(long, value_enum, default_value_t)]
-    format: ListFormat,
 }
 
 #[derive(Serialize)]
@@ -69,7 +76,7 @@ struct All<'a> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let context = &context.finding(&args.find);
-    let settings = settings(args)?;
+    let settings = args.charts.settings()?;
     let mut collection = collect_from(&args.what, &settings, context)?;
     if let Some(list) = &args.ignored_image_list {
         let text = std::fs::read_to_string(list).map_err(|error| {
@@ -93,27 +100,29 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the options say of charts.
-fn settings(args: &Args) -> Result<ChartSettings, Failure> {
-    let mut settings =
-        ChartSettings { kube_version: args.kube_version.clone(), ..ChartSettings::default() };
-    for option in &args.values {
-        let (chart, file) = option.split_once('=').unwrap_or(("", option));
-        let failed =
-            |error: &dyn std::fmt::Display| Failure::new(format!("--values {file}: {error}"));
-        let text = std::fs::read(file).map_err(|error| failed(&error))?;
-        let values = kfs_charts::parse_values(file, &text).map_err(|error| failed(&error))?;
-        kfs_charts::merge_values(settings.of(chart), values);
+impl ChartArgs {
+    /// What the options say of charts.
+    pub(crate) fn settings(&self) -> Result<ChartSettings, Failure> {
+        let mut settings =
+            ChartSettings { kube_version: self.kube_version.clone(), ..ChartSettings::default() };
+        for option in &self.values {
+            let (chart, file) = option.split_once('=').unwrap_or(("", option));
+            let failed =
+                |error: &dyn std::fmt::Display| Failure::new(format!("--values {file}: {error}"));
+            let text = std::fs::read(file).map_err(|error| failed(&error))?;
+            let values = kfs_charts::parse_values(file, &text).map_err(|error| failed(&error))?;
+            kfs_charts::merge_values(settings.of(chart), values);
+        }
+        for option in &self.set {
+            let (chart, text) = match option.split_once(':') {
+                Some((chart, text)) if !chart.contains('=') => (chart, text),
+                _ => ("", option.as_str()),
+            };
+            kfs_charts::set_values(settings.of(chart), text, false)
+                .map_err(|error| Failure::new(error.to_string()).code(crate::report::USAGE))?;
+        }
+        Ok(settings)
     }
-    for option in &args.set {
-        let (chart, text) = match option.split_once(':') {
-            Some((chart, text)) if !chart.contains('=') => (chart, text),
-            _ => ("", option.as_str()),
-        };
-        kfs_charts::set_values(settings.of(chart), text, false)
-            .map_err(|error| Failure::new(error.to_string()).code(crate::report::USAGE))?;
-    }
-    Ok(settings)
 }
 
 /// From a path if it exists, else from an image.

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut settings = args.connect.settings(&context.root);
     let files = settings.auth.clone();
     let credentials = Credentials::Password { username, password };
-    settings.auth.given = Some((host.to_owned(), credentials.clone()));
+    settings.auth.given = vec![(host.to_owned(), credentials.clone())];
     Registries::new(settings).check(host)?;
     let place = files.store(host, &credentials).map_err(|error| Failure::from_error(&error))?;
     context.say(&format!("Logged in to {host}; the credentials are in {place}"));

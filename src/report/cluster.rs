@@ -1,5 +1,6 @@
 //! Failures of cluster images: what is searched, served and launched.
 
+use kfs_builder::build::CarryError;
 use kfs_builder::cluster::extension::Malformed;
 use kfs_builder::cluster::files::FilesError;
 use kfs_builder::cluster::launch::PlanError;
@@ -11,6 +12,8 @@ use kfs_builder::exec::ExecError;
 use kfs_builder::interrupt::Interrupted;
 
 use super::{CORRUPT, Failure, NOT_FOUND, USAGE};
+
+const LEAVE_OUT: &str = "images that are not needed are left out";
 
 impl From<FilesError> for Failure {
     fn from(error: FilesError) -> Self {
@@ -112,6 +115,39 @@ impl From<MergeError> for Failure {
             | MergeError::KubeVersion { .. }
             | MergeError::Launch { .. }
             | MergeError::Compare { .. } => failure,
+        }
+    }
+}
+
+impl From<CarryError> for Failure {
+    fn from(error: CarryError) -> Self {
+        let message = error.to_string();
+        match error {
+            CarryError::Unfound(mut all) => {
+                let first = (!all.is_empty()).then(|| all.swap_remove(0).source);
+                let failure = first.map_or_else(|| Self::new(""), Self::from);
+                let leave_out = format!("{LEAVE_OUT} with --ignored-image-list or .sealignore");
+                let hint = match failure.hint {
+                    Some(hint) => format!("{hint}; {leave_out}"),
+                    None => leave_out,
+                };
+                Self { message, hint: Some(hint), ..failure }
+            }
+            CarryError::Collision { .. } => Self::new(message).hint(
+                "name one of them by its digest, give one another name in a registry of your \
+                 own, or leave one out with --ignored-image-list",
+            ),
+            CarryError::Interrupted(interrupted) => {
+                let number = u8::try_from(interrupted.0 as i32).unwrap_or_default();
+                Self::new(message).code(128 + number)
+            }
+            CarryError::Fetch { .. } => Self::from_error(&error)
+                .hint("images that are done are kept: the next build goes on from there"),
+            CarryError::Files(error) => error.into(),
+            CarryError::Store(error) => error.into(),
+            CarryError::Path(error) => error.into(),
+            CarryError::Annotation(_) => Self::from_error(&error).code(CORRUPT),
+            CarryError::List(_) => Self::from_error(&error),
         }
     }
 }

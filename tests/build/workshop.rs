@@ -159,7 +159,8 @@ impl Workshop {
     /// Builds a file of this name, in the directory of the context but not in it.
     pub(crate) fn try_build(&self, file: &str, text: &str, args: &[&str]) -> Output {
         fs::write(self.path(file), text).unwrap();
-        let mut command = self.kfs(&["build", "-f", file, "-t", "new"]);
+        // What its files name is in no registry.
+        let mut command = self.kfs(&["build", "-f", file, "-t", "new", "--collect=none"]);
         command.args(args).arg("context").output().unwrap()
     }
 

@@ -261,7 +261,12 @@ impl StageBuild<'_> {
 
     /// The chart in an archive of the context; none if it is not one.
     fn local_chart(&self, path: &str) -> Result<Option<Fetched>, StepError> {
-        match self.site.options.context.lookup(Path::new(path), true) {
+        let context = &self.site.options.context;
+        // Of a context that is no directory, the paths are not of this machine.
+        if context.view().is_some() {
+            return Ok(None);
+        }
+        match context.lookup(Path::new(path), true) {
             Ok(Lookup::Exists(place)) if place.is_file() => self.chart_tree(&place, path),
             // COPY says what is wrong with it, or it is a pattern.
             Ok(_) | Err(_) => Ok(None),

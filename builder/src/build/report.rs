@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::explain::Explanation;
 use super::{
-    BadMode, CgroupError, CopyError, Digest, Interrupted, KubefileError, LayoutError, Location,
-    OpenError, OwnerError, PathError, ReferenceError, RootfsError, StageError, StoreError,
+    BadMode, CarryError, CgroupError, CopyError, Digest, Interrupted, KubefileError, LayoutError,
+    Location, OpenError, OwnerError, PathError, ReferenceError, RootfsError, StageError,
+    StoreError,
 };
 use crate::cluster::extension::{LaunchError, Malformed};
 use crate::config::ConfigError;
@@ -62,9 +63,18 @@ pub enum BuildError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Container images that it is to carry cannot be had.
+    #[error(transparent)]
+    Carry(#[from] Box<CarryError>),
     /// Limits cannot be kept.
     #[error(transparent)]
     Limits(#[from] CgroupError),
+}
+
+impl From<CarryError> for BuildError {
+    fn from(error: CarryError) -> Self {
+        Self::Carry(Box::new(error))
+    }
 }
 
 impl From<Failed> for BuildError {

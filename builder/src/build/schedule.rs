@@ -12,12 +12,13 @@ use std::time::SystemTime;
 
 use kfs_fs::oci::store::Writer;
 
+use super::carry::Carried;
 use super::prepare::{Prepared, stage_name};
 use super::steps::{Finished, StageBuild};
 use super::{BuildError, Event, Options, Report, StepError, image, squash};
 use crate::cache::Cache;
 use crate::cache::registry::RegistryCache;
-use crate::cluster::extension::{EXTENSION, Extension};
+use crate::cluster::extension::{EXTENSION, Extension, IMAGES};
 use crate::exec::{Executor, World};
 use crate::plan::Plan;
 
@@ -93,8 +94,13 @@ impl<'a> Site<'a> {
         self.finished[stage].get().expect("a stage begins after those that it needs")
     }
 
+    /// The time of what is made now.
+    pub(super) fn created(&self) -> String {
+        humantime::format_rfc3339(self.now).to_string()
+    }
+
     /// What the image is made of, once all has run.
-    pub(super) fn image(&self) -> Result<image::New<'_>, StepError> {
+    pub(super) fn image(&self, carried: Carried) -> Result<image::New<'_>, StepError> {
         let finished = self.finished(self.plan.target());
         let mut config = finished.config.clone();
         config.config.labels.extend(self.options.labels.iter().cloned());
@@ -104,7 +110,13 @@ impl<'a> Site<'a> {
             layers = vec![self.writer.put_layer(new)?];
             squash::shorten(&mut history);
         }
+        layers.extend(carried.layers);
+        history.extend(carried.history);
         let mut annotations = BTreeMap::new();
+        if !carried.images.is_empty() {
+            let json = serde_json::to_string(&carried.images).expect("strings");
+            annotations.insert(IMAGES.to_owned(), json);
+        }
         if let Some(extension) = &finished.extension {
             let image_type = self.options.image_type;
             let extension = Extension { image_type, ..extension.clone() };

@@ -18,9 +18,10 @@ use super::schedule::Site;
 use super::{BuildError, Event, Failed, StepError};
 use crate::cache::{self, Hit};
 use crate::cluster::extension::Extension;
+use crate::cluster::registry_tree::REGISTRY;
 use crate::config::{StageConfig, history};
 use crate::copy::{self, Content, CopyItem, Owner, Place};
-use crate::kubefile::{Instruction, Location, Workdir};
+use crate::kubefile::{Copy, Instruction, Location, Source, Workdir};
 use crate::plan::{Base, Step};
 use crate::stage::Stage;
 use crate::view::{View, at_path};
@@ -41,6 +42,8 @@ pub(super) struct Finished {
     pub(super) view: View,
     /// What makes it a cluster image, if it is one.
     pub(super) extension: Option<Extension>,
+    /// Whether it asks for the container images that the context names.
+    pub(super) takes_collected: bool,
 }
 
 /// What a step added.
@@ -66,6 +69,8 @@ pub(super) struct StageBuild<'a> {
     /// What makes it a cluster image, if it is one.
     pub(super) cluster: Option<ClusterImage>,
     pub(super) traces: Traces,
+    /// Whether a step asks for the container images that the context names.
+    takes_collected: bool,
 }
 
 impl Finished {
@@ -145,6 +150,7 @@ impl<'a> StageBuild<'a> {
             first_key,
             traces,
             base,
+            takes_collected: parent.is_some_and(|parent| parent.takes_collected),
             cluster: ClusterImage::new(site.plan.dialect(), extension),
         })
     }
@@ -156,6 +162,7 @@ impl<'a> StageBuild<'a> {
         let extension = self.cluster.map(|cluster| cluster.finish(has_entrypoint)).transpose()?;
         Ok(Finished {
             extension,
+            takes_collected: self.takes_collected,
             base: self.base,
             layers: self.stage.layers().to_vec(),
             config: self.config.into_image(),
@@ -168,6 +175,11 @@ impl<'a> StageBuild<'a> {
     fn step(&mut self, step: &Step, report: &mut dyn FnMut(Event)) -> Result<(), StepError> {
         let started = Instant::now();
         let made = match &step.instruction {
+            Instruction::Copy(copy) if self.is_of_collected(copy)? => {
+                self.takes_collected = true;
+                self.remember(history::config_only(&step.text), None);
+                None
+            }
             Instruction::Copy(copy) => Some(self.copy(&Copying::of(copy), step, report)?),
             Instruction::Add(add) => Some(self.copy(&Copying::of_add(add), step, report)?),
             Instruction::Run(run) => Some(self.run(run, step, report)?),
@@ -228,11 +240,6 @@ impl<'a> StageBuild<'a> {
         }
     }
 
-    /// The time of what is made now.
-    fn created(&self) -> String {
-        humantime::format_rfc3339(self.site.now).to_string()
-    }
-
     /// Stores a layer that a step made, remembers it under its key and adds it to the image.
     pub(super) fn push_new(
         &mut self,
@@ -242,7 +249,7 @@ impl<'a> StageBuild<'a> {
         alias: Option<Digest>,
     ) -> Result<Made, StepError> {
         let layer = self.site.writer.put_layer(new)?;
-        let hit = Hit { layer, created: self.created(), created_by, key, from: None };
+        let hit = Hit { layer, created: self.site.created(), created_by, key, from: None };
         self.site.cache.record(&hit, alias)?;
         Ok(self.push(hit, false))
     }
@@ -250,7 +257,7 @@ impl<'a> StageBuild<'a> {
     /// Adds a layer that the cache had.
     pub(super) fn push_cached(&mut self, mut hit: Hit) -> Made {
         if self.site.options.timestamp.is_some() {
-            hit.created = self.created();
+            hit.created = self.site.created();
         }
         self.push(hit, true)
     }
@@ -263,6 +270,23 @@ impl<'a> StageBuild<'a> {
         self.key = key;
         self.remember(created_by, Some(created));
         made
+    }
+
+    /// Whether a COPY is Sealos's way to ask for the images that its files name: of a `registry`
+    /// that Sealos would have made in the context before (`sealos build`, "registry").
+    fn is_of_collected(&self, copy: &Copy) -> Result<bool, StepError> {
+        let plain = |text: &str| text.trim_start_matches("./").trim_matches('/') == REGISTRY;
+        let [Source::Path(source)] = &copy.sources[..] else { return Ok(false) };
+        let options = &self.site.options;
+        if options.collecting.is_none()
+            || copy.from.is_some()
+            || !plain(source)
+            || !plain(&copy.dest)
+        {
+            return Ok(false);
+        }
+        let here = options.context.stat(&options.context.root().join(REGISTRY))?;
+        Ok(here.is_none())
     }
 
     /// How many steps the stage has had, to name what belongs to one of them.

@@ -47,9 +47,9 @@ const ARCHIVES: &str = "images/skopeo/tar.txt";
 /// What the APP instruction puts into an image.
 const APPS: &str = "application/apps";
 /// The list with credentials (Sealer v0.8).
-const LIST_WITH_AUTH: &str = "imageListWithAuth.yaml";
+pub const LIST_WITH_AUTH: &str = "imageListWithAuth.yaml";
 /// References to be left out (Sealos).
-const IGNORE: &str = ".sealignore";
+pub const IGNORE: &str = ".sealignore";
 
 /// What a place is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -232,6 +232,20 @@ fn rendered(file: &str, text: &str, collection: &mut Collection) {
     yaml::scan(text, &mut Found { file, kind: Kind::Chart, collection });
 }
 
+/// Collects from a list that was read as a whole; `file` is what it is called.
+pub fn list_text(file: &str, text: &str, collection: &mut Collection) {
+    let mut found = Found { file, kind: Kind::List, collection };
+    for (number, line) in (1..).zip(text.lines()) {
+        lists::line(number, line, &mut found);
+    }
+}
+
+/// Collects the images of a list with credentials; `file` is what it is called.
+pub fn list_with_auth(file: &str, list: &auth::ListWithAuth, collection: &mut Collection) {
+    let mut found = Found { file, kind: Kind::List, collection };
+    list.images().for_each(|image| found.certain(image, None));
+}
+
 fn lists(files: &Files<'_>, collection: &mut Collection) -> Result<(), FilesError> {
     if files.is_file(IMAGE_LIST)? {
         list(files, IMAGE_LIST, collection)?;
@@ -246,10 +260,12 @@ fn lists(files: &Files<'_>, collection: &mut Collection) -> Result<(), FilesErro
         })?;
     }
     if let Some(text) = files.text(LIST_WITH_AUTH)? {
-        let mut found = Found { file: LIST_WITH_AUTH, kind: Kind::List, collection };
         match auth::parse(LIST_WITH_AUTH, &text) {
-            Ok(list) => list.images().for_each(|image| found.certain(image, None)),
-            Err(error) => found.skip(LIST_WITH_AUTH, None, &error.to_string()),
+            Ok(list) => list_with_auth(LIST_WITH_AUTH, &list, collection),
+            Err(error) => {
+                let mut found = Found { file: LIST_WITH_AUTH, kind: Kind::List, collection };
+                found.skip(LIST_WITH_AUTH, None, &error.to_string());
+            }
         }
     }
     Ok(())
@@ -263,6 +279,15 @@ pub fn is_manifest(file: &str) -> bool {
 }
 
 impl Collection {
+    /// Adds what another one has.
+    pub fn merge(&mut self, other: Self) {
+        for (image, places) in other.images {
+            self.images.entry(image).or_default().extend(places);
+        }
+        self.skipped.extend(other.skipped);
+        self.archives.extend(other.archives);
+    }
+
     /// Leaves out these references, which are compared as images, not as text.
     pub fn ignore(&mut self, names: &[String], list: &str) {
         let ignored: BTreeSet<ImageName> =

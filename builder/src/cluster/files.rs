@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::{ImageFs, Ino, ReadError, Resolved};
+use kfs_fs::layer::Kind;
+
+use crate::view::{ImageFile, Seen, View};
 
 use walk::MAX_LINKED;
 
@@ -30,6 +33,8 @@ pub enum Files<'a> {
     Directory(&'a Path),
     /// An image's merged tree.
     Image(&'a ImageFs),
+    /// What a build has made.
+    Built(&'a View),
 }
 
 /// Why a file cannot be searched.
@@ -70,6 +75,7 @@ pub struct OpenFile<'a> {
 enum From<'a> {
     File(File),
     Image(&'a ImageFs, Ino),
+    Built(ImageFile),
 }
 
 impl OpenFile<'_> {
@@ -82,6 +88,7 @@ impl OpenFile<'_> {
     pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match &self.from {
             From::Image(fs, ino) => fs.read(*ino, offset, len).map_err(io::Error::other),
+            From::Built(file) => file.read(offset, len).map_err(io::Error::other),
             From::File(file) => {
                 let mut data = vec![0; len];
                 let n = file.read_at(&mut data, offset)?;
@@ -149,6 +156,10 @@ impl<'a> Files<'a> {
             }
             Self::Image(fs) => match self.find(fs, file)? {
                 Some(ino) => From::Image(fs, ino),
+                None => return Ok(None),
+            },
+            Self::Built(view) => match self.found(view, file)? {
+                Some((_, file)) => From::Built(file),
                 None => return Ok(None),
             },
         };
@@ -220,7 +231,16 @@ impl<'a> Files<'a> {
                     _ => At::Nothing,
                 })
             }
+            Self::Built(view) => Ok(match self.found(view, file)? {
+                Some((seen, _)) if seen.is_directory() => At::Directory,
+                Some((seen, _)) if seen.kind == Some(Kind::File) => At::File(seen.size),
+                Some(_) | None => At::Nothing,
+            }),
         }
+    }
+
+    fn found(&self, view: &View, file: &str) -> Result<Option<(Seen, ImageFile)>, FilesError> {
+        view.found(file.as_bytes()).map_err(|source| self.broken(file, source))
     }
 
     fn find(&self, fs: &ImageFs, file: &str) -> Result<Option<Ino>, FilesError> {
@@ -241,6 +261,7 @@ impl<'a> Files<'a> {
                 let Some(ino) = self.find(fs, file)? else { return Ok(0) };
                 fs.attr(ino).map_err(|source| self.broken(file, source))?.mode
             }
+            Self::Built(view) => self.found(view, file)?.map_or(0, |(seen, _)| seen.mode),
         };
         Ok(mode & 0o7777)
     }
@@ -269,6 +290,11 @@ impl<'a> Files<'a> {
                 }
                 Ok(names)
             }
+            Self::Built(view) => {
+                let names = view.names(directory.as_bytes());
+                let names = names.map_err(|source| self.broken(directory, source))?;
+                Ok(names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect())
+            }
         }
     }
 
@@ -279,13 +305,12 @@ impl<'a> Files<'a> {
                 Ok(Box::new(File::open(&path).at("open", &path)?))
             }
             Self::Image(fs) => {
-                let missing = || PathError {
-                    action: "open",
-                    path: PathBuf::from(file),
-                    source: io::ErrorKind::NotFound.into(),
-                };
-                let ino = self.find(fs, file)?.ok_or_else(missing)?;
+                let ino = self.find(fs, file)?.ok_or_else(|| missing(file))?;
                 Ok(Box::new(ImageReader { fs, ino, offset: 0 }))
+            }
+            Self::Built(view) => {
+                let (_, found) = self.found(view, file)?.ok_or_else(|| missing(file))?;
+                Ok(Box::new(found.reader()))
             }
         }
     }
@@ -300,6 +325,11 @@ impl<'a> Files<'a> {
             Err(source) => PathError { action: "read", path: PathBuf::from(file), source }.into(),
         }
     }
+}
+
+fn missing(file: &str) -> PathError {
+    let source = io::ErrorKind::NotFound.into();
+    PathError { action: "open", path: PathBuf::from(file), source }
 }
 
 /// Where a name of a directory leads, if that is there and inside the directory.

@@ -12,11 +12,14 @@
 //! A link holds the digest as text. Names have no registry's host: a cluster asks its own registry
 //! for `library/nginx`, whatever registry the image came from.
 
+mod entries;
+
 use std::collections::BTreeSet;
 
 use kfs_fs::digest::Digest;
 
 use super::files::{Files, FilesError, OpenFile};
+pub use entries::{TreeFile, TreeImage, blob_path};
 
 /// Where the tree starts in a cluster image.
 pub const REGISTRY: &str = "registry";
@@ -98,6 +101,11 @@ impl<'a> RegistryTree<'a> {
             Some(linked) if linked == digest => self.files.open(&self.blob_path(digest)),
             _ => Ok(None),
         }
+    }
+
+    /// Whether the tree has a blob, of whichever repository.
+    pub fn has_blob(&self, digest: Digest) -> Result<bool, FilesError> {
+        self.files.is_file(&self.blob_path(digest))
     }
 
     fn link(&self, path: &str) -> Result<Option<Digest>, FilesError> {

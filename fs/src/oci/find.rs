@@ -26,6 +26,9 @@ pub struct Lookup {
     pub pull: Pull,
     /// The platform for which an image is wanted; none: this machine's.
     pub platform: Option<Wanted>,
+    /// Whether a name stands for all that the registry has under it, also where a platform is
+    /// wanted.
+    pub whole: bool,
 }
 
 /// When a registry is asked for an image's name.
@@ -59,6 +62,27 @@ impl Wanted {
     /// linux on this machine.
     pub fn host() -> Self {
         Self { os: "linux".to_owned(), architecture: host_architecture().to_owned(), variant: None }
+    }
+
+    /// What an image for this platform runs on.
+    pub fn of(platform: &Platform) -> Self {
+        let Platform { os, architecture, variant, .. } = platform.clone();
+        Self { os, architecture, variant }
+    }
+
+    /// `linux`, ...
+    pub fn os(&self) -> &str {
+        &self.os
+    }
+
+    /// `amd64`, ...
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    /// `v7`, ...
+    pub fn variant(&self) -> Option<&str> {
+        self.variant.as_deref()
     }
 
     /// Whether an entry of an index is for this platform.
@@ -350,8 +374,8 @@ fn keep(store: &Store, name: &Name, fetched: Fetched, typed: &str) -> Result<(),
             return Err(broken(ImageError::Platform { digest, wanted, available }));
         }
         // With a platform, the name stands for that one's image, as docker has it.
-        Some(_) => choose_manifest(&layout, &top).map_err(broken)?,
-        None => top,
+        Some(_) if !store.lookup().whole => choose_manifest(&layout, &top).map_err(broken)?,
+        Some(_) | None => top,
     };
     let mut blobs = vec![top_digest, image.digest, image.manifest.config.digest];
     blobs.extend(soci::index_of(&image.manifest.annotations));

@@ -42,6 +42,7 @@ pub use manifest::{Fetched, Reference};
 pub use settings::{Proxies, Settings};
 pub use upload::Pushed;
 
+use auth::Credentials;
 use blob::BlobState;
 use conf::Place;
 use endpoint::Endpoint;
@@ -79,6 +80,14 @@ impl Registries {
             runtime: Runtime::default(),
             blobs: Mutex::default(),
         }))
+    }
+
+    /// Another client with the same settings, which also knows these credentials: each for a
+    /// registry, `host[:port]`.
+    pub fn with_credentials(&self, given: Vec<(String, Credentials)>) -> Self {
+        let mut settings = self.0.http.settings.clone();
+        settings.auth.given.extend(given);
+        Self::new(settings)
     }
 
     /// What was asked so far.

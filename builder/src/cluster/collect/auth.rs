@@ -6,14 +6,14 @@ use std::fmt;
 use serde::Deserialize;
 
 /// The parts of a list.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ListWithAuth {
     /// One an item.
     pub registries: Vec<RegistryImages>,
 }
 
 /// Images of one registry, and who may have them.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct RegistryImages {
     /// Host, and port if there is one; where it lacks, the images' own.
     #[serde(default)]

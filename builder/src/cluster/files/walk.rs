@@ -85,6 +85,10 @@ impl Files<'_> {
                 Ok((meta.dev(), meta.ino()))
             }
             Self::Image(fs) => Ok((0, self.find(fs, directory)?.map_or(0, |ino| ino.0))),
+            Self::Built(view) => {
+                let found = self.found(view, directory)?;
+                Ok(found.map_or((0, 0), |(_, directory)| directory.identity()))
+            }
         }
     }
 
@@ -105,6 +109,10 @@ impl Files<'_> {
                         Ok(false)
                     }
                 }
+            }
+            Self::Built(view) => {
+                let is_link = view.is_link(file.as_bytes());
+                is_link.map_err(|source| self.broken(file, source))
             }
         }
     }

@@ -81,8 +81,8 @@ pub enum AuthError {
 pub struct AuthFiles {
     /// In the order in which they are asked. They need not be there.
     pub files: Vec<PathBuf>,
-    /// Credentials for one registry that are not in a file (yet).
-    pub given: Option<(String, Credentials)>,
+    /// Credentials for registries that are not in a file (yet).
+    pub given: Vec<(String, Credentials)>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -121,7 +121,7 @@ impl fmt::Debug for Auth {
 impl AuthFiles {
     /// The credentials for a repository of a registry, as the user names both.
     pub fn find(&self, host: &str, repository: &str) -> Result<Option<Credentials>, AuthError> {
-        if let Some((_, given)) = self.given.as_ref().filter(|(name, _)| name == host) {
+        if let Some((_, given)) = self.given.iter().find(|(name, _)| name == host) {
             return Ok(Some(given.clone()));
         }
         for path in &self.files {
@@ -329,7 +329,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("auth.json");
         fs::write(&path, json).unwrap();
-        (dir, AuthFiles { files: vec![path], given: None })
+        (dir, AuthFiles { files: vec![path], given: Vec::new() })
     }
 
     #[test]

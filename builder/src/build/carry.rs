@@ -1,0 +1,408 @@
+//! The container images that a cluster image carries in its `registry/`: which ones its files
+//! name, and the layers that hold them.
+//!
+//! ```text
+//! merged rootfs, lists ─ collect ─ resolve (manifests) ─ plan of layers ─ fetch, several at once
+//! ```
+//!
+//! **One layer for each image**, put together when all steps are done, above everything else. Blobs
+//! stream from the registry straight into it; nothing lies beside it meanwhile. So a build that
+//! breaks off has lost the images that were under way, no more; a changed tag makes one new
+//! layer; and two cluster images with the same application share its layer in the store and in a
+//! registry. A layer's key in the build cache is the list of its files with their digests, for
+//! what it holds depends on the others: a blob that several images have lies in the layer of the
+//! first of them, in the order of their names, and one that the base has lies in none.
+//!
+//! Above [`MAX_LAYERS`] images they share layers, by the hash of their repository's name, which
+//! keeps most layers as they are when an image comes or goes.
+
+mod layers;
+mod resolve;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+use kfs_fs::error::PathError;
+use kfs_fs::layer::writer::WriteError;
+use kfs_fs::oci::Layer;
+use kfs_fs::oci::find::Wanted;
+use kfs_fs::oci::layout::LayoutError;
+use kfs_fs::oci::manifest::History;
+use kfs_fs::oci::registry::auth::Credentials;
+use kfs_fs::oci::store::{Store, StoreError};
+
+use super::schedule::Site;
+use super::{Event, Report};
+use crate::cluster::collect::auth::{AuthListError, ListWithAuth};
+use crate::cluster::collect::{
+    self, ChartSettings, Collection, IGNORE, ImageName, LIST_WITH_AUTH, Place, Scope,
+};
+use crate::cluster::extension::{ContainerImage, ImagePlatform, images};
+use crate::cluster::files::{Files, FilesError};
+use crate::cluster::registry_tree::RegistryTree;
+use crate::config::history;
+use crate::interrupt::Interrupted;
+use layers::Planned;
+
+/// Images and layers that are worked on at once.
+const AT_ONCE: usize = 4;
+/// More layers than this and Docker's limit of 127 would come near.
+const MAX_LAYERS: usize = 64;
+/// An error names so many images.
+const MAX_NAMED: usize = 10;
+/// Where an application's files lie.
+const APPS: &str = "application/apps/";
+
+/// Which container images an image is to carry.
+#[derive(Clone, Debug)]
+pub struct Collecting {
+    /// Which of its files are searched.
+    pub scope: Scope,
+    /// How charts are rendered.
+    pub charts: ChartSettings,
+    /// More lists: what they are called, and their text.
+    pub lists: Vec<(String, String)>,
+    /// More lists, with credentials.
+    pub lists_with_auth: Vec<(String, ListWithAuth)>,
+    /// Lists of images that are left out: what they are called, and their text.
+    pub ignored: Vec<(String, String)>,
+    /// What the images run on; none for what the image is built for.
+    pub platforms: Vec<Wanted>,
+}
+
+/// What a cluster image carries.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    pub(super) layers: Vec<Layer>,
+    pub(super) history: Vec<History>,
+    /// For the annotation; those of the base too.
+    pub(super) images: Vec<ContainerImage>,
+}
+
+/// Why an image cannot carry what its files name.
+#[derive(Debug, thiserror::Error)]
+pub enum CarryError {
+    /// Images cannot be found.
+    #[error("{}", unfound(.0))]
+    Unfound(Vec<Unfound>),
+    /// Two images that are the same one to a cluster, which asks its own registry for both.
+    #[error(
+        "{one} and {other} are both {path} in the registry of the cluster image, and are different images"
+    )]
+    Collision {
+        /// The first.
+        one: String,
+        /// The second.
+        other: String,
+        /// What a cluster asks for.
+        path: String,
+    },
+    /// An image breaks off on its way.
+    #[error("{image}: {source}")]
+    Fetch {
+        /// The image, or the images of a layer.
+        image: String,
+        /// Why.
+        source: WriteError,
+    },
+    /// A file that is searched cannot be read.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// A layer cannot be written or stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file cannot be used.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The base says of the images that it carries what cannot be read.
+    #[error("the base's {0}")]
+    Annotation(#[from] crate::cluster::extension::Malformed),
+    /// A list with credentials is malformed.
+    #[error(transparent)]
+    List(#[from] AuthListError),
+    /// A signal asks the build to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+/// An image that cannot be found.
+#[derive(Debug)]
+pub struct Unfound {
+    /// Its name.
+    pub image: String,
+    /// The places that name it, as one text.
+    pub places: String,
+    /// Why.
+    pub source: LayoutError,
+}
+
+fn unfound(all: &[Unfound]) -> String {
+    let line = |one: &Unfound| {
+        let mut text = format!("{}, which {} names: {}", one.image, one.places, one.source);
+        let mut cause = std::error::Error::source(&one.source);
+        while let Some(error) = cause {
+            let more = error.to_string();
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            cause = error.source();
+        }
+        text
+    };
+    let mut lines: Vec<String> = all.iter().take(MAX_NAMED).map(line).collect();
+    if all.len() > MAX_NAMED {
+        lines.push(format!("and {} more", all.len() - MAX_NAMED));
+    }
+    lines.join("\n")
+}
+
+impl Site<'_> {
+    /// Collects what the finished target names, and makes the layers that hold it.
+    pub(super) fn carry(&self, report: &mut Report<'_>) -> Result<Carried, CarryError> {
+        let Some(collecting) = &self.options.collecting else { return self.inherited() };
+        let finished = self.finished(self.plan.target());
+        let with_auth = self.lists_with_auth(collecting)?;
+        let collection = self.collect(collecting, &with_auth, report)?;
+        let mut carried = self.inherited()?;
+        let before = std::mem::take(&mut carried.images);
+        let platforms = self.platforms(collecting);
+        let files = Files::Built(&finished.view);
+        let tree = RegistryTree::find(files)?;
+        let store = self.asked_store(&with_auth);
+        let job = resolve::Job {
+            site: self,
+            store: &store,
+            collection: &collection,
+            platforms: &platforms,
+            tree: tree.as_ref(),
+            before: &before,
+        };
+        let resolved = job.resolve()?;
+        let planned = layers::plan(&resolved, tree.as_ref())?;
+        if !collection.images.is_empty() {
+            report("", Event::Note(summary(&collection, resolved.len(), planned.len())));
+        }
+        self.write_all(&planned, &mut carried, report)?;
+        let listed = listed(&collection, &platforms);
+        let all: BTreeSet<ContainerImage> = before.into_iter().chain(listed).collect();
+        carried.images = all.into_iter().collect();
+        Ok(carried)
+    }
+
+    /// What the base carries.
+    fn inherited(&self) -> Result<Carried, CarryError> {
+        let base = self.finished(self.plan.target()).base.as_ref();
+        let annotations = base.map(|base| &base.image.manifest.annotations);
+        let images = annotations.map_or(Ok(Vec::new()), images)?;
+        Ok(Carried { images, ..Carried::default() })
+    }
+
+    fn collect(
+        &self,
+        collecting: &Collecting,
+        with_auth: &[(String, ListWithAuth)],
+        report: &mut Report<'_>,
+    ) -> Result<Collection, CarryError> {
+        let finished = self.finished(self.plan.target());
+        let Collecting { scope, charts, .. } = collecting;
+        let mut found = collect::collect(&Files::Built(&finished.view), *scope, charts)?;
+        if finished.takes_collected {
+            found.merge(collect::collect(&self.options.context.files(), *scope, charts)?);
+        }
+        for (name, text) in &collecting.lists {
+            collect::list_text(name, text, &mut found);
+        }
+        for (name, list) in with_auth {
+            collect::list_with_auth(name, list, &mut found);
+        }
+        if let Some(text) = self.options.context.files().text(IGNORE)? {
+            found.ignore(&collect::names(&text), IGNORE);
+        }
+        for (name, text) in &collecting.ignored {
+            found.ignore(&collect::names(text), name);
+        }
+        for skipped in &found.skipped {
+            let place = place(&skipped.place);
+            let text = format!("{place}: {:?} is left out: {}", skipped.text, skipped.reason);
+            report("", Event::Note(text));
+        }
+        Ok(found)
+    }
+
+    /// The lists with credentials, that of the context too (Sealer v0.8).
+    fn lists_with_auth(
+        &self,
+        collecting: &Collecting,
+    ) -> Result<Vec<(String, ListWithAuth)>, CarryError> {
+        let mut lists = collecting.lists_with_auth.clone();
+        if collecting.scope.lists
+            && let Some(text) = self.options.context.files().text(LIST_WITH_AUTH)?
+        {
+            let list = collect::auth::parse(LIST_WITH_AUTH, &text)?;
+            lists.push((LIST_WITH_AUTH.to_owned(), list));
+        }
+        Ok(lists)
+    }
+
+    fn platforms(&self, collecting: &Collecting) -> Vec<Wanted> {
+        let mut platforms = collecting.platforms.clone();
+        platforms.dedup();
+        if platforms.is_empty() {
+            let target = &self.options.target;
+            platforms.push(Wanted::of(target));
+        }
+        platforms
+    }
+
+    /// The store, with the credentials that lists bring.
+    fn asked_store(&self, with_auth: &[(String, ListWithAuth)]) -> Store {
+        let mut lookup = self.writer.lookup().clone();
+        let given = credentials(with_auth);
+        if !given.is_empty() {
+            lookup.registries = lookup.registries.map(|client| client.with_credentials(given));
+        }
+        (**self.writer).clone().with_lookup(lookup)
+    }
+
+    /// Makes all layers, several at once; after a failure none is begun, but those that were are
+    /// finished: the next build finds them.
+    fn write_all(
+        &self,
+        planned: &[Planned],
+        carried: &mut Carried,
+        report: &mut Report<'_>,
+    ) -> Result<(), CarryError> {
+        let next = AtomicUsize::new(0);
+        let (sender, receiver) = sync_channel(AT_ONCE);
+        let mut done = BTreeMap::new();
+        let mut failure = None;
+        let noted = layers::Noted::new(self);
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE.min(planned.len()) {
+                let (sender, next, noted) = (sender.clone(), &next, &noted);
+                scope.spawn(move || {
+                    while let Some(one) = planned.get(next.fetch_add(1, Relaxed)) {
+                        let started = Instant::now();
+                        let made = self.layer(one, noted);
+                        if made.is_err() {
+                            next.store(planned.len(), Relaxed);
+                        }
+                        let told = sender.send((one.number, started.elapsed(), made));
+                        told.expect("the receiver outlives the threads");
+                    }
+                });
+            }
+            drop(sender);
+            for (number, took, made) in receiver {
+                let text = planned[number].title.clone();
+                match made {
+                    Ok((hit, cached)) => {
+                        let (index, total) = (done.len() + 1, planned.len());
+                        report("", Event::Step { index, total, text });
+                        let layer = Some((hit.layer.descriptor.digest, hit.layer.descriptor.size));
+                        report("", Event::Done { took, layer, cached });
+                        done.insert(number, hit);
+                    }
+                    Err(error) => drop(failure.get_or_insert(error)),
+                }
+            }
+        });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        for hit in done.into_values() {
+            let created = Some(hit.created);
+            let created_by = Some(hit.created_by);
+            carried.layers.push(hit.layer);
+            carried.history.push(History { created, created_by, ..History::default() });
+        }
+        Ok(())
+    }
+}
+
+/// Credentials by registry, those of lists that name none for the registries of their images.
+fn credentials(lists: &[(String, ListWithAuth)]) -> Vec<(String, Credentials)> {
+    let mut given = Vec::new();
+    for list in lists.iter().flat_map(|(_, list)| &list.registries) {
+        if list.username.is_empty() {
+            continue;
+        }
+        let credentials = || Credentials::Password {
+            username: list.username.clone(),
+            password: list.password().to_owned(),
+        };
+        let named = list.registry.as_deref().map(str::trim).filter(|name| !name.is_empty());
+        if let Some(name) = named {
+            let name = name.trim_start_matches("https://").trim_start_matches("http://");
+            given.push((name.trim_end_matches('/').to_owned(), credentials()));
+            continue;
+        }
+        let names = list.images.iter().filter_map(|image| image.parse::<ImageName>().ok());
+        let domains = names.filter_map(|name| Some(name.as_str().split_once('/')?.0.to_owned()));
+        let domains: BTreeSet<String> = domains.collect();
+        given.extend(domains.into_iter().map(|domain| (domain, credentials())));
+    }
+    given
+}
+
+/// What the annotation says of what was collected.
+fn listed(collection: &Collection, platforms: &[Wanted]) -> Vec<ContainerImage> {
+    let names = collection.images.keys().chain(collection.archives.keys());
+    let names: BTreeSet<&ImageName> = names.collect();
+    let mut listed = Vec::new();
+    for name in names {
+        let places = collection.images.get(name).into_iter().flatten();
+        let app = places.filter_map(|place| place.file.strip_prefix(APPS)?.split('/').next());
+        let app_name = app.min().unwrap_or_default().to_owned();
+        listed.extend(platforms.iter().map(|platform| ContainerImage {
+            image: name.to_string(),
+            app_name: app_name.clone(),
+            platform: Some(ImagePlatform {
+                architecture: platform.architecture().to_owned(),
+                os: platform.os().to_owned(),
+                variant: platform.variant().unwrap_or_default().to_owned(),
+            }),
+        }));
+    }
+    listed
+}
+
+fn summary(collection: &Collection, new: usize, layers: usize) -> String {
+    let all = collection.images.len();
+    let here = match all.saturating_sub(new) {
+        0 => String::new(),
+        here => format!(", of which the base has {here}"),
+    };
+    let named = if all == 1 {
+        "1 container image is".to_owned()
+    } else {
+        format!("{all} container images are")
+    };
+    match layers {
+        0 => format!("{named} named{here}"),
+        _ => format!("{named} named{here}; they go to registry/"),
+    }
+}
+
+/// A place, as it is told.
+fn place(place: &Place) -> String {
+    let line = place.line.map(|line| format!(":{line}")).unwrap_or_default();
+    format!("{}{line}", place.file)
+}
+
+/// The places that name an image, the first few of them.
+fn places(places: &BTreeSet<Place>) -> String {
+    const SHOWN: usize = 3;
+    let mut shown: Vec<String> = places.iter().take(SHOWN).map(place).collect();
+    if places.len() > SHOWN {
+        shown.push(format!("{} more", places.len() - SHOWN));
+    }
+    shown.join(", ")
+}
+
+/// What the history says of a layer.
+fn created_by(title: &str) -> String {
+    history::config_only(&format!("{title} in registry "))
+}

@@ -1,0 +1,203 @@
+//! From the names of container images to their manifests.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use kfs_fs::digest::Digest;
+use kfs_fs::oci;
+use kfs_fs::oci::find::{Lookup, Pull, Wanted};
+use kfs_fs::oci::layout::LayoutError;
+use kfs_fs::oci::manifest::Descriptor;
+use kfs_fs::oci::reference::{Name, Source};
+use kfs_fs::oci::store::Store;
+use kfs_fs::oci::{Image, Layer};
+
+use super::{AT_ONCE, CarryError, Unfound, places};
+use crate::build::schedule::Site;
+use crate::cluster::collect::{Collection, ImageName};
+use crate::cluster::extension::ContainerImage;
+use crate::cluster::registry_tree::{RegistryTree, TreeImage};
+
+/// What is to be found.
+pub(super) struct Job<'a> {
+    pub(super) site: &'a Site<'a>,
+    pub(super) store: &'a Store,
+    pub(super) collection: &'a Collection,
+    pub(super) platforms: &'a [Wanted],
+    /// The registry that the image has already.
+    pub(super) tree: Option<&'a RegistryTree<'a>>,
+    /// What the base says that this registry has.
+    pub(super) before: &'a [ContainerImage],
+}
+
+/// An image with all that is to be stored of it.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) name: Name,
+    pub(super) tree: TreeImage,
+    /// Manifests, indexes and configs.
+    pub(super) json: BTreeMap<Digest, Vec<u8>>,
+    pub(super) layers: BTreeMap<Digest, Layer>,
+}
+
+impl Job<'_> {
+    /// The images that the registry lacks, in the order of their names.
+    pub(super) fn resolve(&self) -> Result<Vec<Resolved>, CarryError> {
+        let all = self.collection.images.keys().chain(self.collection.archives.keys());
+        let mut names: Vec<&ImageName> = all.collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut wanted = Vec::new();
+        for image in names {
+            let name: Name = image.as_str().parse().expect("a name that was parsed before");
+            if !self.is_here(&name)? {
+                wanted.push((image, name));
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE.min(wanted.len()) {
+                scope.spawn(|| {
+                    while let Some((image, name)) = wanted.get(next.fetch_add(1, Relaxed)) {
+                        if self.site.options.interrupts.check().is_err() {
+                            break;
+                        }
+                        let result = self.find(image, name);
+                        results.lock().expect("nobody panics here").push((*image, result));
+                    }
+                });
+            }
+        });
+        self.site.options.interrupts.check()?;
+        let mut results = results.into_inner().expect("nobody panics here");
+        results.sort_by_key(|(image, _)| *image);
+        let (mut resolved, mut missing) = (Vec::new(), Vec::new());
+        for (image, result) in results {
+            match result {
+                Ok(one) => resolved.push(one),
+                Err(source) => missing.push(Unfound {
+                    image: image.to_string(),
+                    places: self.places(image),
+                    source,
+                }),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(CarryError::Unfound(missing));
+        }
+        self.check_collisions(&resolved)?;
+        Ok(resolved)
+    }
+
+    fn places(&self, image: &ImageName) -> String {
+        match (self.collection.images.get(image), self.collection.archives.get(image)) {
+            (Some(found), _) => places(found),
+            (None, Some(archive)) => archive.clone(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Whether the registry of the image has it already. What the base has under another name is
+    /// looked at closely, as is everything if the user wants to know what is new.
+    fn is_here(&self, name: &Name) -> Result<bool, CarryError> {
+        let Some(tree) = self.tree else { return Ok(false) };
+        if self.store.lookup().pull == Pull::Always {
+            return Ok(false);
+        }
+        let at = match (name.digest(), name.tag()) {
+            (Some(digest), _) => Some(digest),
+            (None, Some(tag)) => tree.tagged(name.path(), tag)?,
+            (None, None) => None,
+        };
+        let Some(digest) = at else { return Ok(false) };
+        let is_there = tree.manifest(name.path(), digest, MAX_MANIFEST)?.is_some();
+        Ok(is_there && self.namesake(name).is_none())
+    }
+
+    /// The image of another registry that has the same path and tag, of those that the base lists.
+    fn namesake(&self, name: &Name) -> Option<String> {
+        let listed = self.before.iter().filter_map(|one| one.image.parse::<Name>().ok());
+        let mut same = listed.filter(|one| is_same_place(one, name));
+        same.find(|one| one.domain() != name.domain()).map(|one| one.canonical())
+    }
+
+    fn find(&self, image: &ImageName, name: &Name) -> Result<Resolved, LayoutError> {
+        let (mut top, mut json, mut layers) = (None, BTreeMap::new(), BTreeMap::new());
+        let (mut manifests, mut blobs) = (Vec::new(), Vec::new());
+        for platform in self.platforms {
+            let lookup = self.store.lookup().clone();
+            let lookup = Lookup { platform: Some(platform.clone()), whole: true, ..lookup };
+            let store = self.store.clone().with_lookup(lookup);
+            let selection = oci::select(&self.source(image, name)?, &store)?;
+            let found = selection.image()?;
+            if top.is_none() {
+                let failed = |source| LayoutError::Image {
+                    name: image.to_string(),
+                    source: Box::new(source),
+                };
+                let bytes = selection.layout.json(&selection.descriptor).map_err(failed)?;
+                json.insert(selection.descriptor.digest, bytes);
+                top = Some(selection.descriptor.digest);
+            }
+            let Image { digest, manifest, manifest_json, config_json, layers: of, .. } = found;
+            manifests.push(digest);
+            json.insert(digest, manifest_json);
+            json.insert(manifest.config.digest, config_json);
+            let digests = manifest.layers.iter().map(|layer: &Descriptor| layer.digest);
+            blobs.extend([manifest.config.digest].into_iter().chain(digests));
+            layers.extend(of.into_iter().map(|layer| (layer.descriptor.digest, layer)));
+        }
+        let top = top.expect("there is at least one platform");
+        let tag = name.tag().map(str::to_owned);
+        let repository = name.path().to_owned();
+        let tree = TreeImage { repository, tag, top, manifests, blobs };
+        Ok(Resolved { name: name.clone(), tree, json, layers })
+    }
+
+    /// Where an image is: in its registry, or in an archive of the context.
+    fn source(&self, image: &ImageName, name: &Name) -> Result<Source, LayoutError> {
+        let context = &self.site.options.context;
+        let archive = self.collection.archives.get(image).filter(|_| context.view().is_none());
+        let Some(archive) = archive else { return Ok(Source::Registry(name.clone())) };
+        let (kind, rest) = archive.split_once(':').unwrap_or(("", archive));
+        let file = rest.split_once('@').map_or(rest, |(file, _)| file);
+        let path = context.root().join(Path::new(file));
+        Ok(format!("{kind}:{}", path.display()).parse::<Source>()?)
+    }
+
+    /// A cluster asks for `library/nginx:1` whatever the registry was.
+    fn check_collisions(&self, resolved: &[Resolved]) -> Result<(), CarryError> {
+        let mut first = BTreeMap::new();
+        for one in resolved {
+            let Some(tag) = one.name.tag() else { continue };
+            let place = (one.name.path(), tag);
+            let path = format!("{}:{tag}", one.name.path());
+            if let Some(tree) = self.tree
+                && let Some(other) = self.namesake(&one.name)
+                && tree.tagged(place.0, place.1)?.is_some_and(|digest| digest != one.tree.top)
+            {
+                return Err(CarryError::Collision {
+                    one: other,
+                    other: one.name.canonical(),
+                    path,
+                });
+            }
+            let other: &Resolved = first.entry(place).or_insert(one);
+            if other.tree.top != one.tree.top && other.name.domain() != one.name.domain() {
+                let (one, other) = (other.name.canonical(), one.name.canonical());
+                return Err(CarryError::Collision { one, other, path });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_same_place(one: &Name, other: &Name) -> bool {
+    one.path() == other.path() && one.tag() == other.tag() && one.tag().is_some()
+}
+
+/// A manifest is not larger, in bytes (distribution specification 1.1, "Pushing Manifests").
+const MAX_MANIFEST: u64 = 4 << 20;

@@ -1,0 +1,188 @@
+//! What a cluster image carries.
+
+use std::fs;
+use std::process::Command;
+
+use crate::skip::skip;
+use crate::workplace::{Workplace, noise};
+
+const KUBEFILE: &str = "FROM scratch\nCOPY charts charts\nCOPY manifests manifests\n\
+                        APP shop local://shop.yaml\nLAUNCH shop\n";
+
+/// A workplace with a chart, a manifest, a list and an application, which name four images.
+fn workplace() -> Option<Workplace> {
+    let place = Workplace::start(false)?;
+    let shared = noise(300_000, 1);
+    place.image("docker.io/library/web:1", &[&shared, &noise(400_000, 2)]);
+    place.image("docker.io/library/db:1", &[&shared, &noise(500_000, 3)]);
+    place.image("quay.io/x/listed:2", &[&noise(600_000, 4)]);
+    place.image("quay.io/x/shop:3", &[&shared]);
+    place.write("charts/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n");
+    place.write("charts/c/values.yaml", "image: web:1\n");
+    place.write("charts/c/templates/pod.yaml", "kind: Pod\nimage: {{ .Values.image }}\n");
+    place.write("manifests/db.yaml", "kind: Pod\nimage: db:1\n");
+    place.write("manifests/imageList", "quay.io/x/listed:2\n");
+    place.write("shop.yaml", "kind: Pod\nimage: quay.io/x/shop:3\n");
+    Some(place)
+}
+
+#[test]
+fn an_image_goes_from_a_kubefile_to_a_node_without_the_internet() {
+    let Some(place) = workplace() else { return };
+    let said = place.build(KUBEFILE, &[]);
+    assert!(said.contains("4 container images are named"), "{said}");
+    let expected = [
+        "docker.io/library/db:1",
+        "docker.io/library/web:1",
+        "quay.io/x/listed:2",
+        "quay.io/x/shop:3",
+    ];
+    assert_eq!(place.listed("cluster:1"), expected);
+    let inspected = place.ok("store", &["inspect", "cluster:1"]);
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    let shop = &crate::workplace::images(&inspected)[3];
+    assert_eq!((&shop["appName"], &shop["platform"]["os"]), (&"shop".into(), &"linux".into()));
+    // A blob that three images have is stored once.
+    let tree = place.tree("cluster:1");
+    let blobs: Vec<_> = tree.iter().filter(|path| path.ends_with("/data")).collect();
+    assert_eq!(blobs.len(), 4 * 2 + 5 - 1, "{blobs:?}");
+    let remote = place.registry.name("app/cluster:1");
+    place.ok("store", &["push", "cluster:1", &remote]);
+    // Nothing but this registry is left, and an empty store.
+    let remote = format!("{}/app/cluster:1", place.proxy.address());
+    place.proxy.clear();
+    let served = place.serve("empty", &remote);
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        return skip("needs skopeo");
+    }
+    for (image, layers) in [("library/web:1", 2), ("x/listed:2", 1)] {
+        let dir = place.registry.path("pulled");
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["copy", "--src-tls-verify=false"]);
+        skopeo.arg(format!("docker://{}/{image}", served.address));
+        let output = skopeo.arg(format!("dir:{}", dir.display())).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let files = fs::read_dir(&dir).unwrap().count();
+        assert_eq!(files, layers + 3, "layers, config, manifest and version");
+        fs::remove_dir_all(dir).unwrap();
+    }
+    let crossed: u64 = place.proxy.seen("/blobs/").iter().map(|seen| seen.bytes).sum();
+    let size: u64 = inspected["manifest"]["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|layer| layer["size"].as_u64().unwrap())
+        .sum();
+    println!("{crossed} of {size} bytes crossed the network");
+    // 1.3 MB of layers were asked for, and the image has 1.8 MB.
+    assert!(crossed < 1_500_000 && size > 1_800_000, "{crossed} of {size}");
+}
+
+#[test]
+fn docker_registry_serves_what_is_mounted_or_copied() {
+    let Some(place) = workplace() else { return };
+    place.build(KUBEFILE, &[]);
+    // The tree is its own: it is put where the registry looks.
+    place.ok("store", &["cp", "cluster:1", "/registry", "out"]);
+    let data = place.registry.path("out/docker");
+    let Some(mut other) = crate::server::Registry::start(false) else { return };
+    other.stop();
+    fs::rename(data, other.path("data").join("docker"))
+        .or_else(|_| {
+            let (from, to) = (place.registry.path("out/docker"), other.path("data"));
+            fs::create_dir_all(&to).unwrap();
+            let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+            copied.map(|status| assert!(status.success()))
+        })
+        .unwrap();
+    other.start_again();
+    let pulled = other.ok("fresh", &["pull", &other.name("library/web:1")]);
+    let original = place.ok("origin", &["pull", &place.registry.name("docker.io/library/web:1")]);
+    assert_eq!(pulled, original);
+}
+
+#[test]
+fn what_is_here_is_not_fetched_again() {
+    let Some(place) = workplace() else { return };
+    place.build(KUBEFILE, &[]);
+    place.proxy.clear();
+    let digest = |place: &Workplace| {
+        let inspected = place.ok("store", &["inspect", "cluster:1"]);
+        serde_json::from_str::<serde_json::Value>(&inspected).unwrap()["digest"].clone()
+    };
+    let first = digest(&place);
+    let said = place.build(KUBEFILE, &[]);
+    assert_eq!(said.matches("cached").count(), 3 + 4, "{said}");
+    assert_eq!((digest(&place), place.proxy.seen("").len()), (first, 0));
+    // One tag changed: only the blobs that it alone has come.
+    place.image("docker.io/library/web:2", &[&noise(300_000, 1), &noise(200_000, 5)]);
+    place.proxy.clear();
+    place.write("charts/c/values.yaml", "image: web:2\n");
+    place.build(KUBEFILE, &[]);
+    let blobs = place.proxy.seen("GET /v2/docker.io/library/web/blobs/");
+    let bytes: u64 = blobs.iter().map(|seen| seen.bytes).sum();
+    assert!(bytes < 220_000, "{bytes}: {blobs:?}");
+    assert!(place.proxy.seen("/db/blobs/").is_empty());
+    // A child fetches what the base does not have.
+    place.ok("store", &["tag", "cluster:1", "base:1"]);
+    place.write("manifests/more.yaml", "kind: Pod\nimage: web:1\n");
+    place.proxy.clear();
+    let said = place.build("FROM base:1\nCOPY manifests/more.yaml manifests\n", &[]);
+    assert!(said.contains("of which the base has 4"), "{said}");
+    assert_eq!(place.listed("cluster:1").len(), 5);
+    assert!(place.proxy.seen("/db/").is_empty() && place.proxy.seen("/listed/").is_empty());
+}
+
+#[test]
+fn digests_platforms_and_lists() {
+    let Some(place) = Workplace::start(false) else { return };
+    let digest = place.image("quay.io/x/a:1", &[&noise(2000, 1)]);
+    place.image("quay.io/x/b:1", &[&noise(2000, 2)]);
+    place.image("quay.io/x/c:1", &[&noise(2000, 3)]);
+    place.write("manifests/a.yaml", format!("image: quay.io/x/a@{digest}\n"));
+    place.write("manifests/b.yaml", "image: quay.io/x/b:1\n");
+    place.write("more", "quay.io/x/c:1 # more\n\n# none\n");
+    place.write("fewer", "quay.io/x/b:1\n");
+    let text = "FROM scratch\nCOPY manifests manifests\n";
+    let lists = ["--image-list=context/more", "--ignored-image-list=context/fewer"];
+    let said = place.build(text, &lists);
+    assert!(said.contains("\"quay.io/x/b:1\" is left out: context/fewer says so"), "{said}");
+    let a = format!("quay.io/x/a@{digest}");
+    assert_eq!(place.listed("cluster:1"), [&a[..], "quay.io/x/c:1"]);
+    let served = place.serve("store", "cluster:1");
+    let by_digest = format!("{}/x/a@{digest}", served.address);
+    assert_eq!(place.registry.ok("node", &["pull", &by_digest]).trim(), digest);
+    place.write(".sealignore", "quay.io/x/b:1\n");
+    place.build(text, &["--collect=manifests"]);
+    assert_eq!(place.listed("cluster:1"), [&a[..]]);
+    place.build(text, &["--collect=charts,lists"]);
+    assert_eq!(place.listed("cluster:1").len(), 0);
+    place.build(text, &["--collect=none", "--image-list=context/more"]);
+    assert_eq!(place.listed("cluster:1"), ["quay.io/x/c:1"]);
+    // Docker's files ask for nothing unless they are told to.
+    place.write("D/Dockerfile", text);
+    let build = ["build", "-t", "d:1", "-f", "context/D/Dockerfile"];
+    place.ok("store", &[&build[..], &["context"]].concat());
+    assert_eq!(place.listed("d:1").len(), 0);
+    place.ok("store", &[&build[..], &["--collect=all", "context"]].concat());
+    assert_eq!(place.listed("d:1"), [&a[..]]);
+}
+
+#[test]
+fn sealos_files_copy_the_registry_of_their_context() {
+    let Some(place) = Workplace::start(false) else { return };
+    place.image("quay.io/x/a:1", &[&noise(2000, 1)]);
+    place.write("images/shim/list", "quay.io/x/a:1\n");
+    let text = "FROM scratch\nCOPY registry ./registry\nCMD [\"ls\"]\n";
+    place.build(text, &[]);
+    assert_eq!(place.listed("cluster:1"), ["quay.io/x/a:1"]);
+    assert!(place.tree("cluster:1").iter().any(|path| path.contains("repositories/x/a")));
+    // One that the context has is copied as it is.
+    place.write("registry/own", "x");
+    place.build(text, &[]);
+    assert_eq!(place.listed("cluster:1").len(), 0);
+    assert_eq!(place.ok("store", &["cat", "cluster:1", "/registry/own"]), "x");
+    fs::remove_dir_all(place.registry.path("context/registry")).unwrap();
+    let said = place.build_fails(text, &["--collect=none"]);
+    assert!(said.contains("\"registry\" is not in the context"), "{said}");
+}

@@ -75,7 +75,7 @@ impl<'a> Repository<'a> {
         fs::write(root.join("README"), "read me\n").unwrap();
         fs::write(root.join("sub/file"), "one\n").unwrap();
         fs::write(root.join("sub/deep/run"), "#!/bin/sh\n").unwrap();
-        let program = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o775));
+        let program = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o775);
         fs::set_permissions(root.join("sub/deep/run"), program).unwrap();
         symlink("file", root.join("sub/link")).unwrap();
         new.commit();

@@ -90,11 +90,32 @@ impl Wanted {
         self.fits_parts(&platform.os, &platform.architecture, platform.variant.as_deref())
     }
 
+    /// How well an entry that fits is suited; the least is the best. Without a variant in the
+    /// wish that is the entry that most machines can run: one without a variant, then the lowest.
+    /// Only `linux/arm` for another machine is v7 first, as Docker has it (containerd, platforms).
+    pub(crate) fn rank(&self, platform: &Platform) -> u32 {
+        let variant = match (self.architecture.as_str(), platform.variant.as_deref()) {
+            (_, None | Some("")) | ("arm64", Some("v8")) | ("amd64", Some("v1")) => return 0,
+            (_, Some(variant)) => variant,
+        };
+        let number =
+            variant.strip_prefix('v').map(|text| text.split_once('.').unwrap_or((text, "0")));
+        let number = number.and_then(|(major, minor)| {
+            Some((major.parse::<u16>().ok()?, minor.parse::<u16>().ok()?))
+        });
+        let Some((major, minor)) = number else { return u32::MAX };
+        let major = match (self.architecture.as_str(), major) {
+            ("arm", 0..=7) if host_architecture() != "arm" => 8 - major,
+            (_, major) => major,
+        };
+        u32::from(major) << 16 | u32::from(minor)
+    }
+
     fn fits_config(&self, config: &ImageConfig) -> bool {
         self.fits_parts(&config.os, &config.architecture, config.variant.as_deref())
     }
 
-    /// Without a variant any will do; arm64 has but one that has a name (containerd, platforms).
+    /// Without a variant any will do (see [`Wanted::rank`]); arm64 has but one that has a name (containerd, platforms).
     fn fits_parts(&self, os: &str, architecture: &str, variant: Option<&str>) -> bool {
         let plain = |variant: Option<&'_ str>| match (architecture, variant) {
             ("arm64", Some("v8")) => None,

@@ -243,10 +243,11 @@ fn check_manifest_type(descriptor: Descriptor) -> Result<Descriptor, ImageError>
 fn choose(digest: Digest, index: Index, wanted: Option<&Wanted>) -> Result<Descriptor, ImageError> {
     let host = Wanted::host();
     let wanted = wanted.unwrap_or(&host);
-    let fits = |descriptor: &&Descriptor| {
-        descriptor.platform.as_ref().is_some_and(|platform| wanted.fits(platform))
-    };
-    if let Some(found) = index.manifests.iter().find(fits) {
+    let suited = index.manifests.iter().filter_map(|descriptor| {
+        let platform = descriptor.platform.as_ref().filter(|platform| wanted.fits(platform))?;
+        Some((wanted.rank(platform), descriptor))
+    });
+    if let Some((_, found)) = suited.min_by_key(|(rank, _)| *rank) {
         return Ok(found.clone());
     }
     match &index.manifests[..] {

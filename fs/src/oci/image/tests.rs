@@ -58,6 +58,36 @@ fn an_index_gives_the_image_for_this_machine() {
 }
 
 #[test]
+fn of_several_variants_the_one_that_runs_everywhere_is_taken() {
+    let fixture = Fixture::new();
+    let taken = |architecture: &str, variants: &[Option<&str>]| {
+        let of = |variant: &Option<&str>| {
+            let layer = fixture.layer(variant.unwrap_or("none"), Compression::None);
+            let mut entry = entry(&fixture.manifest(&[layer]), "linux", architecture);
+            if let Some(variant) = variant {
+                entry["platform"]["variant"] = json!(variant);
+            }
+            entry
+        };
+        let entries: Vec<Value> = variants.iter().map(of).collect();
+        let top = index(&fixture, &entries);
+        let mut layout = fixture.store.layout().unwrap();
+        layout.platform = Some(format!("linux/{architecture}").parse().unwrap());
+        let chosen = choose_manifest(&layout, &top).unwrap().digest.to_string();
+        let at = entries.iter().position(|entry| entry["digest"] == chosen).unwrap();
+        variants[at].map(str::to_owned)
+    };
+    let some = |variant: &str| Some(variant.to_owned());
+    assert_eq!(taken("amd64", &[Some("v3"), None, Some("v2")]), None);
+    assert_eq!(taken("amd64", &[Some("v3"), Some("v2"), Some("odd")]), some("v2"));
+    assert_eq!(taken("amd64", &[Some("v4"), Some("v1")]), some("v1"));
+    assert_eq!(taken("arm64", &[Some("v9"), Some("v8.1"), Some("v8")]), some("v8"));
+    assert_eq!(taken("arm64", &[Some("v9"), Some("v8.1")]), some("v8.1"));
+    let arm = if host_architecture() == "arm" { "v5" } else { "v7" };
+    assert_eq!(taken("arm", &[Some("v6"), Some("v5"), Some("v7"), Some("v8")]), some(arm));
+}
+
+#[test]
 fn indexes_in_indexes_come_to_an_end() {
     let fixture = Fixture::new();
     let mut top = fixture.manifest(&[]);

@@ -17,6 +17,11 @@ const BLOCK: u64 = 512;
 const MAX_MEMBERS: usize = 100_000;
 /// Long names and PAX headers larger than this, in bytes, are refused.
 const MAX_EXTENSION: u64 = 1 << 20;
+/// Linux' limit for a path or link target, with its final NUL (`PATH_MAX`).
+const MAX_PATH: usize = 4096;
+/// All names and link targets together, in bytes: they are kept in memory. Real ones have some
+/// hundred bytes a member.
+const MAX_NAMES: usize = 32 << 20;
 /// Links from member to member are followed this far; Docker's have one level.
 const MAX_LINKS: u32 = 8;
 
@@ -67,7 +72,7 @@ impl Members {
     pub(super) fn scan(file: File, path: &Path, size: u64) -> Result<Self, ArchiveError> {
         let mut members = Self { file, path: path.to_owned(), size, names: HashMap::new() };
         let mut extensions = Extensions::default();
-        let mut offset = 0;
+        let (mut offset, mut names) = (0, 0);
         for _ in 0..MAX_MEMBERS {
             let Some(header) = members.header(offset)? else { return Ok(members) };
             let malformed = |error: io::Error| members.malformed(offset, error.to_string());
@@ -83,7 +88,11 @@ impl Members {
             if is_extension {
                 members.extend(&mut extensions, kind, start, size)?;
             } else {
-                members.insert(&header, std::mem::take(&mut extensions), start, size);
+                names += members.insert(&header, std::mem::take(&mut extensions), start, size)?;
+                if names > MAX_NAMES {
+                    let reason = format!("the names up to here have more than {MAX_NAMES} bytes");
+                    return Err(members.malformed(offset, reason));
+                }
             }
             offset = next;
         }
@@ -181,10 +190,21 @@ impl Members {
         Ok(())
     }
 
-    fn insert(&mut self, header: &tar::Header, extensions: Extensions, start: u64, size: u64) {
+    /// Keeps a member; returns what its name and target take, in bytes.
+    fn insert(
+        &mut self,
+        header: &tar::Header,
+        extensions: Extensions,
+        start: u64,
+        size: u64,
+    ) -> Result<usize, ArchiveError> {
         let name = extensions.name.unwrap_or_else(|| header.path_bytes().into_owned());
         let link =
             extensions.link.or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
+        if name.len().max(link.as_ref().map_or(0, Vec::len)) >= MAX_PATH {
+            let reason = format!("a name or link target of {MAX_PATH} bytes or more");
+            return Err(self.malformed(start - BLOCK, reason));
+        }
         let kind = header.entry_type();
         let name = clean(&[], &name);
         let member = match kind {
@@ -196,9 +216,12 @@ impl Members {
             }
             kind if kind.is_hard_link() => Member::Link(clean(&[], &link.unwrap_or_default())),
             // Directories and the like name nothing that is looked for.
-            _ => return,
+            _ => return Ok(0),
         };
+        let target = if let Member::Link(target) = &member { target.len() } else { 0 };
+        let kept = name.len() + target;
         self.names.insert(name, member);
+        Ok(kept)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

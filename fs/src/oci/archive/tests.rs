@@ -426,6 +426,28 @@ fn a_size_beyond_all_files_is_refused() {
 }
 
 #[test]
+fn names_that_would_fill_memory_are_refused() {
+    let fixture = Fixture::new();
+    let refused = |odd: Odd| {
+        let LayoutError::Archive(error) = open(&odd.write(&fixture), None).unwrap_err() else {
+            panic!()
+        };
+        assert!(matches!(error, ArchiveError::Header { .. }), "{error}");
+        error.to_string()
+    };
+    let long = vec![b'x'; 4096];
+    for kind in [b'L', b'K'] {
+        let odd = Odd::default().member(kind, "long", "", &long).member(b'2', "a", "b", b"");
+        assert!(refused(odd).contains("4096 bytes"));
+    }
+    let many = (0..8500_u32).fold(Odd::default(), |odd, number| {
+        let name = format!("{number}{}", "x".repeat(4000));
+        odd.member(b'L', "long", "", name.as_bytes()).file("a", b"")
+    });
+    assert!(refused(many).contains("names"));
+}
+
+#[test]
 fn an_unknown_layer_type_is_refused_before_anything_is_copied() {
     let fixture = Fixture::new();
     let zip = fixture.put("application/zip", b"zip");

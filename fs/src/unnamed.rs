@@ -14,6 +14,9 @@ use nix::unistd::linkat;
 /// As of any new file; the umask takes its part.
 const MODE: u32 = 0o666;
 
+/// How names start that files have for a moment; what is killed then leaves them.
+pub(crate) const HIDDEN: &str = ".new-";
+
 /// A file without a name.
 #[derive(Debug)]
 pub(crate) struct UnnamedFile {
@@ -35,7 +38,7 @@ impl UnnamedFile {
             Ok(file) => Ok(Self { file, hidden: None }),
             Err(error) if no_tmpfile(&error) => {
                 let mut builder = tempfile::Builder::new();
-                builder.prefix(".new-").permissions(Permissions::from_mode(MODE));
+                builder.prefix(HIDDEN).permissions(Permissions::from_mode(MODE));
                 let (file, hidden) = builder.tempfile_in(dir)?.into_parts();
                 Ok(Self { file, hidden: Some(hidden) })
             }
@@ -65,7 +68,7 @@ impl UnnamedFile {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let hidden = path.with_file_name(format!(".new-{}-{number}", std::process::id()));
+            let hidden = path.with_file_name(format!("{HIDDEN}{}-{number}", std::process::id()));
             match link(&self.file, &hidden) {
                 // Left by a process with our number that was killed right here.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,

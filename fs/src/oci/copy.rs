@@ -3,7 +3,7 @@
 //! An image appears when all its blobs are there and verified. Its bytes stay the same, and with
 //! them its digest. Archives are written by `archive::save`, registries by `transfer`.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 
@@ -16,10 +16,13 @@ use super::walk::whole_closure;
 use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::VerifyReader;
 use crate::error::{AtPath, PathError};
-use crate::unnamed::UnnamedFile;
+use crate::unnamed::{HIDDEN, UnnamedFile};
 
 /// How much is copied at once, in bytes.
 const CHUNK: usize = 1 << 18;
+
+/// What lies in a layout before its first `index.json`.
+const UNFINISHED: [&str; 2] = ["blobs", "oci-layout"];
 
 /// What is copied of a selection: of an index the image for the wanted platform, or with `all` the
 /// whole; under `name`, else under the name that goes with it.
@@ -80,13 +83,13 @@ pub fn copy_to_layout(
     dir: &Path,
     copied: &dyn Fn(u64),
 ) -> Result<(), StoreError> {
-    let is_new = match fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    let mut index = if is_new { Index::default() } else { Layout::open(dir)?.index };
+    read_index(dir)?;
     let blobs_dir = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs_dir).at("create", &blobs_dir)?;
+    let marker = dir.join("oci-layout");
+    if !marker.exists() {
+        put_file(&marker, dir, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    }
     for (blob, source) in blobs(selection)? {
         let path = layout::blob_path(dir, blob.digest);
         let is_there = |file: fs::Metadata| file.is_file() && file.len() == blob.size;
@@ -100,6 +103,10 @@ pub fn copy_to_layout(
         }
     }
     File::open(&blobs_dir).and_then(|dir| dir.sync_all()).at("sync", &blobs_dir)?;
+    // Copies to one layout change its index one after the other. The file is never replaced here.
+    let lock = OpenOptions::new().read(true).write(true).open(&marker).at("open", &marker)?;
+    lock.lock().at("lock", &marker)?;
+    let mut index = read_index(dir)?;
     let name = layout::ref_name(&selection.descriptor).map(str::to_owned);
     put_entries(&mut index, vec![(name, selection.descriptor.clone())]);
     let json = serde_json::to_vec(&index).expect("an index is plain data");
@@ -107,8 +114,25 @@ pub fn copy_to_layout(
     if json.len() as u64 > MAX_JSON {
         return Err(StoreError::Full { path });
     }
-    put_file(&dir.join("oci-layout"), dir, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    Ok(put_file(&path, dir, &json)?)
+    put_file(&path, dir, &json)?;
+    Ok(File::open(dir).and_then(|dir| dir.sync_all()).at("sync", dir)?)
+}
+
+/// What a layout lists: nothing, if its directory is to be made, is empty, or has but what a copy
+/// leaves that was broken off.
+fn read_index(dir: &Path) -> Result<Index, LayoutError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
+        entries => entries.at("open", dir)?,
+    };
+    for entry in entries {
+        let name = entry.at("read", dir)?.file_name();
+        let name = name.to_string_lossy();
+        if !UNFINISHED.contains(&name.as_ref()) && !name.starts_with(HIDDEN) {
+            return Ok(Layout::open(dir)?.index);
+        }
+    }
+    Ok(Index::default())
 }
 
 type Blob = (Descriptor, std::sync::Arc<dyn BlobSource>);
@@ -157,4 +181,50 @@ fn put_file(path: &Path, dir: &Path, bytes: &[u8]) -> Result<(), PathError> {
 
 fn broken(selection: &Selection, source: ImageError) -> LayoutError {
     LayoutError::Image { name: selection.typed.clone(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::oci::fixture::Fixture;
+
+    fn copy(fixture: &Fixture, dir: &Path, tag: &str) -> Result<(), StoreError> {
+        let selection = fixture.store.layout().unwrap().select(Some("a:1"), "a:1").unwrap();
+        let selection = narrow(&selection, false, Some(tag.to_owned())).unwrap();
+        copy_to_layout(&selection, dir, &|_| ())
+    }
+
+    #[test]
+    fn a_copy_that_was_killed_is_done_again() {
+        let fixture = Fixture::new();
+        fixture.image("a:1", &["x"]);
+        for (number, left) in ["blobs/sha256/x", "oci-layout", ".new-1-2"].into_iter().enumerate() {
+            let dir = fixture.path(&number.to_string());
+            fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+            fs::write(dir.join(left), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+            copy(&fixture, &dir, "one").unwrap();
+            assert_eq!(Layout::open(&dir).unwrap().descriptors().len(), 1, "{left}");
+        }
+        let dir = fixture.path("foreign");
+        fs::create_dir_all(dir.join("blobs")).unwrap();
+        fs::write(dir.join("x"), "").unwrap();
+        assert!(copy(&fixture, &dir, "one").is_err());
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn copies_to_one_layout_all_have_their_names() {
+        let fixture = Fixture::new();
+        fixture.image("a:1", &["x"]);
+        let dir = fixture.path("layout");
+        thread::scope(|scope| {
+            for number in 0..8 {
+                let (fixture, dir) = (&fixture, &dir);
+                scope.spawn(move || copy(fixture, dir, &format!("t{number}")).unwrap());
+            }
+        });
+        assert_eq!(Layout::open(&dir).unwrap().descriptors().len(), 8);
+    }
 }

@@ -53,7 +53,7 @@ pub(crate) struct ConnectArgs {
     plain_http: bool,
 
     /// How long a read may wait for its registry before it fails [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = patience)]
     read_timeout: Option<Duration>,
 }
 
@@ -153,6 +153,15 @@ impl FindArgs {
             args.extend(["--read-timeout".into(), time.into()]);
         }
         args
+    }
+}
+
+/// A time for which a registry may be waited for.
+fn patience(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match time <= Settings::LONGEST_TIMEOUT {
+        true => Ok(time),
+        false => Err("it is more than a day".to_owned()),
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) use self::stats::Counters;
 use crate::cache::{Cache, LayerCache};
 use crate::layer::index::{Coding, LayerIndex, Span};
 use crate::oci::Layer;
+use crate::oci::registry::Settings;
 use crate::span::{self, SpanCache, SpanError, SpanId};
 
 /// How the content of an image is read.
@@ -43,7 +44,7 @@ use crate::span::{self, SpanCache, SpanError, SpanId};
 pub struct Options {
     /// Where content of remote layers is kept.
     pub cache: Option<Arc<Cache>>,
-    /// How long a read waits for a remote blob before it fails.
+    /// How long a read waits for a remote blob before it fails: a day at most.
     pub timeout: Duration,
     /// What all reads together may take, in bytes: a single span that is larger is still read.
     pub memory: u64,
@@ -104,7 +105,9 @@ impl LayerContent {
 }
 
 impl Content {
-    pub(crate) fn new(layers: Vec<(LayerIndex, Layer)>, options: Options) -> Self {
+    pub(crate) fn new(layers: Vec<(LayerIndex, Layer)>, mut options: Options) -> Self {
+        // A time that lies too far ahead cannot be told.
+        options.timeout = options.timeout.min(Settings::LONGEST_TIMEOUT);
         let layers = layers.into_iter().map(|(index, layer)| {
             let cache = options.cache.as_ref().filter(|_| layer.blob.is_remote());
             let cache = cache.map(|cache| LayerCache::new(cache, index.id()));

@@ -37,3 +37,13 @@ fn the_size_of_the_cache_in_the_environment_holds_for_all_commands() {
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("--cache-size"), "{error}");
 }
+
+#[test]
+fn nobody_waits_for_ever() {
+    let Some(registry) = Registry::start(false) else { return };
+    let (code, error) =
+        registry.fails("lazy", &["ls", "--read-timeout=18446744073709551615s", "a:1"]);
+    assert!(code == 2 && error.contains("--read-timeout"), "{code}: {error}");
+    registry.image("a:1");
+    registry.ok("lazy", &["ls", "--read-timeout=24h", &registry.name("a:1")]);
+}

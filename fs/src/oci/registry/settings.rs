@@ -51,6 +51,9 @@ impl Settings {
     /// How long a read may go without a byte, unless the user says otherwise.
     pub const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
+    /// The longest patience there is: a day.
+    pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
     /// Neither configuration nor credentials; `spool` is a directory with room.
     pub fn new(spool: PathBuf) -> Self {
         let read_timeout = Self::READ_TIMEOUT;
@@ -66,8 +69,9 @@ impl Settings {
         }
     }
 
-    /// Sets the patience of reads.
+    /// Sets the patience of reads, of at most [`Settings::LONGEST_TIMEOUT`].
     pub fn with_read_timeout(mut self, read_timeout: Duration) -> Self {
+        let read_timeout = read_timeout.min(Self::LONGEST_TIMEOUT);
         self.read_timeout = read_timeout;
         self.stall = Self::stall_of(read_timeout);
         self

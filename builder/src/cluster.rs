@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod collect;
+pub mod describe;
 pub mod extension;
 pub mod files;
 pub mod kube_version;

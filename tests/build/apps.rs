@@ -268,3 +268,51 @@ fn applications_are_those_that_sealer_makes() {
     println!("{compared} applications are as Sealer makes them");
     assert!(compared > 0);
 }
+
+#[test]
+fn a_cluster_image_is_shown_as_sealer_shows_it() {
+    let Some(shop) = Workshop::new() else { return };
+    shop.write("a.yaml", "kind: A");
+    shop.kubefile(
+        "FROM scratch\nLABEL x=y\nAPP a local://a.yaml\nCNI f local://a.yaml\n\
+         CNI b local://a.yaml\nLAUNCH a\n",
+    );
+    let shown = shop.inspect("new");
+    let extension = &shown["imageExtension"];
+    assert_eq!(extension["applications"][0]["name"], "a");
+    let cni = "cluster.alpha.sealer.io/kube-cni";
+    assert_eq!(extension["labels"], json!({"x": "y", cni: "[\"b\",\"f\"]"}));
+    assert_eq!(shown["containerImageList"], json!([]));
+    let id = shown["manifest"]["config"]["digest"].as_str().unwrap();
+    assert_eq!(shown["id"], id.trim_start_matches("sha256:"));
+    assert_eq!(shown["manifestv1"]["annotations"], json!({}));
+    assert_eq!(shown["ociv1"]["config"].get("Labels"), None);
+    let show = |args: &[&str]| shop.ok(&[&["inspect", "new"], args].concat());
+    assert_eq!(show(&["-t", "app", "-f", "/launch/app_names/0"]), "a\n");
+    assert_eq!(
+        show(&["-f", "{{ range .imageExtension.applications }}{{ .name }},{{ end }}"]),
+        "a,b,f,\n"
+    );
+    assert_eq!(show(&["-t", "container"]), "[]\n");
+    assert_eq!(show(&["-t", "manifest", "--format", "/schemaVersion"]), "2\n");
+    for (args, message) in [
+        (&["-f", "/nothing"][..], "there is nothing at /nothing"),
+        (&["-f", "{{ fail \"x\" }}"], "x"),
+        (&["-f", "{{ range }}"], "--format:1"),
+        (&["-f", "yaml"], "neither json"),
+    ] {
+        let output = shop.kfs(&[&["inspect", "new"], args].concat()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(message), "{args:?}: {said}");
+    }
+    shop.build("FROM scratch\nCMD x\n");
+    let output = shop.kfs(&["inspect", "-t", "app", "new"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("new is no cluster image"));
+    assert_eq!(shop.inspect("new").get("imageExtension"), None);
+    let broken = ["--annotation", "sealer.image.extension={"];
+    shop.build_with("FROM scratch\nCMD x\n", &broken);
+    let output = shop.kfs(&["inspect", "new"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("annotation sealer.image.extension is malformed"), "{said}");
+    shop.ok(&["inspect", "-t", "manifest", "new"]);
+}

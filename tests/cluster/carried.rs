@@ -40,7 +40,7 @@ fn an_image_goes_from_a_kubefile_to_a_node_without_the_internet() {
     assert_eq!(place.listed("cluster:1"), expected);
     let inspected = place.ok("store", &["inspect", "cluster:1"]);
     let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
-    let shop = &crate::workplace::images(&inspected)[3];
+    let shop = &inspected["containerImageList"][3];
     assert_eq!((&shop["appName"], &shop["platform"]["os"]), (&"shop".into(), &"linux".into()));
     // A blob that three images have is stored once.
     let tree = place.tree("cluster:1");

@@ -11,4 +11,5 @@ mod server;
 mod several;
 #[path = "../skip/mod.rs"]
 mod skip;
+mod soci;
 mod uploads;

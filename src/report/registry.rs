@@ -14,10 +14,10 @@ impl Failure {
     /// Adds exit code and hint for a registry's error.
     pub(super) fn about_registry(self, error: &RegistryError) -> Self {
         match error {
-            RegistryError::Denied { registry, authenticated: false, .. } => {
+            RegistryError::Denied { registry, credentials_from: None, .. } => {
                 self.hint(format!("log in with `kfs login {registry}`, or check the name"))
             }
-            RegistryError::Denied { registry, authenticated: true, .. } => self.hint(format!(
+            RegistryError::Denied { registry, credentials_from: Some(_), .. } => self.hint(format!(
                 "check the name, or log in as somebody who may: `kfs login {registry}`"
             )),
             RegistryError::Untrusted { registry, .. } => self.hint(format!(

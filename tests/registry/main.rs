@@ -12,4 +12,5 @@ mod several;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod soci;
+mod trust;
 mod uploads;

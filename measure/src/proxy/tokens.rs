@@ -5,7 +5,7 @@ use super::{Connection, lock};
 use crate::http::Head;
 
 /// Where tokens are had.
-const PATH: &str = "/token?";
+const PATH: &str = "/token";
 
 /// The tokens that were given.
 #[derive(Debug)]

@@ -52,6 +52,15 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Credentials, and where they were found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What proves who asks.
+    pub credentials: Credentials,
+    /// The file or the helper, for messages.
+    pub place: String,
+}
+
 /// Why credentials cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
@@ -120,9 +129,10 @@ impl fmt::Debug for Auth {
 
 impl AuthFiles {
     /// The credentials for a repository of a registry, as the user names both.
-    pub fn find(&self, host: &str, repository: &str) -> Result<Option<Credentials>, AuthError> {
+    pub fn find(&self, host: &str, repository: &str) -> Result<Option<Found>, AuthError> {
         if let Some((_, given)) = self.given.iter().find(|(name, _)| name == host) {
-            return Ok(Some(given.clone()));
+            let place = "what was given".to_owned();
+            return Ok(Some(Found { credentials: given.clone(), place }));
         }
         for path in &self.files {
             let Some(file) = AuthFile::read(path)? else { continue };
@@ -238,23 +248,18 @@ impl AuthFile {
 
     /// A helper for this host is asked first, then the entries from the repository up to the
     /// registry, then the helper for all.
-    fn find(
-        &self,
-        path: &Path,
-        host: &str,
-        repository: &str,
-    ) -> Result<Option<Credentials>, AuthError> {
+    fn find(&self, path: &Path, host: &str, repository: &str) -> Result<Option<Found>, AuthError> {
         if let Some((_, program)) = self.cred_helpers.iter().find(|(name, _)| normal(name) == host)
         {
-            return helper::get(program, key(host)).map(|found| found.map(from_helper));
+            return ask_helper(program, host);
         }
         let mut name = format!("{host}/{repository}");
         loop {
             let entry = self.auths.iter().find(|(key, _)| normal(key) == name);
             if let Some((_, auth)) = entry
-                && let Some(found) = auth.credentials(path)?
+                && let Some(credentials) = auth.credentials(path)?
             {
-                return Ok(Some(found));
+                return Ok(Some(Found { credentials, place: path.display().to_string() }));
             }
             match name.rfind('/') {
                 Some(slash) => name.truncate(slash),
@@ -262,7 +267,7 @@ impl AuthFile {
             }
         }
         match &self.creds_store {
-            Some(program) => Ok(helper::get(program, key(host))?.map(from_helper)),
+            Some(program) => ask_helper(program, host),
             None => Ok(None),
         }
     }
@@ -290,6 +295,12 @@ impl Auth {
         let password = password.trim_end_matches('\0');
         Ok(Some(from_helper((username.to_owned(), password.to_owned()))))
     }
+}
+
+fn ask_helper(program: &str, host: &str) -> Result<Option<Found>, AuthError> {
+    let place = || format!("credential helper {program}");
+    let found = helper::get(program, key(host))?;
+    Ok(found.map(|found| Found { credentials: from_helper(found), place: place() }))
 }
 
 fn from_helper((username, secret): (String, String)) -> Credentials {
@@ -343,7 +354,7 @@ mod tests {
             entry("hub:3"),
             entry("b:4"),
         ));
-        let find = |host, repository| files.find(host, repository).unwrap();
+        let find = |host, repository| files.find(host, repository).unwrap().map(|f| f.credentials);
         assert_eq!(find("a.test", "y"), Some(password("all", "1")));
         assert_eq!(find("a.test", "x/z"), Some(password("x", "pass:word")));
         assert_eq!(find("a.test", "xz"), Some(password("all", "1")));
@@ -359,7 +370,9 @@ mod tests {
         let (_dir, files) =
             files(r#"{"auths":{"o.test":{"auth":"bzpw","email":"e"}},"psFormat":"x"}"#);
         files.store("r.test:5000", &password("u", "p:w")).unwrap();
-        assert_eq!(files.find("r.test:5000", "a").unwrap(), Some(password("u", "p:w")));
+        let found = files.find("r.test:5000", "a").unwrap().unwrap();
+        assert_eq!(found.credentials, password("u", "p:w"));
+        assert_eq!(found.place, files.files[0].display().to_string());
         let path = &files.files[0];
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         let text = fs::read_to_string(path).unwrap();
@@ -367,7 +380,8 @@ mod tests {
         assert_eq!(files.erase("r.test:5000").unwrap().len(), 1);
         assert_eq!(files.find("r.test:5000", "a").unwrap(), None);
         assert!(files.erase("r.test:5000").unwrap().is_empty());
-        assert_eq!(files.find("o.test", "a").unwrap(), Some(password("o", "p")));
+        let found = files.find("o.test", "a").unwrap().unwrap();
+        assert_eq!(found.credentials, password("o", "p"));
     }
 
     #[test]

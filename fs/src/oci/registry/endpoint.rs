@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::auth::Credentials;
+use super::auth::{Credentials, Found};
 use super::challenge::{self, Challenge};
 use super::conf::Serves;
 use super::error::RegistryError;
@@ -66,8 +66,8 @@ impl Endpoint {
             match answer.status() {
                 StatusCode::UNAUTHORIZED if granted_anew => {
                     let message = answer.message().await;
-                    let authenticated = grant.is_some_and(|grant| grant.authenticated);
-                    return Err(self.denied(message, authenticated));
+                    let from = grant.and_then(|grant| grant.credentials_from);
+                    return Err(self.denied(message, from));
                 }
                 StatusCode::UNAUTHORIZED => {
                     let headers = answer.headers(&WWW_AUTHENTICATE);
@@ -75,14 +75,14 @@ impl Endpoint {
                     drop(answer);
                     let challenges = headers.iter().flat_map(|text| challenge::parse(text));
                     let challenge =
-                        best(challenges.collect()).ok_or_else(|| self.denied(message, false))?;
+                        best(challenges.collect()).ok_or_else(|| self.denied(message, None))?;
                     grant = Some(self.grant(scope, challenge, grant).await?);
                     granted_anew = true;
                 }
                 StatusCode::FORBIDDEN => {
                     let message = answer.message().await;
-                    let authenticated = grant.is_some_and(|grant| grant.authenticated);
-                    return Err(self.denied(message, authenticated));
+                    let from = grant.and_then(|grant| grant.credentials_from);
+                    return Err(self.denied(message, from));
                 }
                 _ => return Ok(answer),
             }
@@ -135,13 +135,13 @@ impl Endpoint {
         RegistryError::Protocol { registry: self.host.address.clone(), reason: reason.to_owned() }
     }
 
-    fn denied(&self, message: String, authenticated: bool) -> RegistryError {
+    fn denied(&self, message: String, credentials_from: Option<String>) -> RegistryError {
         let registry = self.host_name.clone();
         RegistryError::Denied {
             registry,
             repository: self.repository.clone(),
             message,
-            authenticated,
+            credentials_from,
         }
     }
 
@@ -168,15 +168,16 @@ impl Endpoint {
         if let Some(now) = now.filter(|now| Some(now.number) != old_number) {
             return Ok(now);
         }
-        let credentials = self.credentials().await?;
-        let authenticated = credentials.is_some();
+        let found = self.credentials().await?;
+        let credentials_from = found.as_ref().map(|found| found.place.clone());
+        let credentials = found.map(|found| found.credentials);
         let (proof, life) = match (&challenge, credentials) {
             (_, Some(Credentials::RegistryToken(token))) => (format!("Bearer {token}"), None),
             (Challenge::Basic, Some(Credentials::Password { username, password })) => {
                 (basic(&username, &password), None)
             }
             (Challenge::Basic, Some(Credentials::IdentityToken(_)) | None) => {
-                return Err(self.denied(String::new(), false));
+                return Err(self.denied(String::new(), credentials_from));
             }
             (Challenge::Bearer { realm, service, scope: wanted }, credentials) => {
                 // Registries without repositories in their scopes say what they want.
@@ -184,8 +185,9 @@ impl Endpoint {
                     Some(wanted) if !wanted.starts_with("repository:") => wanted,
                     _ => scope,
                 };
+                let token = self.token(realm, service.as_deref(), scope, credentials).await?;
                 let (token, life) =
-                    self.token(realm, service.as_deref(), scope, credentials).await?;
+                    token.map_err(|message| self.denied(message, credentials_from.clone()))?;
                 (format!("Bearer {token}"), Some(life))
             }
         };
@@ -194,13 +196,13 @@ impl Endpoint {
         proof.set_sensitive(true);
         let number = old_number.unwrap_or(0) + 1;
         let expires = life.map(|life| Instant::now() + life);
-        let grant = Grant { number, proof, challenge, expires, authenticated };
+        let grant = Grant { number, proof, challenge, expires, credentials_from };
         self.host.keep(scope, grant.clone());
         Ok(grant)
     }
 
     /// Reads the credentials from where they are, again each time: a login may have changed them.
-    async fn credentials(&self) -> Result<Option<Credentials>, RegistryError> {
+    async fn credentials(&self) -> Result<Option<Found>, RegistryError> {
         let (http, host) = (self.http.clone(), self.host_name.clone());
         let repository = self.repository.clone();
         // A helper is a process that may take its time.
@@ -211,19 +213,18 @@ impl Endpoint {
     }
 
     /// Gets a token for a scope (distribution spec, token authentication and OAuth2), and how long
-    /// to use it.
+    /// to use it; inside, what the server says if it gives none.
     async fn token(
         &self,
         realm: &str,
         service: Option<&str>,
         scope: &str,
         credentials: Option<Credentials>,
-    ) -> Result<(String, Duration), RegistryError> {
+    ) -> Result<Result<(String, Duration), String>, RegistryError> {
         let mut url = Url::parse(realm).map_err(|_| self.protocol("a realm is no URL"))?;
         if url.scheme() != "https" && self.host.plain() != Some(true) {
             return Err(self.protocol("it wants credentials to be sent without encryption"));
         }
-        let authenticated = credentials.is_some();
         let mut fields = vec![("client_id", "kfs")];
         fields.extend(service.map(|service| ("service", service)));
         let mut request = Request::new(Method::GET, String::new());
@@ -251,12 +252,12 @@ impl Endpoint {
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
-                let message = answer.message().await;
-                return Err(self.denied(message, authenticated));
+                return Ok(Err(answer.message().await));
             }
             _ => return Err(answer.refusal("a request for a token").await),
         }
         read_token(&answer.body(MAX_TOKEN).await?)
+            .map(Ok)
             .ok_or_else(|| self.protocol("a token server's answer has no token"))
     }
 }

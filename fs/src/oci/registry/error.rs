@@ -73,7 +73,7 @@ pub enum RegistryError {
         message: String,
     },
     /// Not allowed, or not there: many registries do not tell which.
-    #[error("registry {registry} denies access to {repository}{message}{}", if *authenticated { "" } else { " (no credentials were found for it)" })]
+    #[error("registry {registry} denies access to {repository}{message} ({})", credentials(credentials_from.as_ref()))]
     Denied {
         /// `host[:port]` as the user names it.
         registry: String,
@@ -81,8 +81,8 @@ pub enum RegistryError {
         repository: String,
         /// What the registry says, after `: `.
         message: String,
-        /// Whether credentials were sent.
-        authenticated: bool,
+        /// Where the credentials that were sent were found, if there were some.
+        credentials_from: Option<String>,
     },
     /// The registry does not have it.
     #[error("registry {registry} has no {what} in {repository}")]
@@ -140,6 +140,13 @@ pub enum RegistryError {
     /// Credentials cannot be read.
     #[error(transparent)]
     Auth(#[from] AuthError),
+}
+
+fn credentials(from: Option<&String>) -> String {
+    match from {
+        Some(place) => format!("the credentials are from {place}"),
+        None => "no credentials were found for it".to_owned(),
+    }
 }
 
 fn few(bytes: u64) -> String {

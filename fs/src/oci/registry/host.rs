@@ -48,8 +48,8 @@ pub(super) struct Grant {
     pub(super) challenge: Challenge,
     /// When to get another one, if that is known.
     pub(super) expires: Option<Instant>,
-    /// Whether there were credentials.
-    pub(super) authenticated: bool,
+    /// Where the credentials were found, if there were some.
+    pub(super) credentials_from: Option<String>,
 }
 
 impl std::fmt::Debug for Grant {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Client, Identity, Method, NoProxy, Proxy, Url, redirect};
+use reqwest::{Certificate, Client, Identity, Method, NoProxy, Proxy, StatusCode, Url, redirect};
 
 use super::answer::Answer;
 use super::conf::{self, Conf, ConfError};
@@ -104,6 +104,8 @@ impl Http {
         match self.by_scheme(host, request, proof, false).await {
             Err(RegistryError::Unreachable { registry, reason }) if host.may_be_plain => {
                 let error = match self.by_scheme(host, request, proof, true).await {
+                    // What a server that speaks https says to http.
+                    Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => reason.clone(),
                     Ok(answer) => {
                         host.settle(true);
                         return Ok(answer);
@@ -286,19 +288,13 @@ fn send_error(registry: String, error: reqwest::Error) -> RegistryError {
 }
 
 /// Whether the certificate of the other side is why there is no connection.
-fn is_untrusted(error: &reqwest::Error) -> bool {
-    let is = |error: &(dyn Error + 'static)| {
-        matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
-    };
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if is(cause) || inner.is_some_and(|inner| is(inner)) {
-            return true;
-        }
-        source = cause.source();
+fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
+        return true;
     }
-    false
+    // What is in an `io::Error` is not its source, and there may be one in another.
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    inner.is_some_and(|inner| is_untrusted(inner)) || error.source().is_some_and(is_untrusted)
 }
 
 /// The innermost cause: what is around it only says that a request failed.

@@ -127,6 +127,44 @@ fn an_image_known_lazily_is_pushed_for_all_platforms() {
     }
 }
 
+/// Whatever the name stood for before, and stands for afterwards.
+#[test]
+fn a_base_is_taken_for_the_platform_that_its_line_names() {
+    let contents = [noise(10_000, 1), noise(10_000, 2)];
+    let files = contents.each_ref().map(Vec::as_slice);
+    let Some(several) = Several::start(files) else { return };
+    let (registry, name) = (&several.registry, several.name());
+    let text = format!(
+        "FROM --platform=linux/arm64 {name} AS arm\n\
+         FROM --platform=amd64 {name} AS amd\n\
+         FROM scratch\nCOPY --from=arm /file /arm64\nCOPY --from=amd /file /amd64\n"
+    );
+    fs::create_dir(registry.path("context")).unwrap();
+    fs::write(registry.path("context/Dockerfile"), text).unwrap();
+    fs::write(
+        registry.path("context/Dockerfile.arm"),
+        format!("FROM --platform=linux/arm64 {name}\nLABEL a=b\n"),
+    )
+    .unwrap();
+    for before in [None, Some("linux/amd64"), Some("linux/arm64")] {
+        let store = format!("build{}", before.unwrap_or_default().replace('/', ""));
+        if let Some(before) = before {
+            registry.ok(&store, &["inspect", "--plain-http", "--platform", before, &name]);
+        }
+        registry.ok(&store, &["build", "--plain-http", "-t", "built", "context"]);
+        for (file, content) in ["/amd64", "/arm64"].into_iter().zip(files) {
+            let cat = registry.run(&store, &["cat", "built", file]);
+            assert!(cat.stdout == content, "{file} in {store}: {cat:?}");
+        }
+        let args =
+            ["build", "--plain-http", "-t", "arm", "-f", "context/Dockerfile.arm", "context"];
+        registry.ok(&store, &args);
+        let built = registry.ok(&store, &["inspect", "arm"]);
+        let built: Value = serde_json::from_str(&built).unwrap();
+        assert_eq!(built["config"]["architecture"], "arm64", "{built}");
+    }
+}
+
 #[test]
 fn of_an_index_is_noted_what_is_used() {
     let Some(several) = Several::start([b"one", b"two"]) else { return };

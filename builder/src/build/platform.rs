@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kfs_fs::oci::find;
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
 
 /// A platform of which parts may be left open; those are empty.
@@ -33,6 +34,22 @@ impl Wanted {
         let variant = config.variant.clone().unwrap_or_default();
         let (os, architecture) = (config.os.clone(), config.architecture.clone());
         Self { os, architecture, variant }.normalised()
+    }
+
+    /// The same with what is left open as `target` has it, for who finds images; none if it is no
+    /// platform.
+    pub(super) fn in_full(&self, target: &Platform) -> Option<find::Wanted> {
+        let or = |part: &str, default: &str| match part {
+            "" => default.to_owned(),
+            part => part.to_owned(),
+        };
+        let (os, architecture) =
+            (or(&self.os, &target.os), or(&self.architecture, &target.architecture));
+        let variant = match self.variant.as_str() {
+            "" => String::new(),
+            variant => format!("/{variant}"),
+        };
+        format!("{os}/{architecture}{variant}").parse().ok()
     }
 
     /// Whether an image for `found` will do. What an image does not say of itself is not held
@@ -105,6 +122,18 @@ mod tests {
         ] {
             let ok = Wanted::parse(wanted).accepts(&Wanted::parse(found));
             assert_eq!(ok, accepts, "{wanted} {found}");
+        }
+        let target: Platform =
+            serde_json::from_str(r#"{"os": "linux", "architecture": "amd64"}"#).unwrap();
+        for (wanted, full) in [
+            ("linux", Some("linux/amd64")),
+            ("arm64", Some("linux/arm64")),
+            ("linux/arm/v7", Some("linux/arm/v7")),
+            ("windows/amd64", Some("windows/amd64")),
+            ("linux/a b", None),
+        ] {
+            let found = Wanted::parse(wanted).in_full(&target);
+            assert_eq!(found.map(|found| found.to_string()).as_deref(), full, "{wanted}");
         }
         assert_eq!(Wanted::parse("aarch64").to_string(), "arm64");
         assert_eq!(Wanted::parse("linux/arm/v7").to_string(), "linux/arm/v7");

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kfs_fs::content;
 use kfs_fs::filesystem::ImageFs;
+use kfs_fs::oci::find::Lookup;
 use kfs_fs::oci::manifest::ImageConfig;
 use kfs_fs::oci::reference::{ReferenceError, Source as ImageSource};
 use kfs_fs::oci::store::{Part, Store};
@@ -219,12 +220,27 @@ impl Preparation<'_> {
         let failed = |error: StepError| Failed::at(location.clone(), error);
         let source: ImageSource =
             name.parse().map_err(|error: ReferenceError| failed(error.into()))?;
-        let image = oci::open(&source, self.store).map_err(|error| failed(error.into()))?;
-        let found = Wanted::of(&image.config);
         let wanted = match platform {
             Some(text) => Wanted::parse(text),
             None => Wanted::from(&self.options.target),
         };
+        let mut opened = oci::open(&source, self.store);
+        let found = opened.as_ref().map(|image| Wanted::of(&image.config));
+        // The image for another platform may be what the name stands for here, and the one that
+        // is wanted may be in an index or a registry.
+        let is_other = match &found {
+            Ok(found) => !wanted.accepts(found),
+            Err(error) => error.is_about_platform(),
+        };
+        if is_other && let Some(wanted) = wanted.in_full(&self.options.target) {
+            let lookup = Lookup { platform: Some(wanted), ..self.store.lookup().clone() };
+            let other = oci::open(&source, &self.store.clone().with_lookup(lookup));
+            if opened.is_err() || other.is_ok() {
+                opened = other;
+            }
+        }
+        let image = opened.map_err(|error| failed(error.into()))?;
+        let found = Wanted::of(&image.config);
         if !wanted.accepts(&found) {
             let (name, found, wanted) = (name.to_owned(), found.to_string(), wanted.to_string());
             return Err(failed(StepError::Platform { name, found, wanted }).into());

@@ -141,6 +141,13 @@ pub enum LayoutError {
     },
 }
 
+impl LayoutError {
+    /// Whether an image was found, and none for the platform that is wanted.
+    pub fn is_about_platform(&self) -> bool {
+        matches!(self, Self::Image { source, .. } if matches!(**source, ImageError::Platform { .. }))
+    }
+}
+
 impl From<RegistryError> for LayoutError {
     fn from(error: RegistryError) -> Self {
         Self::Registry(Box::new(error))

@@ -4,6 +4,9 @@
 //! The moments are drawn from a seed, printed when a test fails; `KFS_KILL_SEED` gives another,
 //! `KFS_KILL_TRIALS` another number of trials a test.
 
+#[path = "registry/server.rs"]
+#[allow(dead_code, reason = "tests of registries want more of it")]
+mod server;
 mod skip;
 
 use std::collections::BTreeSet;
@@ -14,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use server::Registry;
 use skip::skip;
 use tempfile::TempDir;
 
@@ -41,9 +45,6 @@ fn from_environment(name: &str, default: u64) -> u64 {
 struct Bench {
     dir: TempDir,
 }
-
-/// What a store and its surroundings must come to.
-type Outcome = fn(&Trial<'_>) -> String;
 
 impl Bench {
     /// With the images `one` and `two` in its store, `one` indexed, both in `images.tar`, and a
@@ -81,9 +82,22 @@ impl Bench {
         trial
     }
 
-    /// Kills `command` at moments all over its life, in a fresh store each time.
-    fn kill(&self, prepare: &[&[&str]], command: &[&str], outcome: Outcome) {
+    /// Kills `command` at moments all over its life, in a fresh store each time. `outcome` is what
+    /// store and surroundings must come to.
+    fn kill(&self, prepare: &[&[&str]], command: &[&str], outcome: impl Fn(&Trial<'_>) -> String) {
+        self.kill_in(&|| (), prepare, command, outcome);
+    }
+
+    /// The same, where `surroundings` have to be brought to where the command starts from, too.
+    fn kill_in(
+        &self,
+        surroundings: &dyn Fn(),
+        prepare: &[&[&str]],
+        command: &[&str],
+        outcome: impl Fn(&Trial<'_>) -> String,
+    ) {
         let (expected, mut duration) = {
+            surroundings();
             let trial = self.trial("reference", prepare);
             let start = Instant::now();
             trial.ok(command);
@@ -95,6 +109,7 @@ impl Bench {
         let mut hits = 0;
         for number in 0..trials {
             let context = format!("seed {seed}, trial {number} of {command:?}");
+            surroundings();
             let trial = self.trial("trial", prepare);
             let mut child = trial.spawn(command);
             let limit = u64::try_from(duration.as_micros()).unwrap();
@@ -268,6 +283,36 @@ fn build() {
     let text = "FROM one\nCOPY a /new/a\nRUN echo x > made && touch -d @1000000000 made .\nCOPY b /new/b\nCMD x\n";
     fs::write(bench.path("context/Dockerfile"), text).unwrap();
     bench.kill(&[], &["build", "-t", "built", "context"], |trial| trial.images());
+}
+
+#[test]
+fn pull() {
+    let Some(registry) = Registry::start(false) else { return };
+    let (bench, name) = (Bench::new(), registry.name("a:1"));
+    let base = Trial { bench: &bench, store: bench.path("base") };
+    base.ok(&["push", "one", &name]);
+    // Of what is pulled, nothing is here.
+    base.ok(&["rmi", "one"]);
+    base.ok(&["prune", "--force"]);
+    bench.kill(&[], &["pull", &name], |trial| trial.all());
+}
+
+#[test]
+fn push() {
+    let Some(registry) = Registry::start(false) else { return };
+    let (bench, name) = (Bench::new(), registry.name("a:1"));
+    let data = registry.path("data/docker");
+    let nothing_there = || {
+        if data.exists() {
+            fs::remove_dir_all(&data).unwrap()
+        }
+    };
+    bench.kill_in(&nothing_there, &[], &["push", "one", &name], |trial| {
+        let other = Trial { bench: &bench, store: bench.path("other") };
+        let pulled = other.ok(&["pull", &name]);
+        fs::remove_dir_all(&other.store).unwrap();
+        pulled + &trial.images()
+    });
 }
 
 /// One of two that do the same is killed; the other does not mind, nor do two others after that.

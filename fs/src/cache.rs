@@ -25,6 +25,7 @@
 //! The sums guard against what happens to disks and files, not against whoever may write to the
 //! store: he could as well write an index.
 
+mod check;
 mod fill;
 mod layer;
 mod ledger;

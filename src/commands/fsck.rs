@@ -10,8 +10,8 @@ use crate::table::size;
 
 /// Check the store, and mend what can be mended
 ///
-/// Holds images against their blobs, blobs against their digests, and what kfs made from them
-/// against its checksums. Ends with code 5 if something is damaged; what killed processes left is
+/// Holds images against their blobs, blobs and cached content of layers in registries against their
+/// digests, and what kfs made from them against its checksums. Ends with code 5 if something is damaged; what killed processes left is
 /// no damage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  kfs fsck --repair")]
@@ -68,11 +68,13 @@ fn line(finding: &Finding) -> String {
 fn verdict(health: &Health, context: &Context) -> Result<(), Failure> {
     if !health.is_damaged() {
         context.say(&format!(
-            "{} images, {} blobs ({}), {} indexes, {} records of the build cache, {} mounts: clean",
+            "{} images, {} blobs ({}), {} indexes, {} of the cache, {} records of the build cache, \
+             {} mounts: clean",
             health.images,
             health.blobs,
             size(health.bytes),
             health.indexes,
+            size(health.cached),
             health.build_cache,
             health.mounts,
         ));

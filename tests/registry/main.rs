@@ -1,6 +1,7 @@
 //! The client against a real registry: Debian's `docker-registry` on a free port of this machine.
 
 mod bad;
+mod cached;
 mod client;
 mod deadlines;
 mod faults;

@@ -367,6 +367,12 @@ impl Files {
         self.sums.write_all_at(sums.as_flattened(), first_slot.saturating_mul(SUM as u64))
     }
 
+    /// A span is not there any more.
+    pub(super) fn forget(&self, number: usize, span: &Span) -> io::Result<()> {
+        let blocks = all_blocks(span).map_or(0, |blocks| blocks.len());
+        self.write_sums(slot(number, span), &vec![[0; SUM]; blocks])
+    }
+
     /// Notes that a range of the content is used, unless that was noted less than `coarseness`
     /// microseconds ago.
     fn touch(&self, range: Range<u64>, coarseness: u64) {

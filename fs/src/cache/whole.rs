@@ -193,6 +193,15 @@ impl Kept {
         format!("sha256:{layer}").parse().ok()
     }
 
+    /// Whether it is what was written; `None` for one that is being written, or went.
+    pub(super) fn is_sound(&self) -> Option<bool> {
+        let (_, key) = self.path.file_name()?.to_str()?.split_once('-')?;
+        let (layer, key) = (self.layer()?, blake3::Hash::from_hex(key).ok()?);
+        let mut file = File::open(&self.path).ok()?;
+        let size = file.metadata().ok()?.len();
+        Some(is_sound(&mut file, &self.path, &WholeFile { layer, key, size }))
+    }
+
     /// Removes it, if nobody uses it; returns how many bytes became free.
     pub(super) fn drop_unused(&self) -> Result<u64, PathError> {
         match File::open(&self.path) {

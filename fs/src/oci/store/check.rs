@@ -1,7 +1,7 @@
 //! Checking all of a store, and mending what can be mended.
 //!
 //! Blobs are held against their digests and images against their blobs. What kfs made from them
-//! (indexes, build cache) is held against its checksums, and what is wrong of it can go: it is
+//! (indexes, cached content, build cache) is held against its checksums, and what is wrong of it can go: it is
 //! made again. A wrong blob is put aside, and the images that lose it are named.
 //!
 //! What a killed process leaves is no damage: all that gets a name is whole. It is told of as
@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::prune::{Entry, Record, digest_of, files};
 use super::{Part, Store, StoreError, temp};
 use crate::blob::{BlobReader, BlobSource as _, FileBlob};
+use crate::cache::Cache;
 use crate::digest::{Digest, Mismatch, VerifyReader};
 use crate::error::{AtPath, PathError};
 use crate::layer::index::{Coding, LayerIndex};
@@ -34,7 +35,7 @@ const QUARANTINE: &str = "quarantine";
 /// How to check.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Check {
-    /// Leave out what reads all bytes: digests of blobs, sums of indexes.
+    /// Leave out what reads all bytes: digests of blobs and of cached content, sums of indexes.
     pub quick: bool,
     /// Mend what can be mended.
     pub repair: bool,
@@ -78,6 +79,8 @@ pub struct Health {
     pub bytes: u64,
     /// Indexes of layers and images.
     pub indexes: usize,
+    /// Bytes of cached content of layers in registries; 0 if that was left out.
+    pub cached: u64,
     /// Records of the build cache.
     pub build_cache: usize,
     /// Mounts.
@@ -110,6 +113,7 @@ impl Store {
         run.build_cache()?;
         run.blobs()?;
         run.indexes()?;
+        run.cached()?;
         run.temporary()?;
         run.mounts()?;
         run.health.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -416,6 +420,22 @@ impl Run<'_> {
             Ok(_) => None,
             Err(error) => Some(error.to_string()),
         })
+    }
+
+    /// What is kept of layers in registries; what is wrong of it can be fetched again.
+    fn cached(&mut self) -> Result<(), StoreError> {
+        if self.how.quick {
+            return Ok(());
+        }
+        let (dir, indexes) = (self.store.dir(Part::Cache), self.store.dir(Part::Indexes));
+        let cache = Cache::new(&dir, &indexes, u64::MAX);
+        let checked = cache.check(self.how.repair, self.progress)?;
+        self.health.cached = checked.bytes;
+        for damaged in checked.damaged {
+            let repair = self.how.repair.then(|| "dropped; it is fetched again".to_owned());
+            self.found(Severity::Derived, &damaged.path, damaged.problem).repair = repair;
+        }
+        Ok(())
     }
 
     fn temporary(&mut self) -> Result<(), PathError> {

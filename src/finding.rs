@@ -145,13 +145,7 @@ impl FindArgs {
             args.extend(["--platform".into(), platform.to_string().into()]);
         }
         args.extend(self.read.to_args());
-        if self.connect.plain_http {
-            args.push("--plain-http".into());
-        }
-        if let Some(time) = self.connect.read_timeout {
-            let time = humantime::format_duration(time).to_string();
-            args.extend(["--read-timeout".into(), time.into()]);
-        }
+        args.extend(self.connect.to_args());
         args
     }
 }
@@ -166,6 +160,19 @@ fn patience(text: &str) -> Result<Duration, String> {
 }
 
 impl ConnectArgs {
+    /// The options for another process.
+    pub(crate) fn to_args(&self) -> Vec<OsString> {
+        let mut args = Vec::new();
+        if self.plain_http {
+            args.push("--plain-http".into());
+        }
+        if let Some(time) = self.read_timeout {
+            let time = humantime::format_duration(time).to_string();
+            args.extend(["--read-timeout".into(), time.into()]);
+        }
+        args
+    }
+
     /// Whether all registries speak http.
     pub(crate) fn plain_http(&self) -> bool {
         self.plain_http

@@ -271,3 +271,36 @@ fn an_image_and_the_same_tree_unpacked_are_walked_and_read() {
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     bench.assert_nothing_left();
 }
+
+#[test]
+fn the_steps_of_a_build_say_what_they_took() {
+    let Some(bench) = Bench::start() else { return };
+    let context = bench.0.path("context");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("file"), vec![7; 100_000]).unwrap();
+    let text = "ARG FROM\nFROM $FROM\nCOPY file /file\nRUN sleep 0.1; echo x >/x\nENV A=1\n";
+    fs::write(context.join("Dockerfile"), text).unwrap();
+    let before = state(&bench.0.path("origin"));
+    let args = ["build", "context/Dockerfile", "--runs=2", "--build-arg=FROM=x:1", "--format=json"];
+    let report = bench.json("origin", &args);
+    let steps = report["steps"].as_array().unwrap();
+    let texts: Vec<_> = steps.iter().map(|step| step["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["FROM $FROM", "COPY file /file", "RUN sleep 0.1; echo x >/x", "ENV A=1"]);
+    let (copy, run) = (&steps[1]["layer"], &steps[2]["layer"]);
+    assert!(run["run"].as_f64().unwrap() >= 0.1, "{run}");
+    assert!(steps[2]["seconds"].as_f64() >= run["run"].as_f64(), "{run}");
+    assert!(run["diff"].as_f64().unwrap() > 0.0, "{run}");
+    for layer in [copy, run] {
+        let parts = ["hash", "compress", "write"].map(|part| layer[part].as_f64().unwrap());
+        assert!(parts.iter().all(|part| *part > 0.0), "{layer}");
+    }
+    assert_eq!((&steps[0]["layer"], &steps[3]["layer"]), (&Value::Null, &Value::Null));
+    assert!(steps[1]["size"].as_u64().unwrap() > 0);
+    assert_eq!(state(&bench.0.path("origin")), before);
+    fs::write(context.join("Dockerfile"), "FROM x:1\nRUN echo broken; exit 3\n").unwrap();
+    let output = bench.run("origin", &["build", "context/Dockerfile"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("Dockerfile:2") && said.contains("broken"), "{said}");
+    bench.assert_nothing_left();
+}

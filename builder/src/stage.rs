@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kfs_fs::content;
 use kfs_fs::error::{AtPath, PathError};
@@ -116,6 +117,10 @@ pub(crate) struct Ran {
     pub(crate) layer: Option<NewLayer>,
     /// Sockets, which no layer can hold.
     pub(crate) skipped: Vec<Vec<u8>>,
+    /// How long the command ran.
+    pub(crate) run: Duration,
+    /// How long it took to find what it changed.
+    pub(crate) diff: Duration,
 }
 
 impl Stage {
@@ -247,26 +252,35 @@ impl Stage {
             world: request.world.clone(),
         };
         drop(merged);
+        let started = Instant::now();
         let outcome = executor.run(&command, output)?;
+        let run = started.elapsed();
         if !outcome.status.is_success() {
-            return Ok(Ran { outcome, layer: None, skipped: Vec::new() });
+            let (skipped, diff) = (Vec::new(), Duration::ZERO);
+            return Ok(Ran { outcome, layer: None, skipped, run, diff });
         }
         let before = step.root_before().clone();
         let upper = step.finish()?;
         live.covered += 1;
         let mut writer = self.writer()?;
         let mut changes = diff::changes(&upper, &before, xattrs);
-        self.append_all(&mut writer, &mut changes)?;
+        let diff = self.append_all(&mut writer, &mut changes)?;
         let skipped = changes.skipped().to_vec();
-        Ok(Ran { outcome, layer: Some(writer.finish()?), skipped })
+        Ok(Ran { outcome, layer: Some(writer.finish()?), skipped, run, diff })
     }
 
+    /// Appends all changes; how long it took to find them.
     fn append_all(
         &self,
         writer: &mut LayerWriter,
         changes: &mut Changes,
-    ) -> Result<(), StageError> {
-        for change in changes {
+    ) -> Result<Duration, StageError> {
+        let mut diff = Duration::ZERO;
+        loop {
+            let started = Instant::now();
+            let next = changes.next();
+            diff += started.elapsed();
+            let Some(change) = next else { return Ok(diff) };
             let change = change?;
             match &change.content {
                 None => self.append(writer, &change.entry, &mut std::io::empty())?,
@@ -276,7 +290,6 @@ impl Stage {
                 }
             }
         }
-        Ok(())
     }
 
     /// Appends an entry to a layer, unless a signal comes meanwhile.

@@ -1,5 +1,6 @@
 //! `kfs bench`
 
+mod build;
 mod cold_start;
 mod cold_table;
 mod fs;
@@ -21,6 +22,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Build(build::Args),
     ColdStart(cold_start::Args),
     Fs(fs::Args),
     Proxy(proxy::Args),
@@ -28,6 +30,7 @@ enum Command {
 
 pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.command {
+        Command::Build(args) => build::run(&args, context),
         Command::ColdStart(args) => cold_start::run(&args, context),
         Command::Fs(args) => fs::run(&args, context),
         Command::Proxy(args) => proxy::run(&args, context),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kfs_fs::digest::Digest;
 use kfs_fs::error::PathError;
@@ -108,6 +108,7 @@ impl StageBuild<'_> {
         let mut digest = ItemsDigest::new(&resolved.items);
         let new = self.stage.copy(&resolved.items, &mut |piece| digest.content(piece))?;
         new.plain.iter().for_each(|plain| warn_at(step, plain, report));
+        report(Event::Written { run: Duration::ZERO, diff: Duration::ZERO, times: new.times });
         let (digest, marks) = digest.finish();
         let key = cache::key(started_from, &[&digest.to_string()]);
         let marks = is_read.then_some((digest, &marks[..]));

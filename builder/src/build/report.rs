@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use kfs_fs::layer::writer::WriteTimes;
+
 use super::explain::Explanation;
 use super::{
     BadMode, CarryError, CgroupError, CopyError, Digest, Interrupted, KubefileError, LayoutError,
@@ -40,6 +42,15 @@ pub enum Event {
     Warning(String),
     /// Why the step is done, or need not be.
     Explained(Explanation),
+    /// A layer was written, and what that took.
+    Written {
+        /// How long the command of a RUN ran.
+        run: Duration,
+        /// How long it took to find what it changed.
+        diff: Duration,
+        /// What the writing took.
+        times: WriteTimes,
+    },
     /// The step ended.
     Done {
         /// How long it took.

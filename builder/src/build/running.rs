@@ -54,6 +54,7 @@ impl StageBuild<'_> {
         if let Some(plain) = &new.plain {
             report(Event::Warning(format!("{}: {plain}", step.location)));
         }
+        report(Event::Written { run: ran.run, diff: ran.diff, times: new.times });
         self.push_new(new, key, text, None)
     }
 

@@ -10,6 +10,7 @@
 //! The same entries give the same blob, whatever the number of cores.
 
 mod chunker;
+mod clocks;
 mod collect;
 mod compression;
 mod contents;
@@ -34,6 +35,7 @@ use super::toc::{LANDMARK_CONTENT, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TocE
 use super::{Entry, Kind, Timestamp};
 use crate::digest::DiffId;
 use crate::oci::manifest::Descriptor;
+pub use clocks::WriteTimes;
 use compression::Coder;
 pub use compression::Compression;
 use error::Failure;
@@ -73,6 +75,8 @@ pub struct NewLayer {
     pub index: LayerIndex,
     /// Why it has no table of contents though its format should.
     pub plain: Option<Plain>,
+    /// What it took.
+    pub times: WriteTimes,
 }
 
 /// An entry on its way to the collector.
@@ -242,6 +246,7 @@ impl LayerWriter {
         };
         let sealed = sealed.map_err(blob_failed)?;
         let diff_id = DiffId::new(diff_id.finish());
+        let times = collected.blob.clocks.read();
         let (blob, digest, blob_len) = collected.blob.finish();
         let toc = sealed.as_ref().map(|sealed| sealed.toc);
         let content_len = collected.content_len;
@@ -249,7 +254,7 @@ impl LayerWriter {
         let index = collected.index.finish(&summary).map_err(index_failed)?;
         let mut descriptor = Descriptor::new(compression.media_type(), digest, blob_len);
         descriptor.annotations = sealed.map(|sealed| sealed.annotations).unwrap_or_default();
-        Ok(NewLayer { descriptor, diff_id, blob, index, plain })
+        Ok(NewLayer { descriptor, diff_id, blob, index, plain, times })
     }
 
     /// Whether this is eStargz, and still can be.

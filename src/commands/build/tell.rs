@@ -60,6 +60,7 @@ impl<'a> Teller<'a> {
                 | Event::Note(_)
                 | Event::Warning(_)
                 | Event::Explained(_)
+                | Event::Written { .. }
                 | Event::Done { .. } => {
                     all.suspend(|| plain(self.context, stage, &event));
                 }
@@ -118,6 +119,11 @@ fn json_line(stage: &str, event: &Event) {
         Event::Note(text) => json!({ "event": "note", "text": text }),
         Event::Warning(text) => json!({ "event": "warning", "text": text }),
         Event::Explained(explanation) => explain::json(explanation),
+        Event::Written { run, diff, times } => json!({
+            "event": "written", "run": run.as_secs_f64(), "diff": diff.as_secs_f64(),
+            "hash": times.hash.as_secs_f64(), "compress": times.compress.as_secs_f64(),
+            "write": times.write.as_secs_f64(),
+        }),
         Event::Done { took, layer, cached } => {
             let (digest, size) = layer.map(|(digest, size)| (digest.to_string(), size)).unzip();
             let seconds = took.as_secs_f64();
@@ -162,6 +168,8 @@ fn plain(context: &Context, stage: &str, event: &Event) {
             let text = explain::text(explanation);
             context.say(&format!("      {tag}{}", escape(text.as_bytes())));
         }
+        // For who measures.
+        Event::Written { .. } => {}
         Event::Done { took, layer, cached } => {
             let took = if *cached { "cached".to_owned() } else { seconds(*took) };
             match layer {

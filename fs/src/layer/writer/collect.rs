@@ -3,10 +3,12 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use tempfile::NamedTempFile;
 
+use super::clocks::{Clocks, Work};
 use super::contents::{Chunk, Contents};
 use super::frames::{Part, Piece, Shape};
 use super::pack::GZIP_HEADER;
@@ -28,6 +30,7 @@ pub(super) struct BlobFile {
     pub(super) file: NamedTempFile,
     hasher: Hasher,
     pub(super) len: u64,
+    pub(super) clocks: Arc<Clocks>,
 }
 
 /// All that was collected. The blob lacks what the format has at its end.
@@ -77,8 +80,9 @@ impl BlobFile {
 
 impl Write for BlobFile {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.as_file_mut().write_all(buf)?;
-        self.hasher.update(buf);
+        let Self { file, hasher, clocks, .. } = self;
+        clocks.time(Work::Write, || file.as_file_mut().write_all(buf))?;
+        clocks.time(Work::Hash, || hasher.update(buf));
         self.len += buf.len() as u64;
         Ok(buf.len())
     }
@@ -104,6 +108,7 @@ impl Collector {
         index: IndexBuilder,
         compression: Compression,
         spare: Sender<Vec<u8>>,
+        clocks: Arc<Clocks>,
     ) -> io::Result<Self> {
         let file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
         let shape = compression.shape();
@@ -120,7 +125,7 @@ impl Collector {
             Shape::Chunks => Some(Contents::zstd_chunked(dir)?),
             Shape::Members => Some(Contents::estargz(dir)?),
         };
-        let blob = BlobFile { file, hasher: Hasher::new(), len: 0 };
+        let blob = BlobFile { file, hasher: Hasher::new(), len: 0, clocks };
         let to = Collected { blob, index, content_len: 0, contents, open_span: None };
         Ok(Self { shape, coding, header, to, file: None, spare })
     }
@@ -236,7 +241,7 @@ impl Collector {
         let len = span.content_len;
         if let Some(contents) = &self.to.contents {
             if len < file.size {
-                file.hasher.update(bytes);
+                self.to.blob.clocks.time(Work::Hash, || file.hasher.update(bytes));
             }
             if contents.has_tar_split() {
                 file.crc.update(bytes);

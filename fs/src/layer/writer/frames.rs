@@ -13,9 +13,11 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 use super::chunker::{Chunker, Cut, HOLE, MAX_CHUNK};
+use super::clocks::{Clocks, Work};
 use super::collect::{Collected, Collector};
 use super::pipeline::Pipeline;
 use super::{Compression, Failure, Member};
@@ -135,6 +137,7 @@ pub(super) struct Frames {
     diff_id: Hasher,
     /// Buffers that can be filled again.
     spare: Receiver<Vec<u8>>,
+    clocks: Arc<Clocks>,
     pipeline: Pipeline,
 }
 
@@ -149,7 +152,8 @@ impl Frames {
     ) -> io::Result<Self> {
         let shape = compression.shape();
         let (spare_tx, spare) = mpsc::channel();
-        let collector = Collector::new(dir, index, compression, spare_tx)?;
+        let clocks = Arc::<Clocks>::default();
+        let collector = Collector::new(dir, index, compression, spare_tx, clocks.clone())?;
         Ok(Self {
             shape,
             buffer: vec![0; shape.buffer_len()],
@@ -164,7 +168,8 @@ impl Frames {
             len: 0,
             diff_id: Hasher::new(),
             spare,
-            pipeline: Pipeline::start(collector, compression, workers)?,
+            pipeline: Pipeline::start(collector, compression, workers, clocks.clone())?,
+            clocks,
         })
     }
 
@@ -301,7 +306,8 @@ impl Frames {
         let content = std::mem::replace(&mut self.buffer, next);
         let len = std::mem::take(&mut self.start);
         self.filled -= len;
-        self.diff_id.update(&content[..len]);
+        let Self { clocks, diff_id, .. } = self;
+        clocks.time(Work::Hash, || diff_id.update(&content[..len]));
         self.pipeline.send(content, len, std::mem::take(&mut self.parts))
     }
 }

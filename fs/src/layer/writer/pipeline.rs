@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use super::clocks::{Clocks, Work};
 use super::collect::{Collected, Collector};
 use super::frames::{Part, Piece, Shape};
 use super::pack::Packer;
@@ -31,6 +32,7 @@ pub(super) fn workers() -> usize {
 #[derive(Debug)]
 pub(super) struct Pipeline {
     compression: Compression,
+    clocks: Arc<Clocks>,
     max_workers: usize,
     workers: Vec<JoinHandle<()>>,
     jobs: Option<Sender<Job>>,
@@ -68,12 +70,14 @@ impl Pipeline {
         collector: Collector,
         compression: Compression,
         max_workers: usize,
+        clocks: Arc<Clocks>,
     ) -> io::Result<Self> {
         let (jobs, jobs_rx) = mpsc::channel();
         let (order, order_rx) = mpsc::sync_channel(max_workers + 1);
         let collect = move || collector.run(&order_rx);
         Ok(Self {
             compression,
+            clocks,
             max_workers,
             workers: Vec::new(),
             jobs: Some(jobs),
@@ -92,7 +96,7 @@ impl Pipeline {
     ) -> Result<(), Failure> {
         // A layer of one batch needs one worker.
         if self.workers.len() < self.max_workers {
-            let worker = start_worker(self.compression, self.jobs_rx.clone());
+            let worker = start_worker(self.compression, self.jobs_rx.clone(), self.clocks.clone());
             self.workers.push(worker.map_err(Failure::Blob)?);
         }
         let (done, answer) = mpsc::sync_channel(1);
@@ -142,9 +146,10 @@ pub(super) fn died() -> Failure {
 fn start_worker(
     compression: Compression,
     jobs: Arc<Mutex<Receiver<Job>>>,
+    clocks: Arc<Clocks>,
 ) -> io::Result<JoinHandle<()>> {
-    let mut worker =
-        Worker { shape: compression.shape(), packer: Packer::new(compression.coder())? };
+    let packer = Packer::new(compression.coder())?;
+    let mut worker = Worker { shape: compression.shape(), packer, clocks };
     let stored = compression.coder() == Coder::None;
     let run = move || {
         loop {
@@ -164,6 +169,7 @@ fn start_worker(
 struct Worker {
     shape: Shape,
     packer: Packer,
+    clocks: Arc<Clocks>,
 }
 
 impl Worker {
@@ -179,11 +185,12 @@ impl Worker {
             let (bytes, rest) = content.split_at(piece.len);
             content = rest;
             let before = frames.len();
-            match piece.zeros {
-                true => self.packer.pack_zeros(bytes, frames)?,
-                false => self.packer.pack(bytes, frames)?,
-            }
-            let digest = self.digest(piece, bytes);
+            let packer = &mut self.packer;
+            self.clocks.time(Work::Compress, || match piece.zeros {
+                true => packer.pack_zeros(bytes, frames),
+                false => packer.pack(bytes, frames),
+            })?;
+            let digest = self.clocks.time(Work::Hash, || self.digest(piece, bytes));
             // What is stored needs no copy.
             let len = if frames.len() > before { frames.len() - before } else { bytes.len() };
             packed.push((len, digest));

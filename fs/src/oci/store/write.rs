@@ -76,7 +76,7 @@ impl Writer {
 
     /// Takes in a layer that was just written.
     pub fn put_layer(&self, new: NewLayer) -> Result<Layer, StoreError> {
-        let NewLayer { descriptor, diff_id, blob, index: _, plain: _ } = new;
+        let NewLayer { descriptor, diff_id, blob, index: _, plain: _, times: _ } = new;
         let path = self.store.blob_path(descriptor.digest);
         blob.as_file().sync_data().at("write", &path)?;
         blob.persist(&path).map_err(|error| error.error).at("write", &path)?;

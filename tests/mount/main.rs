@@ -1,6 +1,8 @@
 //! Mounts as a user makes and ends them. Needs root and /dev/fuse; without them each test says
 //! that it is skipped.
 
+mod crowd;
+mod offline;
 mod reading;
 mod remote;
 mod sandbox;

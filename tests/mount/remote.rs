@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
@@ -13,17 +13,17 @@ use crate::skip::skip;
 
 /// Debian's registry, with the image `app:1` of two large files in chunks, and `app:plain`, the
 /// same without a table of contents. It ends with the value.
-struct Registry {
-    process: Child,
-    image: String,
+pub(crate) struct Registry {
+    pub(crate) process: Child,
+    pub(crate) image: String,
     plain: String,
-    big: Vec<u8>,
-    other: Vec<u8>,
+    pub(crate) big: Vec<u8>,
+    pub(crate) other: Vec<u8>,
 }
 
 impl Registry {
     /// `None`, with a line that says so, without the programs for it.
-    fn start(sandbox: &Sandbox) -> Option<Self> {
+    pub(crate) fn start(sandbox: &Sandbox) -> Option<Self> {
         for program in ["docker-registry", "skopeo"] {
             if Command::new(program).arg("--version").output().is_err() {
                 skip(format!("needs {program}"));
@@ -55,21 +55,25 @@ impl Registry {
         Some(registry)
     }
 
-    fn mount(&self, sandbox: &Sandbox) {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.image.split('/').next().expect("the registry").parse().unwrap()
+    }
+
+    pub(crate) fn mount(&self, sandbox: &Sandbox) {
         self.mount_image(sandbox, &self.image, &[]);
     }
 
     /// Mounts one of the images; what kfs says of it.
-    fn mount_image(&self, sandbox: &Sandbox, image: &str, options: &[&str]) -> String {
+    pub(crate) fn mount_image(&self, sandbox: &Sandbox, image: &str, options: &[&str]) -> String {
         let args = ["mount", "--pull=missing", "--plain-http", image, "mnt"];
-        let output = sandbox.run(&[options, &args].concat());
+        let output = sandbox.run(&[&args, options].concat());
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
         said
     }
 
     /// A read of all of `other` that waits: the registry is stopped.
-    fn stalled_read(&self, sandbox: &Sandbox) -> JoinHandle<io::Result<Vec<u8>>> {
+    pub(crate) fn stalled_read(&self, sandbox: &Sandbox) -> JoinHandle<io::Result<Vec<u8>>> {
         send(self.process.id(), Signal::SIGSTOP);
         let path = sandbox.path("mnt/other");
         let reader = std::thread::spawn(move || fs::read(path));
@@ -102,7 +106,7 @@ fn make_image(sandbox: &Sandbox, files: &[(&str, &[u8])]) {
 }
 
 /// From here on the layers are in the registry alone.
-fn forget_local(sandbox: &Sandbox) {
+pub(crate) fn forget_local(sandbox: &Sandbox) {
     sandbox.ok(&["rmi", "plain", "chunked"]);
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use serde_json::json;
+
 use crate::skip::skip;
 use crate::workplace::{Workplace, noise};
 
@@ -185,4 +187,127 @@ fn sealos_files_copy_the_registry_of_their_context() {
     fs::remove_dir_all(place.registry.path("context/registry")).unwrap();
     let said = place.build_fails(text, &["--collect=none"]);
     assert!(said.contains("\"registry\" is not in the context"), "{said}");
+}
+
+/// Puts an image of two platforms into the registry; the digest of the index.
+fn two_platforms(place: &Workplace, name: &str) -> String {
+    let mut entries = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        let repository = name.rsplit_once(':').unwrap().0;
+        let layer = noise(3000, u32::try_from(architecture.len() + entries.len()).unwrap());
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(layer.len() as u64);
+        tar.append_data(&mut header, "file", &layer[..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let diff_id = format!("sha256:{}", kfs_fs::digest::Digest::of(&tar).hex());
+        let config = json!({"architecture": architecture, "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]}});
+        let kind = "application/vnd.oci.image";
+        let config = config.to_string();
+        let config = place.blob(repository, &format!("{kind}.config.v1+json"), config.as_bytes());
+        let layer = place.blob(repository, &format!("{kind}.layer.v1.tar"), &tar);
+        let kind = format!("{kind}.manifest.v1+json");
+        let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config,
+            "layers": [layer]});
+        let digest = place.manifest(&format!("{repository}:{architecture}"), &kind, &manifest);
+        entries.push(json!({"mediaType": kind, "digest": digest,
+            "size": manifest.to_string().len(),
+            "platform": {"os": "linux", "architecture": architecture}}));
+    }
+    let kind = "application/vnd.oci.image.index.v1+json";
+    place.manifest(
+        name,
+        kind,
+        &json!({"schemaVersion": 2, "mediaType": kind, "manifests": entries}),
+    )
+}
+
+#[test]
+fn the_platforms_that_are_wanted_are_carried() {
+    let Some(place) = Workplace::start(false) else { return };
+    let index = two_platforms(&place, "quay.io/x/two:1");
+    place.write("manifests/imageList", format!("quay.io/x/two:1\nquay.io/x/two@{index}\n"));
+    let text = "FROM scratch\nCOPY manifests manifests\n";
+    let layers = |place: &Workplace| {
+        let tree = place.tree("cluster:1");
+        tree.iter().filter(|path| path.contains("/_layers/") && path.ends_with("/link")).count()
+    };
+    place.build(text, &["--platform=linux/arm64"]);
+    assert_eq!(layers(&place), 2);
+    let served = place.serve("store", "cluster:1");
+    let name = |reference: &str| format!("{}/x/two{reference}", served.address);
+    let pull = |store: &str, platform: &str, name: &str| {
+        let platform = format!("--platform={platform}");
+        place.registry.run(store, &["pull", &platform, name]).status.success()
+    };
+    assert!(pull("a", "linux/arm64", &name(":1")) && !pull("b", "linux/amd64", &name(":1")));
+    // What names the index by its digest finds the index.
+    assert!(pull("c", "linux/arm64", &name(&format!("@{index}"))));
+    drop(served);
+    place.build(text, &["--collect-platform=linux/arm64,linux/amd64"]);
+    assert_eq!(layers(&place), 4);
+    assert_eq!(place.listed("cluster:1").len(), 4);
+    let served = place.serve("store", "cluster:1");
+    let name = format!("{}/x/two:1", served.address);
+    assert!(pull("d", "linux/arm64", &name) && pull("e", "linux/amd64", &name));
+}
+
+#[test]
+fn charts_come_from_registries() {
+    let Some(place) = Workplace::start(false) else { return };
+    place.image("docker.io/library/web:1", &[&noise(2000, 1)]);
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), Default::default()));
+    for (name, content) in [
+        ("c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"),
+        ("c/templates/pod.yaml", "kind: Pod\nimage: {{ .Values.image }}\n"),
+        ("c/values.yaml", "image: gone:1\n"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    let archive = tar.into_inner().unwrap().finish().unwrap();
+    let kind = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+    let layer = place.blob("quay.io/charts/c", kind, &archive);
+    let config = "application/vnd.cncf.helm.config.v1+json";
+    let config = place.blob("quay.io/charts/c", config, b"{}");
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config,
+        "layers": [layer]});
+    place.manifest("quay.io/charts/c:1.0.0", kind, &manifest);
+    let text = "FROM scratch\nAPP c oci://quay.io/charts/c:1.0.0\nLAUNCH c\n";
+    place.build(text, &["--set", "c:image=web:1"]);
+    assert_eq!(place.listed("cluster:1"), ["docker.io/library/web:1"]);
+    let chart = place.ok("store", &["cat", "cluster:1", "/application/apps/c/Chart.yaml"]);
+    assert!(chart.contains("name: c"), "{chart}");
+    // The archive is here; only its tag is asked for.
+    place.proxy.clear();
+    place.build(text, &["--set", "c:image=web:1"]);
+    assert!(place.proxy.seen("/charts/c/blobs/").is_empty());
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    for (line, message) in [
+        ("APP c oci://docker.io/library/web:1".to_owned(), "is no Helm chart"),
+        ("APP c oci://quay.io/charts/c:2.0.0".to_owned(), "2.0.0"),
+        (format!("APP --checksum={wrong} c oci://quay.io/charts/c:1.0.0"), "but --checksum says"),
+    ] {
+        let said = place.build_fails(&format!("FROM scratch\n{line}\n"), &[]);
+        assert!(said.contains("Kubefile:2") && said.contains(message), "{said}");
+    }
+    // Without the registry, what was fetched is used.
+    place.proxy.clear();
+    place.build(text, &["--set", "c:image=web:1", "--pull=never"]);
+    assert!(place.proxy.seen("").is_empty());
+}
+
+#[test]
+fn archives_of_the_context_are_carried() {
+    let Some(place) = Workplace::start(false) else { return };
+    place.image("x/a:1", &[&noise(2000, 1)]);
+    place.ok("origin", &["save", "-o", "context/a.tar", "x:1"]);
+    place.write("images/skopeo/tar.txt", "oci-archive:a.tar@quay.io/x/saved:1\n");
+    place.build("FROM scratch\nCOPY registry registry\n", &[]);
+    assert_eq!(place.listed("cluster:1"), ["quay.io/x/saved:1"]);
+    assert!(place.tree("cluster:1").iter().any(|path| path.contains("repositories/x/saved")));
 }

@@ -1,11 +1,13 @@
 //! A registry behind a proxy, names that lead there, and a build context.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 
+use kfs_fs::digest::Digest;
 use kfs_measure::proxy::{Proxy, Shape};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::server::Registry;
 
@@ -63,6 +65,47 @@ impl Workplace {
         self.registry.ok("origin", &build);
         fs::remove_dir_all(context).unwrap();
         self.registry.ok("origin", &["push", "x:1", &self.registry.name(name)]).trim().to_owned()
+    }
+
+    /// Puts a manifest or index, as it is, under a name; its digest.
+    pub(crate) fn manifest(&self, name: &str, media_type: &str, manifest: &Value) -> String {
+        let (repository, tag) = name.rsplit_once(':').unwrap();
+        let json = manifest.to_string();
+        let kind = format!("Content-Type: {media_type}\r\n");
+        self.put(&format!("/v2/{repository}/manifests/{tag}"), &kind, json.as_bytes());
+        format!("sha256:{}", Digest::of(json.as_bytes()).hex())
+    }
+
+    /// Puts a blob into a repository; its descriptor.
+    pub(crate) fn blob(&self, repository: &str, media_type: &str, blob: &[u8]) -> Value {
+        let digest = format!("sha256:{}", Digest::of(blob).hex());
+        let head = self.http("POST", &format!("/v2/{repository}/blobs/uploads/"), "", b"");
+        let place = head.lines().find_map(|line| line.strip_prefix("Location: ")).expect("a place");
+        let path = place.trim().trim_start_matches("http://");
+        let path = &path[path.find('/').unwrap()..];
+        let kind = "Content-Type: application/octet-stream\r\n";
+        self.put(&format!("{path}&digest={digest}"), kind, blob);
+        json!({ "mediaType": media_type, "digest": digest, "size": blob.len() })
+    }
+
+    fn put(&self, path: &str, headers: &str, body: &[u8]) {
+        let head = self.http("PUT", path, headers, body);
+        assert!(head.starts_with("HTTP/1.1 201"), "{path}: {head}");
+    }
+
+    /// Asks the registry itself; the head of its answer.
+    fn http(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.registry.address()).unwrap();
+        let (host, length) = (self.registry.address(), body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n{headers}\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// kfs with one of several stores, to which names lead here.

@@ -46,8 +46,10 @@ use crate::config::history;
 use crate::interrupt::Interrupted;
 use layers::Planned;
 
-/// Images and layers that are worked on at once.
-const AT_ONCE: usize = 4;
+/// Manifests are small, and asking for them is mostly waiting.
+const MANIFESTS_AT_ONCE: usize = 8;
+/// A layer that is written takes some 80 MiB: buffers of the network, and of three compressors.
+const LAYERS_AT_ONCE: usize = 2;
 /// More layers than this and Docker's limit of 127 would come near.
 const MAX_LAYERS: usize = 64;
 /// An error names so many images.
@@ -275,12 +277,12 @@ impl Site<'_> {
         report: &mut Report<'_>,
     ) -> Result<(), CarryError> {
         let next = AtomicUsize::new(0);
-        let (sender, receiver) = sync_channel(AT_ONCE);
+        let (sender, receiver) = sync_channel(LAYERS_AT_ONCE);
         let mut done = BTreeMap::new();
         let mut failure = None;
         let noted = layers::Noted::new(self);
         std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE.min(planned.len()) {
+            for _ in 0..LAYERS_AT_ONCE.min(planned.len()) {
                 let (sender, next, noted) = (sender.clone(), &next, &noted);
                 scope.spawn(move || {
                     while let Some(one) = planned.get(next.fetch_add(1, Relaxed)) {

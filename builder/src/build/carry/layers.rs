@@ -269,3 +269,65 @@ impl Read for Interruptible<'_> {
         self.reader.read(buf)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::registry_tree::TreeImage;
+
+    /// An image of a manifest of its own and a config that all have.
+    fn image(number: usize) -> Resolved {
+        let (manifest, config) = (format!("manifest {number}").into_bytes(), b"config".to_vec());
+        let (top, shared) = (Digest::of(&manifest), Digest::of(&config));
+        Resolved {
+            name: format!("r.io/a/{number}:1").parse().unwrap(),
+            tree: TreeImage {
+                repository: format!("a/{number}"),
+                tag: Some("1".to_owned()),
+                top,
+                manifests: vec![top],
+                blobs: vec![shared],
+            },
+            json: [(top, manifest), (shared, config)].into(),
+            layers: BTreeMap::new(),
+        }
+    }
+
+    fn planned(images: usize) -> Vec<Planned> {
+        plan(&(0..images).map(image).collect::<Vec<_>>(), None).unwrap()
+    }
+
+    /// How many layers have each blob, and how many layers there are.
+    fn blobs(planned: &[Planned]) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for path in planned.iter().flat_map(|layer| layer.files.keys()) {
+            if path.ends_with("/data") {
+                *counts.entry(&path[..]).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn images_have_layers_of_their_own_until_they_are_too_many() {
+        assert_eq!(planned(0).len(), 0);
+        assert_eq!(planned(MAX_LAYERS).len(), MAX_LAYERS);
+        let many = planned(3 * MAX_LAYERS);
+        assert!((MAX_LAYERS / 2..=MAX_LAYERS).contains(&many.len()), "{}", many.len());
+        assert!(many.iter().map(|layer| layer.number).eq(0..many.len()));
+        for planned in [planned(5), many] {
+            let counts = blobs(&planned);
+            assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+        }
+        assert_eq!(blobs(&planned(5)).len(), 6);
+    }
+
+    #[test]
+    fn an_image_more_leaves_most_layers_as_they_are() {
+        let titles = |images: usize| -> BTreeSet<String> {
+            planned(images).into_iter().map(|layer| layer.title).collect()
+        };
+        let (before, after) = (titles(150), titles(151));
+        assert!(before.difference(&after).count() <= 1);
+    }
+}

@@ -14,7 +14,7 @@ use kfs_fs::oci::reference::{Name, Source};
 use kfs_fs::oci::store::Store;
 use kfs_fs::oci::{Image, Layer};
 
-use super::{AT_ONCE, CarryError, Unfound, places};
+use super::{CarryError, MANIFESTS_AT_ONCE, Unfound, places};
 use crate::build::schedule::Site;
 use crate::cluster::collect::{Collection, ImageName};
 use crate::cluster::extension::ContainerImage;
@@ -59,7 +59,7 @@ impl Job<'_> {
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE.min(wanted.len()) {
+            for _ in 0..MANIFESTS_AT_ONCE.min(wanted.len()) {
                 scope.spawn(|| {
                     while let Some((image, name)) = wanted.get(next.fetch_add(1, Relaxed)) {
                         if self.site.options.interrupts.check().is_err() {

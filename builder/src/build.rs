@@ -8,6 +8,7 @@
 
 mod app;
 mod carry;
+mod commit;
 mod copying;
 mod explain;
 mod hidden;

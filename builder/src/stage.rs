@@ -113,14 +113,58 @@ pub(crate) struct RunRequest {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) outcome: Outcome,
-    /// None if the command failed.
-    pub(crate) layer: Option<NewLayer>,
+    /// What it changed; none if the command failed.
+    pub(crate) commit: Option<Commit>,
+}
+
+/// What a RUN changed, before it is a layer. The rootfs shows it already.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    changes: Changes,
+    /// How long the command ran.
+    run: Duration,
+    work: PathBuf,
+    indexes: PathBuf,
+    compression: Compression,
+    interrupts: Arc<Interrupts>,
+}
+
+/// The layer of a RUN.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) layer: NewLayer,
     /// Sockets, which no layer can hold.
     pub(crate) skipped: Vec<Vec<u8>>,
     /// How long the command ran.
     pub(crate) run: Duration,
     /// How long it took to find what it changed.
     pub(crate) diff: Duration,
+}
+
+impl Commit {
+    /// Writes the layer.
+    pub(crate) fn write(mut self) -> Result<Written, StageError> {
+        let mut writer = LayerWriter::create(&self.work, &self.indexes, self.compression)?;
+        let mut diff = Duration::ZERO;
+        loop {
+            let started = Instant::now();
+            let next = self.changes.next();
+            diff += started.elapsed();
+            let Some(change) = next else { break };
+            let change = change?;
+            match &change.content {
+                None => {
+                    append(&mut writer, &change.entry, &mut std::io::empty(), &self.interrupts)?;
+                }
+                Some(path) => {
+                    let mut file = fs::File::open(path).at("open", path)?;
+                    append(&mut writer, &change.entry, &mut file, &self.interrupts)?;
+                }
+            }
+        }
+        let skipped = self.changes.skipped().to_vec();
+        Ok(Written { layer: writer.finish()?, skipped, run: self.run, diff })
+    }
 }
 
 impl Stage {
@@ -212,13 +256,13 @@ impl Stage {
         for item in items {
             let mut reader = item.content.open()?;
             let mut tap = Tap { inner: &mut reader, read };
-            self.append(&mut writer, &item.entry, &mut tap)?;
+            append(&mut writer, &item.entry, &mut tap, &self.interrupts)?;
         }
         Ok(writer.finish()?)
     }
 
-    /// Runs a command on the rootfs; what it changed becomes a layer, which is not pushed yet but
-    /// shown by the rootfs already.
+    /// Runs a command on the rootfs. What it changed has yet to become a layer and to be pushed, but
+    /// is shown by the rootfs already.
     pub(crate) fn run(
         &mut self,
         executor: &dyn Executor,
@@ -256,53 +300,20 @@ impl Stage {
         let outcome = executor.run(&command, output)?;
         let run = started.elapsed();
         if !outcome.status.is_success() {
-            let (skipped, diff) = (Vec::new(), Duration::ZERO);
-            return Ok(Ran { outcome, layer: None, skipped, run, diff });
+            return Ok(Ran { outcome, commit: None });
         }
         let before = step.root_before().clone();
         let upper = step.finish()?;
         live.covered += 1;
-        let mut writer = self.writer()?;
-        let mut changes = diff::changes(&upper, &before, xattrs);
-        let diff = self.append_all(&mut writer, &mut changes)?;
-        let skipped = changes.skipped().to_vec();
-        Ok(Ran { outcome, layer: Some(writer.finish()?), skipped, run, diff })
-    }
-
-    /// Appends all changes; how long it took to find them.
-    fn append_all(
-        &self,
-        writer: &mut LayerWriter,
-        changes: &mut Changes,
-    ) -> Result<Duration, StageError> {
-        let mut diff = Duration::ZERO;
-        loop {
-            let started = Instant::now();
-            let next = changes.next();
-            diff += started.elapsed();
-            let Some(change) = next else { return Ok(diff) };
-            let change = change?;
-            match &change.content {
-                None => self.append(writer, &change.entry, &mut std::io::empty())?,
-                Some(path) => {
-                    let mut file = fs::File::open(path).at("open", path)?;
-                    self.append(writer, &change.entry, &mut file)?;
-                }
-            }
-        }
-    }
-
-    /// Appends an entry to a layer, unless a signal comes meanwhile.
-    fn append(
-        &self,
-        writer: &mut LayerWriter,
-        entry: &Entry,
-        content: &mut dyn std::io::Read,
-    ) -> Result<(), StageError> {
-        let mut content = Interruptible { inner: content, interrupts: &self.interrupts };
-        let appended = writer.append(entry, &mut content);
-        self.interrupts.check()?;
-        Ok(appended?)
+        let commit = Commit {
+            changes: diff::changes(&upper, &before, xattrs),
+            run,
+            work: self.work.clone(),
+            indexes: self.store.dir(Part::Indexes),
+            compression: self.compression,
+            interrupts: self.interrupts.clone(),
+        };
+        Ok(Ran { outcome, commit: Some(commit) })
     }
 
     fn writer(&self) -> Result<LayerWriter, WriteError> {
@@ -355,6 +366,19 @@ impl Stage {
         fs::create_dir(&mountpoint).at("make directory", &mountpoint)?;
         Ok(fuse::mount(fs, &mountpoint, OsStr::new(name))?)
     }
+}
+
+/// Appends an entry to a layer, unless a signal comes meanwhile.
+fn append(
+    writer: &mut LayerWriter,
+    entry: &Entry,
+    content: &mut dyn std::io::Read,
+    interrupts: &Interrupts,
+) -> Result<(), StageError> {
+    let mut content = Interruptible { inner: content, interrupts };
+    let appended = writer.append(entry, &mut content);
+    interrupts.check()?;
+    Ok(appended?)
 }
 
 fn open_over(

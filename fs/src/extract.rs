@@ -4,6 +4,7 @@
 //! symlinks at the destination are replaced and not followed, and files appear under their name
 //! only when they are whole.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io;
@@ -66,7 +67,7 @@ pub enum ExtractError {
 pub enum Keep {
     /// Nothing: the caller owns what is made, and setuid bits are dropped.
     Content,
-    /// Owner, setuid bits, devices and xattrs too.
+    /// Owner, setuid bits, devices, xattrs and hard links too.
     All,
 }
 
@@ -74,11 +75,18 @@ pub enum Keep {
 pub fn extract(image: &ImageFs, ino: Ino, target: &Path, keep: Keep) -> Result<(), ExtractError> {
     // Directories get their times and permissions last, the inner ones first.
     let mut finish = Vec::new();
+    let mut first_names: HashMap<Ino, PathBuf> = HashMap::new();
     let mut pending = vec![(ino, target.to_owned())];
     while let Some((ino, path)) = pending.pop() {
         let attr = read(&path, image.attr(ino))?;
         if attr.mode & S_IFMT != S_IFDIR {
-            leaf(image, &attr, &path, keep)?;
+            match first_names.get(&ino) {
+                Some(first) => link(first, &path)?,
+                None => leaf(image, &attr, &path, keep)?,
+            }
+            if keep == Keep::All && attr.nlink > 1 {
+                first_names.entry(ino).or_insert(path);
+            }
             continue;
         }
         make_directory(&path)?;
@@ -121,6 +129,16 @@ fn make_directory(path: &Path) -> Result<(), ExtractError> {
         }
         result => Ok(result.at("create", path)?),
     }
+}
+
+/// Gives a file that was written another name.
+fn link(first: &Path, path: &Path) -> Result<(), ExtractError> {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+        let (found, wanted) = ("a directory", "a file");
+        return Err(ExtractError::InTheWay { path: path.to_owned(), found, wanted });
+    }
+    remove(path)?;
+    Ok(fs::hard_link(first, path).at("link", path)?)
 }
 
 fn leaf(image: &ImageFs, attr: &Attr, path: &Path, keep: Keep) -> Result<(), ExtractError> {

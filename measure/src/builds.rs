@@ -78,6 +78,7 @@ enum Line {
     Written {
         #[serde(default)]
         stage: String,
+        index: u64,
         #[serde(flatten)]
         times: LayerTimes,
     },
@@ -86,6 +87,12 @@ enum Line {
         stage: String,
         seconds: f64,
         size: Option<u64>,
+    },
+    Committed {
+        #[serde(default)]
+        stage: String,
+        index: u64,
+        size: u64,
     },
     #[serde(other)]
     Other,
@@ -161,9 +168,15 @@ fn steps_of(lines: &[String]) -> Vec<Step> {
                 open.insert(stage.clone(), steps.len());
                 steps.push(Step { stage, index, text, ..Step::default() });
             }
-            Ok(Line::Written { stage, times }) => {
-                if let Some(number) = open.get(&stage) {
-                    steps[*number].layer = Some(times);
+            // A layer may be written while the next step goes on.
+            Ok(Line::Written { stage, index, times }) => {
+                if let Some(step) = find(&mut steps, &stage, index) {
+                    step.layer = Some(times);
+                }
+            }
+            Ok(Line::Committed { stage, index, size }) => {
+                if let Some(step) = find(&mut steps, &stage, index) {
+                    step.size = Some(size);
                 }
             }
             Ok(Line::Done { stage, seconds, size }) => {
@@ -175,6 +188,10 @@ fn steps_of(lines: &[String]) -> Vec<Step> {
         }
     }
     steps
+}
+
+fn find<'s>(steps: &'s mut [Step], stage: &str, index: u64) -> Option<&'s mut Step> {
+    steps.iter_mut().find(|step| step.stage == stage && step.index == index)
 }
 
 fn medians(runs: &[Vec<Step>]) -> Vec<Step> {
@@ -213,7 +230,7 @@ mod tests {
             r#"{"event":"done","seconds":0.5,"layer":null,"size":null,"cached":false,"stage":"x"}"#,
             r#"{"event":"step","index":2,"total":2,"text":"RUN c","stage":"x"}"#,
             r#"{"event":"output","line":"hello","stage":"x"}"#,
-            r#"{"event":"written","run":1,"diff":2,"hash":3,"compress":4,"write":5,"stage":"x"}"#,
+            r#"{"event":"written","index":2,"run":1,"diff":2,"hash":3,"compress":4,"write":5,"stage":"x"}"#,
             r#"{"event":"done","seconds":9,"layer":"sha256:1","size":7,"cached":false,"stage":"x"}"#,
             "no JSON",
         ];

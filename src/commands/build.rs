@@ -96,7 +96,8 @@ pub(crate) struct Args {
     /// With false the image has the new layers alone, without those of its base
     #[arg(
         long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
-        num_args = 0..=1, default_missing_value = "true", help_heading = "The image"
+        num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "The image"
     )]
     base: bool,
 

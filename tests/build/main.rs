@@ -15,6 +15,7 @@ mod explain;
 mod git;
 mod image;
 mod mounts;
+mod options;
 mod remote;
 mod remote_cache;
 mod rootfs;

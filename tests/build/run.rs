@@ -96,6 +96,73 @@ fn a_run_that_deletes_everything_leaves_nothing() {
 }
 
 #[test]
+fn a_run_changes_a_hundred_thousand_files() {
+    let Some(shop) = Workshop::with_base() else { return };
+    let text = "\
+FROM base
+RUN mkdir /many && cd /many && i=0 && \
+    while [ $i -lt 100 ]; do mkdir $i && j=0 && \
+    while [ $j -lt 1000 ]; do : >$i/$j; j=$((j+1)); done; i=$((i+1)); done
+RUN find /many | sort | sha256sum; rm -r /many
+";
+    let built = shop.build(text);
+    // Of the hundred directories, with all that is in them, and /many itself.
+    let mut names = vec!["/many".to_owned()];
+    for i in 0..100 {
+        names.push(format!("/many/{i}"));
+        names.extend((0..1000).map(|j| format!("/many/{i}/{j}")));
+    }
+    names.sort();
+    let list = kfs_fs::digest::Digest::of((names.join("\n") + "\n").as_bytes());
+    assert_eq!(built.last_run(), format!("{}  -", list.hex()));
+    assert!(!shop.files("new").contains(&"many/".to_owned()));
+    shop.assert_nothing_left();
+}
+
+#[test]
+fn layers_are_written_while_the_next_run_goes_on() {
+    let Some(shop) = Workshop::with_base() else { return };
+    let text = "\
+FROM base
+RUN dd if=/dev/urandom of=/1 bs=1048576 count=4 2>/dev/null
+ENV A=b
+RUN cat /1 >/2 && rm /1
+RUN cat /2 >/3
+LABEL c=d
+RUN stat -c %s /3
+WORKDIR /w
+RUN ls /
+";
+    let built = shop.build(text);
+    for index in [2, 4, 5] {
+        assert!(built.said.contains(&format!("      [{index}/9] layer ")), "{}", built.said);
+    }
+    assert!(built.said.contains("\n      4194304\n"), "{}", built.said);
+    let inspected = shop.inspect("new");
+    let history = inspected["config"]["history"].as_array().unwrap();
+    let lines: Vec<_> =
+        history.iter().map(|step| step["created_by"].as_str().unwrap_or_default()).collect();
+    let with = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap();
+    let order = ["of=/1", "ENV A", ">/2", ">/3", "LABEL", "stat", "WORKDIR", "ls /"].map(with);
+    assert!(order.is_sorted(), "{lines:?}");
+    assert_eq!(inspected["layers"].as_array().unwrap().len(), 7);
+    assert_eq!(shop.build(text).cached(), 6);
+    // What a build has done before it fails is not done again.
+    let failing =
+        "FROM base\nRUN dd if=/dev/urandom of=/x bs=65536 count=99 2>/dev/null\nRUN false\n";
+    shop.fails(failing, &[]);
+    assert_eq!(shop.build(&failing.replace("false", "true")).cached(), 1);
+    // A layer that cannot be made is a fault of its own line, whatever the next one does.
+    for next in ["echo next", "false"] {
+        let said = shop.fails(&format!("FROM base\nRUN touch /tmp/.wh.x\nRUN {next}\n"), &[]);
+        assert!(said.contains("kfs: Dockerfile:2: "), "{said}");
+        assert!(said.contains("/tmp/.wh.x cannot be stored in a layer"), "{said}");
+        assert!(said.contains("    2 | RUN touch"), "{said}");
+    }
+    shop.assert_nothing_left();
+}
+
+#[test]
 fn devices_are_made_by_copy_only() {
     let Some(shop) = Workshop::with_base() else { return };
     let said = shop.fails("FROM base\nRUN mknod /null c 1 3\n", &[]);

@@ -58,6 +58,9 @@ impl Built {
         let lines: Vec<_> = self.said.lines().collect();
         let start = lines.iter().rposition(|line| line.contains("] RUN ")).expect("a RUN");
         let output = lines[start + 1..].iter().take_while(|line| line.starts_with("      "));
+        // The layer of the RUN before may be told meanwhile.
+        let is_layer = |line: &str| line.starts_with("      [") && line.contains("] layer ");
+        let output = output.filter(|line| !is_layer(line));
         let output: Vec<_> = output.map(|line| &line[6..]).collect();
         // The last line tells time and layer.
         output[..output.len().saturating_sub(1)].join("\n")

@@ -108,7 +108,8 @@ impl StageBuild<'_> {
         let mut digest = ItemsDigest::new(&resolved.items);
         let new = self.stage.copy(&resolved.items, &mut |piece| digest.content(piece))?;
         new.plain.iter().for_each(|plain| warn_at(step, plain, report));
-        report(Event::Written { run: Duration::ZERO, diff: Duration::ZERO, times: new.times });
+        let (index, times) = (step.index, new.times);
+        report(Event::Written { index, run: Duration::ZERO, diff: Duration::ZERO, times });
         let (digest, marks) = digest.finish();
         let key = cache::key(started_from, &[&digest.to_string()]);
         let marks = is_read.then_some((digest, &marks[..]));

@@ -40,10 +40,23 @@ pub enum Event {
     Note(String),
     /// Something that is probably not meant.
     Warning(String),
+    /// The layer of an earlier step, which went on while the next ran, is stored.
+    Committed {
+        /// Of the step, from 1.
+        index: usize,
+        /// How many there are.
+        total: usize,
+        /// Of the layer.
+        digest: Digest,
+        /// Of the layer, in bytes.
+        size: u64,
+    },
     /// Why the step is done, or need not be.
     Explained(Explanation),
     /// A layer was written, and what that took.
     Written {
+        /// The step that it is of, from 1.
+        index: usize,
         /// How long the command of a RUN ran.
         run: Duration,
         /// How long it took to find what it changed.
@@ -105,7 +118,10 @@ pub struct Failed {
 
 impl Failed {
     pub(super) fn at(location: Location, error: impl Into<StepError>) -> Self {
-        Self { location, error: error.into() }
+        match error.into() {
+            StepError::Earlier(failed) => *failed,
+            error => Self { location, error },
+        }
     }
 }
 
@@ -208,6 +224,9 @@ pub enum StepError {
     /// What a registry has is no chart.
     #[error("{0} has no chart in it")]
     NotAChart(String),
+    /// An earlier step failed while it was stored.
+    #[error(transparent)]
+    Earlier(Box<Failed>),
     /// A file cannot be used.
     #[error(transparent)]
     Path(#[from] PathError),

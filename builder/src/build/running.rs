@@ -8,6 +8,7 @@ use super::hidden::Hidden;
 use super::mounts;
 use super::steps::{Made, StageBuild};
 use super::{Event, StepError};
+use crate::cache::Hit;
 use crate::config::history;
 use crate::exec::{Mount, MountSource};
 use crate::kubefile::{Command, Network, Run};
@@ -20,7 +21,7 @@ impl StageBuild<'_> {
         run: &Run,
         step: &Step,
         report: &mut dyn FnMut(Event),
-    ) -> Result<Made, StepError> {
+    ) -> Result<Option<Made>, StepError> {
         let mut request = self.request(run, step);
         let text = history::run(&run.command, &self.config.shell(), &step.build_args);
         let typed = mounts::typed(run);
@@ -30,7 +31,8 @@ impl StageBuild<'_> {
         let found = self.site.cache.find(key)?;
         self.explain(self.looked(step, parts, key), found.as_ref(), report)?;
         if let Some(hit) = found {
-            return Ok(self.push_cached(hit));
+            self.settle(report)?;
+            return Ok(Some(self.push_cached(hit)));
         }
         let made = self.mounts(&typed, step, report)?;
         request.world.mounts.extend(made.mounts.iter().cloned());
@@ -42,20 +44,19 @@ impl StageBuild<'_> {
         let mut output = |line: &[u8]| report(Event::Output(hidden.in_line(line)));
         let ran = self.stage.run(self.site.executor, &request, &mut output)?;
         drop(made);
-        for socket in &ran.skipped {
-            let path = String::from_utf8_lossy(socket);
-            report(Event::Warning(format!("{}: socket /{path} is left out", step.location)));
-        }
-        let Some(new) = ran.layer else {
+        let Some(commit) = ran.commit else {
             let (status, tail) = (ran.outcome.status, ran.outcome.tail);
             let tail = tail.iter().map(|line| hidden.in_text(line)).collect();
             return Err(StepError::Run { command: step.text.clone(), status, tail });
         };
-        if let Some(plain) = &new.plain {
-            report(Event::Warning(format!("{}: {plain}", step.location)));
-        }
-        report(Event::Written { run: ran.run, diff: ran.diff, times: new.times });
-        self.push_new(new, key, text, None)
+        // One at a time: what waits to be written lies on the disk.
+        self.settle(report)?;
+        let created = self.site.created();
+        self.key = key;
+        self.remember(text.clone(), Some(created.clone()));
+        let hit = move |layer| Hit { layer, created, created_by: text, key, from: None };
+        self.commit(commit, step, hit);
+        if self.is_run_next(step) { Ok(None) } else { self.settled(report).map(Some) }
     }
 
     fn request(&self, run: &Run, step: &Step) -> RunRequest {

@@ -11,6 +11,7 @@ use kfs_fs::oci::Layer;
 use kfs_fs::oci::manifest::{Descriptor, History, ImageConfig};
 
 use super::app::ClusterImage;
+use super::commit::CommitBehind;
 use super::copying::Copying;
 use super::explain::{Explanation, Looked, Parts, Traces};
 use super::prepare::{BaseImage, ReadyStage, stage_name};
@@ -48,13 +49,16 @@ pub(super) struct Finished {
 
 /// What a step added.
 pub(super) struct Made {
-    layer: Descriptor,
+    pub(super) layer: Descriptor,
     /// By an earlier build.
     cached: bool,
 }
 
 /// A stage on its way.
 pub(super) struct StageBuild<'a> {
+    /// The layer of the last RUN, if it is still being written; it is waited for before all else
+    /// goes.
+    pub(super) behind: Option<CommitBehind>,
     pub(super) site: &'a Site<'a>,
     /// What was prepared for it.
     pub(super) ready: &'a ReadyStage,
@@ -110,7 +114,11 @@ impl<'a> StageBuild<'a> {
             let (index, total, text) = (step.index, step.total, step.text.clone());
             report(Event::Step { index, total, text });
             let done = self.site.options.interrupts.check().map_err(StepError::from);
-            let done = done.and_then(|()| self.step(step, report));
+            let mut done = done.and_then(|()| self.step(step, report));
+            if done.is_err() {
+                // What failed first is told.
+                done = self.settle(report).and(done);
+            }
             done.map_err(|error| Failed::at(step.location.clone(), error))?;
         }
         Ok(())
@@ -141,6 +149,7 @@ impl<'a> StageBuild<'a> {
         let key = parent.map_or(first_key, |parent| parent.key);
         let traces = first_trace(site, number, base.as_deref(), key)?;
         Ok(Self {
+            behind: None,
             site,
             ready,
             stage,
@@ -182,7 +191,7 @@ impl<'a> StageBuild<'a> {
             }
             Instruction::Copy(copy) => Some(self.copy(&Copying::of(copy), step, report)?),
             Instruction::Add(add) => Some(self.copy(&Copying::of_add(add), step, report)?),
-            Instruction::Run(run) => Some(self.run(run, step, report)?),
+            Instruction::Run(run) => self.run(run, step, report)?,
             Instruction::Workdir(workdir) => self.workdir(workdir, step, report)?,
             Instruction::App(app) | Instruction::Cni(app) | Instruction::Csi(app) => {
                 Some(self.app(app, step, report)?)
@@ -201,7 +210,7 @@ impl<'a> StageBuild<'a> {
     }
 
     /// Adds a step to the history; one that makes no layer has no time of its own.
-    fn remember(&mut self, created_by: String, created: Option<String>) {
+    pub(super) fn remember(&mut self, created_by: String, created: Option<String>) {
         let (created_by, empty_layer) = (Some(created_by), created.is_none());
         self.history.push(History { created, created_by, empty_layer, ..History::default() });
     }
@@ -263,13 +272,17 @@ impl<'a> StageBuild<'a> {
     }
 
     fn push(&mut self, hit: Hit, cached: bool) -> Made {
+        self.key = hit.key;
+        self.remember(hit.created_by.clone(), Some(hit.created.clone()));
+        Made { cached, ..self.take_layer(hit) }
+    }
+
+    /// Takes a layer whose step is in the history already.
+    pub(super) fn take_layer(&mut self, hit: Hit) -> Made {
         self.site.cache.use_step(&hit);
-        let Hit { layer, created, created_by, key, from: _ } = hit;
-        let made = Made { layer: layer.descriptor.clone(), cached };
-        self.stage.push(layer);
-        self.key = key;
-        self.remember(created_by, Some(created));
-        made
+        let layer = hit.layer.descriptor.clone();
+        self.stage.push(hit.layer);
+        Made { layer, cached: false }
     }
 
     /// Whether a COPY is Sealos's way to ask for the images that its files name: of a `registry`

@@ -61,6 +61,7 @@ impl<'a> Teller<'a> {
                 | Event::Warning(_)
                 | Event::Explained(_)
                 | Event::Written { .. }
+                | Event::Committed { .. }
                 | Event::Done { .. } => {
                     all.suspend(|| plain(self.context, stage, &event));
                 }
@@ -119,11 +120,15 @@ fn json_line(stage: &str, event: &Event) {
         Event::Note(text) => json!({ "event": "note", "text": text }),
         Event::Warning(text) => json!({ "event": "warning", "text": text }),
         Event::Explained(explanation) => explain::json(explanation),
-        Event::Written { run, diff, times } => json!({
-            "event": "written", "run": run.as_secs_f64(), "diff": diff.as_secs_f64(),
+        Event::Written { index, run, diff, times } => json!({
+            "event": "written", "index": index, "run": run.as_secs_f64(), "diff": diff.as_secs_f64(),
             "hash": times.hash.as_secs_f64(), "compress": times.compress.as_secs_f64(),
             "write": times.write.as_secs_f64(),
         }),
+        Event::Committed { index, total, digest, size } => {
+            json!({ "event": "committed", "index": index, "total": total,
+                    "layer": digest.to_string(), "size": size })
+        }
         Event::Done { took, layer, cached } => {
             let (digest, size) = layer.map(|(digest, size)| (digest.to_string(), size)).unzip();
             let seconds = took.as_secs_f64();
@@ -164,6 +169,10 @@ fn plain(context: &Context, stage: &str, event: &Event) {
         }
         Event::Note(text) => context.say(&format!("note: {text}")),
         Event::Warning(text) => context.say(&format!("warning: {text}")),
+        Event::Committed { index, total, digest, size: bytes } => {
+            let (digest, bytes) = (digest.short(), size(*bytes));
+            context.say(&format!("      {tag}[{index}/{total}] layer {digest}  {bytes}"));
+        }
         Event::Explained(explanation) => {
             let text = explain::text(explanation);
             context.say(&format!("      {tag}{}", escape(text.as_bytes())));

@@ -86,10 +86,7 @@ pub fn copy_to_layout(
     read_index(dir)?;
     let blobs_dir = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs_dir).at("create", &blobs_dir)?;
-    let marker = dir.join("oci-layout");
-    if !marker.exists() {
-        put_file(&marker, dir, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    }
+    drop(lock_layout(dir)?);
     for (blob, source) in blobs(selection)? {
         let path = layout::blob_path(dir, blob.digest);
         let is_there = |file: fs::Metadata| file.is_file() && file.len() == blob.size;
@@ -103,9 +100,7 @@ pub fn copy_to_layout(
         }
     }
     File::open(&blobs_dir).and_then(|dir| dir.sync_all()).at("sync", &blobs_dir)?;
-    // Copies to one layout change its index one after the other. The file is never replaced here.
-    let lock = OpenOptions::new().read(true).write(true).open(&marker).at("open", &marker)?;
-    lock.lock().at("lock", &marker)?;
+    let _lock = lock_layout(dir)?;
     let mut index = read_index(dir)?;
     let name = layout::ref_name(&selection.descriptor).map(str::to_owned);
     put_entries(&mut index, vec![(name, selection.descriptor.clone())]);
@@ -116,6 +111,21 @@ pub fn copy_to_layout(
     }
     put_file(&path, dir, &json)?;
     Ok(File::open(dir).and_then(|dir| dir.sync_all()).at("sync", dir)?)
+}
+
+/// Locks a layout, so that copies to it change its index one after the other. The lock is on the
+/// file that says that it is one, which is written if it is new and never replaced.
+fn lock_layout(dir: &Path) -> Result<File, PathError> {
+    let path = dir.join("oci-layout");
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = file.at("open", &path)?;
+    file.lock().at("lock", &path)?;
+    if file.metadata().at("stat", &path)?.len() == 0 {
+        file.write_all(br#"{"imageLayoutVersion":"1.0.0"}"#).at("write", &path)?;
+        file.sync_all().at("write", &path)?;
+    }
+    Ok(file)
 }
 
 /// What a layout lists: nothing, if its directory is to be made, is empty, or has but what a copy
@@ -203,7 +213,7 @@ mod tests {
         for (number, left) in ["blobs/sha256/x", "oci-layout", ".new-1-2"].into_iter().enumerate() {
             let dir = fixture.path(&number.to_string());
             fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
-            fs::write(dir.join(left), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+            fs::write(dir.join(left), "").unwrap();
             copy(&fixture, &dir, "one").unwrap();
             assert_eq!(Layout::open(&dir).unwrap().descriptors().len(), 1, "{left}");
         }

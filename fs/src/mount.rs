@@ -58,7 +58,7 @@ pub use self::server::{Reporter, Server, ServerFailure};
 pub use self::supervisor::ServerCommand;
 
 use self::directory::MountDir;
-use self::mountinfo::MountInfo;
+pub(crate) use self::mountinfo::MountInfo;
 use crate::content::Stats;
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};

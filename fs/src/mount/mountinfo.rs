@@ -11,7 +11,7 @@ use crate::fuse::FS_TYPE;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// `major:minor`
     pub(super) device: String,
     pub(super) mountpoint: PathBuf,
@@ -30,11 +30,11 @@ impl Entry {
 
 /// The mounts that a process sees, in the order in which they were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct MountInfo(Vec<Entry>);
+pub(crate) struct MountInfo(Vec<Entry>);
 
 impl MountInfo {
     /// What this process sees.
-    pub(super) fn own() -> Result<Self, PathError> {
+    pub(crate) fn own() -> Result<Self, PathError> {
         Self::read(Path::new("/proc/self/mountinfo"))
     }
 
@@ -61,6 +61,12 @@ impl MountInfo {
     /// Whether the mount of `state` is there, seen or hidden by another.
     pub(super) fn has(&self, state: &State) -> bool {
         self.0.iter().any(|entry| entry.mountpoint == state.mountpoint && entry.is_of(state))
+    }
+
+    /// A mount point at or below `path`.
+    pub(crate) fn at_or_below(&self, path: &Path) -> Option<&Path> {
+        let points = self.0.iter().map(|entry| entry.mountpoint.as_path());
+        points.into_iter().find(|point| point.starts_with(path))
     }
 
     /// Mount points below `path`.
@@ -140,6 +146,8 @@ mod tests {
         assert_eq!((top.device.as_str(), top.fs_type.as_str()), ("0:53", "overlay"));
         assert_eq!(table.below(Path::new(r"/a b\c")), [Path::new(r"/a b\c/proc")]);
         assert!(table.top(Path::new("/a")).is_none());
+        assert_eq!(table.at_or_below(Path::new(r"/a b\c/d")), None);
+        assert_eq!(table.at_or_below(Path::new(r"/a b\c")), Some(Path::new(r"/a b\c")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{AtPath, PathError};
+use crate::mount::MountInfo;
 
 /// A directory that is removed with its value.
 #[derive(Debug)]
@@ -197,9 +198,10 @@ fn sweep_entry(path: &Path) -> Result<(), PathError> {
 
 /// Removes a directory, except where a mount lies in it: what is mounted is not ours to delete.
 fn remove_tree(path: &Path) -> Result<(), PathError> {
-    if let Some(mount_point) = mount_below(path)? {
+    let resolved = fs::canonicalize(path).at("resolve", path)?;
+    if let Some(mount_point) = MountInfo::own()?.at_or_below(&resolved) {
         let error = io::Error::new(io::ErrorKind::ResourceBusy, "something is mounted there");
-        return Err(PathError { action: "remove", path: mount_point, source: error });
+        return Err(PathError { action: "remove", path: mount_point.to_owned(), source: error });
     }
     match fs::remove_dir_all(path) {
         // Work directories of overlays have mode 0, which keeps all but root from listing them.
@@ -221,38 +223,6 @@ fn open_up(dir: &Path) -> Result<(), PathError> {
         }
     }
     Ok(())
-}
-
-/// A mount point at or below `dir` (proc_pid_mountinfo(5), field 5, blanks as octal escapes).
-fn mount_below(dir: &Path) -> Result<Option<PathBuf>, PathError> {
-    let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read(table).at("read", table)?;
-    let dir = fs::canonicalize(dir).at("resolve", dir)?;
-    let points = text.split(|byte| *byte == b'\n').filter_map(|line| {
-        let field = line.split(|byte| *byte == b' ').nth(4)?;
-        Some(unescape(field))
-    });
-    Ok(points.into_iter().find(|point| point.starts_with(&dir)))
-}
-
-/// Resolves `\040` and the like.
-fn unescape(field: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt as _;
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        match (first, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
-                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = after;
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(out).into()
 }
 
 #[cfg(test)]
@@ -293,10 +263,5 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let error = TempDir::new(&parent.path().join("gone")).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescape(br"/a\040b\134c\"), Path::new(r"/a b\c\"));
     }
 }

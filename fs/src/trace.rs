@@ -5,13 +5,14 @@
 //! format. It is a hint and no more: whatever it says, only bytes that are verified get anywhere.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
+use crate::unnamed::UnnamedFile;
 
 /// The version of the form.
 const VERSION: u32 = 1;
@@ -131,9 +132,10 @@ impl Traces {
         fs::create_dir_all(&self.dir).at("create", &self.dir)?;
         let path = self.path(trace.manifest);
         let json = serde_json::to_vec(trace).expect("plain data");
-        let mut new = tempfile::NamedTempFile::new_in(&self.dir).at("create", &self.dir)?;
-        io::Write::write_all(&mut new, &json).at("write", new.path())?;
-        new.persist(&path).map_err(|error| error.error).at("rename", &path)?;
+        let new = UnnamedFile::new_in(&self.dir).at("create", &path)?;
+        new.file().write_all(&json).at("write", &path)?;
+        new.file().sync_all().at("write", &path)?;
+        new.persist(&path).at("write", &path)?;
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Where the bytes of a blob come from: a file, a member of an archive, a registry (see `oci::registry`).
+//! Where the bytes of a blob come from: a file, a member of an archive, a registry (see
+//! `oci::registry`).
 //!
 //! A source hands out bytes as they lie there. It verifies nothing: whoever reads holds the
 //! digest (see `layer`). Retries, if a source needs them, live inside it.

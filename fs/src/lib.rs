@@ -22,6 +22,7 @@ pub mod error;
 pub mod extract;
 pub mod filesystem;
 pub mod fuse;
+mod gunzip;
 mod indexes;
 pub mod layer;
 mod mapped;

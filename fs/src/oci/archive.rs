@@ -18,6 +18,7 @@ use super::manifest::{Compression, REF_NAME};
 use crate::blob::{BlobSource, FileBlob, open_at_once};
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
+use crate::gunzip::Gunzip;
 use members::Members;
 pub(crate) use members::checksum;
 
@@ -317,6 +318,19 @@ impl Magic {
     }
 }
 
+/// A stream, decompressed as its first bytes say. What is not known is passed on: whoever reads it
+/// as something refuses it.
+fn decompressed_as_found<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut head = Vec::new();
+    reader.by_ref().take(Magic::SIZE as u64).read_to_end(&mut head)?;
+    let compression = match Magic::of(&head) {
+        Magic::Plain | Magic::Unsupported(_) => Compression::None,
+        Magic::Gzip => Compression::Gzip,
+        Magic::Zstd => Compression::Zstd,
+    };
+    decompressed(io::Cursor::new(head).chain(reader), compression)
+}
+
 /// The tar stream of a layer, decompressed as it is read.
 pub(crate) fn decompressed<'a>(
     reader: impl Read + 'a,
@@ -324,7 +338,7 @@ pub(crate) fn decompressed<'a>(
 ) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match compression {
         Compression::None => Box::new(reader),
-        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(reader)),
+        Compression::Gzip => Box::new(Gunzip::new(io::BufReader::new(reader))),
         Compression::Zstd => Box::new(zstd::Decoder::new(reader)?),
     })
 }

@@ -20,7 +20,7 @@ use crate::digest::{Digest, Mismatch};
 use crate::error::PathError;
 
 /// Indexes that point to indexes are followed this far; real ones have one level.
-const MAX_DEPTH: u32 = 4;
+pub(crate) const MAX_DEPTH: u32 = 4;
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]

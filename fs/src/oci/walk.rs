@@ -4,14 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
 
-use super::image::{self, ImageError};
+use super::image::{self, ImageError, MAX_DEPTH};
 use super::layout::Layout;
 use super::manifest::{Descriptor, is_index, is_manifest};
 use super::soci;
 use crate::digest::Digest;
-
-/// Indexes in indexes are followed this far.
-const MAX_DEPTH: u32 = 4;
 
 /// The blobs below a manifest or index, and itself: what is pointed to comes before what points
 /// to it, each once. Manifests that an index lists but the layout lacks are left out: tools copy

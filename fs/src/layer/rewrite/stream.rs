@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use crate::blob::BlobReader;
 use crate::digest::{DiffId, Hasher, Mismatch, VerifyReader};
+use crate::gunzip::Gunzip;
 use crate::layer::scan::{self, LayerError};
 use crate::layer::tar::{BLOCK, TarError, TarReader};
 use crate::oci::Layer;
@@ -45,7 +46,7 @@ pub(super) fn decode(
 
 fn decode_all<R: Read>(blob: &mut BufReader<R>, out: &SyncSender<Vec<u8>>) -> io::Result<()> {
     match blob.fill_buf()? {
-        [0x1f, 0x8b, ..] => pass_on(&mut flate2::bufread::MultiGzDecoder::new(blob), out),
+        [0x1f, 0x8b, ..] => pass_on(&mut Gunzip::new(blob), out),
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             pass_on(&mut zstd::Decoder::with_buffer(blob)?, out)
         }

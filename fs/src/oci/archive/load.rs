@@ -9,15 +9,12 @@ use super::{ArchiveError, Magic, open_file};
 use crate::blob::BlobReader;
 use crate::digest::{Digest, Found, Mismatch};
 use crate::error::AtPath;
-use crate::oci::image::{self, ImageError};
+use crate::oci::image::{self, ImageError, MAX_DEPTH};
 use crate::oci::layout::{Layout, LayoutError, label, ref_name};
-use crate::oci::manifest::{Compression, Descriptor, is_index};
+use crate::oci::manifest::{Descriptor, is_index};
 use crate::oci::reference::Name;
 use crate::oci::store::{Expected, Stage, Store, StoreError, TempFile, input_error};
 use crate::oci::walk::claims;
-
-/// Indexes in indexes are followed this far.
-const MAX_DEPTH: u32 = 4;
 
 /// Where an archive comes from.
 pub enum Input {
@@ -104,18 +101,10 @@ fn open_input(
 }
 
 /// Copies a stream to a file, decompressed if need be.
-fn unpack(mut reader: impl Read, file: &mut TempFile, what: &str) -> Result<(), StoreError> {
+fn unpack(reader: impl Read, file: &mut TempFile, what: &str) -> Result<(), StoreError> {
     let input = |error| input_error(error, what);
-    let mut head = Vec::new();
-    reader.by_ref().take(Magic::SIZE as u64).read_to_end(&mut head).map_err(input)?;
-    let compression = match Magic::of(&head) {
-        // An unsupported one is refused with a clear error when the file is opened.
-        Magic::Plain | Magic::Unsupported(_) => Compression::None,
-        Magic::Gzip => Compression::Gzip,
-        Magic::Zstd => Compression::Zstd,
-    };
-    let whole = head.as_slice().chain(reader);
-    let mut reader = super::decompressed(whole, compression).map_err(input)?;
+    // An unsupported compression is refused with a clear error when the file is opened.
+    let mut reader = super::decompressed_as_found(reader).map_err(input)?;
     let mut chunk = vec![0; 1 << 18];
     loop {
         match reader.read(&mut chunk) {

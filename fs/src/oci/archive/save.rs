@@ -8,13 +8,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Format, decompressed};
+use super::{Format, decompressed_as_found};
 use crate::blob::BlobReader;
 use crate::digest::{Digest, Hasher, VerifyReader};
 use crate::error::{AtPath, PathError};
 use crate::oci::image::ImageError;
 use crate::oci::layout::{LayoutError, Selection};
-use crate::oci::manifest::{Descriptor, Index, REF_NAME, layer_compression};
+use crate::oci::manifest::{Descriptor, Index, REF_NAME};
 use crate::oci::reference::Name;
 use crate::oci::store::{Store, StoreError, input_error};
 use crate::oci::walk::closure;
@@ -150,14 +150,13 @@ fn layer_name(layer: &Layer) -> String {
     format!("{}.tar", layer.diff_id.digest().hex())
 }
 
-/// Docker reads layers uncompressed, under the name that `docker save` gave them.
+/// Docker reads layers uncompressed, under the name that `docker save` gave them. How they are
+/// compressed here their first bytes say, as where they are mounted: media types may be wrong.
 fn write_layer(layer: &Layer, archive: &mut Archive<'_>) -> Result<(), StoreError> {
     let Descriptor { digest, size, .. } = layer.descriptor;
-    let compression = layer_compression(&layer.descriptor.media_type)
-        .expect("the layers of an open image are of known types");
     let what = format!("layer {digest} in {}", layer.blob.location());
     let mut blob = VerifyReader::new(BlobReader::new(layer.blob.clone()), digest, size);
-    let unpacked = decompressed(&mut blob, compression).map_err(|e| input_error(e, &what))?;
+    let unpacked = decompressed_as_found(&mut blob).map_err(|e| input_error(e, &what))?;
     let found = archive.stream(&layer_name(layer), unpacked, &what);
     // The digest is checked at the end of the blob, which a decompressor need not reach. A blob
     // that is damaged is told as such, not by what the decompressor makes of it.

@@ -332,6 +332,21 @@ fn a_docker_archive_with_the_wrong_layer_leaves_nothing() {
 }
 
 #[test]
+fn a_layer_is_saved_for_docker_as_it_is_compressed() {
+    let tar = tar_of(&[("x", b"x")]);
+    let padded = [compress(&tar, Compression::Gzip), vec![0; 100]].concat();
+    for blob in [padded, compress(&tar, Compression::Zstd), tar.clone()] {
+        let fixture = Fixture::new();
+        let layer = fixture.put(LAYER_GZIP, &blob);
+        fixture.name(Some("a:1"), &fixture.manifest(&[(layer, Digest::of(&tar))]));
+        let path = save(&fixture, &["a:1"], Format::Docker).unwrap();
+        let other = Fixture::new();
+        load_file(&other, &path).unwrap();
+        assert!(other.has(Digest::of(&tar)));
+    }
+}
+
+#[test]
 fn a_layer_that_is_not_its_diff_id_is_not_saved_for_docker() {
     let fixture = Fixture::new();
     let (layer, _) = fixture.layer("x", Compression::Gzip);

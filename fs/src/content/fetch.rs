@@ -197,7 +197,7 @@ impl Shared {
 
     /// How far to fetch beyond a span that somebody waits for.
     fn extra(&self, of: &LayerContent, span: usize) -> u64 {
-        let readers = of.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut readers = of.readers.lock().unwrap_or_else(PoisonError::into_inner);
         of.stored(span).map_or(RANDOM, |stored| readers.extra(&stored))
     }
 

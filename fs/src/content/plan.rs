@@ -21,8 +21,15 @@ pub(super) const FARTHEST: u64 = 4 << 20;
 /// Bytes between two spans that are rather fetched than asked around: tar headers, mostly.
 const GAP: u64 = 16 << 10;
 
-/// Readers of one layer that are told apart.
+/// Readers of one layer that are told apart, and fetches of it that are remembered.
 const READERS: usize = 16;
+
+/// A fetch this close to another one, in bytes of the blob, goes twice as far beyond the need: what
+/// is read here and there in a place, as a library is by page faults, is soon read as a whole.
+const NEIGHBOUR: u64 = 1 << 20;
+
+/// The farthest that such a fetch goes.
+const MOST_BESIDE: u64 = 4 * RANDOM;
 
 /// Where a span's stored bytes lie, as the plan needs to know it.
 pub(super) struct Spans<'a> {
@@ -77,9 +84,20 @@ fn follows(before: &Range<u64>, start: u64) -> bool {
     start.checked_sub(before.end).is_some_and(|gap| gap <= GAP)
 }
 
-/// The readers of a layer, each known by where it is.
+/// The readers of a layer, each known by where it is, and its last fetches.
 #[derive(Debug, Default)]
-pub(super) struct Readers(Vec<Reader>);
+pub(super) struct Readers {
+    known: Vec<Reader>,
+    fetches: Vec<Fetch>,
+}
+
+/// A fetch of what somebody waited for.
+#[derive(Debug)]
+struct Fetch {
+    place: Range<u64>,
+    /// How much of it was beyond the need.
+    extra: u64,
+}
 
 #[derive(Debug)]
 struct Reader {
@@ -103,18 +121,18 @@ impl Readers {
             // A reader goes through a span in several reads.
             stored.start <= reader.at.saturating_add(GAP) && stored.end >= reader.at
         };
-        let Some(found) = self.0.iter().rposition(near) else {
-            self.0.push(Reader {
+        let Some(found) = self.known.iter().rposition(near) else {
+            self.known.push(Reader {
                 at: stored.end,
                 sequential: 0,
                 fetched: stored.end.saturating_add(RANDOM),
             });
-            if self.0.len() > READERS {
-                self.0.remove(0);
+            if self.known.len() > READERS {
+                self.known.remove(0);
             }
             return 0..0;
         };
-        let mut reader = self.0.remove(found);
+        let mut reader = self.known.remove(found);
         reader.sequential += stored.end - reader.at;
         reader.at = stored.end;
         let window = reader.window();
@@ -124,14 +142,26 @@ impl Readers {
             range = reader.fetched..reader.at.saturating_add(window);
             reader.fetched = range.end;
         }
-        self.0.push(reader);
+        self.known.push(reader);
         range
     }
 
     /// How far the fetch of a missing span with these stored bytes goes beyond it, in bytes.
-    pub(super) fn extra(&self, stored: &Range<u64>) -> u64 {
-        let reader = self.0.iter().rfind(|reader| reader.at == stored.end);
-        reader.map_or(RANDOM, Reader::window).min(PIECE)
+    pub(super) fn extra(&mut self, stored: &Range<u64>) -> u64 {
+        let reader = self.known.iter().rfind(|reader| reader.at == stored.end);
+        let sequential = reader.map_or(RANDOM, Reader::window).min(PIECE);
+        let near = |fetch: &Fetch| {
+            stored.start <= fetch.place.end.saturating_add(NEIGHBOUR)
+                && fetch.place.start <= stored.end.saturating_add(NEIGHBOUR)
+        };
+        let last = self.fetches.iter().rfind(|fetch| near(fetch));
+        let beside = last.map_or(RANDOM, |last| (last.extra * 2).min(MOST_BESIDE));
+        let extra = sequential.max(beside);
+        self.fetches.push(Fetch { place: stored.start..stored.end.saturating_add(extra), extra });
+        if self.fetches.len() > READERS {
+            self.fetches.remove(0);
+        }
+        extra
     }
 }
 
@@ -221,6 +251,16 @@ mod tests {
     }
 
     #[test]
+    fn fetches_beside_each_other_grow_and_those_elsewhere_do_not() {
+        let mut readers = Readers::default();
+        let mut extra = |at: u64| readers.extra(&(at..at + 4 * KIB)) / RANDOM;
+        assert_eq!([extra(900 * KIB), extra(1500 * KIB), extra(700 * KIB)], [1, 2, 4]);
+        assert_eq!(extra(800 * KIB), 4, "the most");
+        assert_eq!(extra(100 << 20), 1, "elsewhere");
+        assert_eq!(extra(600 * KIB), 4, "the place is remembered");
+    }
+
+    #[test]
     fn scattered_reads_fetch_nothing_ahead() {
         let mut readers = Readers::default();
         for n in 0..1000_u64 {
@@ -229,6 +269,6 @@ mod tests {
             assert_eq!(readers.read(&stored), 0..0);
             assert_eq!(readers.extra(&stored), RANDOM);
         }
-        assert!(readers.0.len() <= READERS);
+        assert!(readers.known.len() <= READERS);
     }
 }

@@ -16,6 +16,9 @@
 //! to be there. What reads needs no lock. (Where a whole layer streams by before its digest is
 //! known, its sums are written when that was found right; see `fill`.)
 //!
+//! What one process fetches others do not fetch as well: the range of the content is locked in `data`
+//! as long as it takes, and whoever wants a part of it waits a moment (see `claim`).
+//!
 //! The limit is one of allocated bytes, over all processes. Whoever writes holds the lock and adds
 //! what he will at most allocate to the sum in it beforehand; when that reaches the limit, the
 //! files are asked for what they really take (so a sum left too high by a killed process heals),
@@ -26,6 +29,7 @@
 //! store: he could as well write an index.
 
 mod check;
+mod claim;
 mod fill;
 mod layer;
 mod ledger;
@@ -39,6 +43,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub(crate) use self::claim::Claim;
 pub(crate) use self::fill::{Fill, Filling};
 pub(crate) use self::layer::LayerCache;
 pub(crate) use self::whole::WholeFile;

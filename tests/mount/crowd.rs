@@ -116,7 +116,7 @@ fn two_mounts_and_a_build_fetch_nothing_twice() {
     assert!(read("mnt2/big").unwrap() == registry.big);
     let (_, twice) = fetched(&proxy);
     assert!(twice < once + once / 10, "{twice} bytes, and {once} before");
-    // All at once: what is on its way when others ask for it, they ask for as well.
+    // All at once: what is on its way for one the others wait for.
     thread::scope(|scope| {
         scope.spawn(|| sandbox.ok(&["build", "--plain-http", "-t", "built", "context"]));
         for mnt in ["mnt/other", "mnt2/other"] {
@@ -127,7 +127,7 @@ fn two_mounts_and_a_build_fetch_nothing_twice() {
     let size = layer_size(&sandbox, &image);
     let (_, bytes) = fetched(&proxy);
     eprintln!("{once} and {bytes} of {size} bytes");
-    assert!(bytes < 2 * size, "{bytes} of {size} bytes");
+    assert!(bytes < size + size / 4, "{bytes} of {size} bytes");
     for (path, content) in [("/big", &registry.big), ("/other", &registry.other)] {
         assert!(sandbox.run(&["cat", "built", path]).stdout == *content, "{path}");
     }

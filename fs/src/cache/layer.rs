@@ -172,7 +172,7 @@ impl LayerCache {
     }
 
     /// The open files, if there are any.
-    fn files(&self) -> Option<Arc<Files>> {
+    pub(super) fn files(&self) -> Option<Arc<Files>> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if files.is_none() {
             *files = match Files::open(&self.dir) {
@@ -285,6 +285,11 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The file with the content.
+    pub(super) fn data(&self) -> &File {
+        &self.data
     }
 
     fn create(dir: &Path) -> Result<Self, PathError> {

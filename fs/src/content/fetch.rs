@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::plan::{PIECE, RANDOM, Spans};
 use super::queue::{Hint, Job, Queue, Urgency};
 use super::{Counters, LayerContent, Shared};
+use crate::cache::Claim;
 use crate::layer::index::{Span, SpanDigest};
 use crate::span::{self, SpanError, SpanId};
 
@@ -25,6 +26,9 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Content that is written to the cache on disk at a time, in bytes.
 const BATCH: usize = 1 << 20;
+
+/// How long another process is waited for that fetches the same.
+const CLAIM: Duration = Duration::from_secs(1);
 
 /// Spans that are looked at for one fetch.
 const REACH: usize = 2048;
@@ -213,10 +217,13 @@ impl Shared {
     /// Fetches the spans of a job.
     fn run(&self, job: &Job) {
         let of = &self.layers[job.layer];
+        // Until what is fetched is on disk.
+        let (_claim, others) = self.claim(of, job);
         let mut batch = Batch { shared: self, of, spans: Vec::new(), bytes: 0 };
         let mut from = job.spans.start;
         for number in job.spans.clone() {
-            if let Some(content) = self.without_network((job.layer, number), job) {
+            let looks_on_disk = others || job.urgency == Urgency::Demand;
+            if let Some(content) = self.without_network((job.layer, number), looks_on_disk) {
                 self.fetch(job, from..number, &mut batch);
                 from = number + 1;
                 self.ready((job.layer, number), content);
@@ -226,17 +233,28 @@ impl Shared {
         batch.write();
     }
 
+    /// Keeps other processes from fetching the same, unless they do already: then they are waited
+    /// for, and the second value says so.
+    fn claim(&self, of: &LayerContent, job: &Job) -> (Option<Claim>, bool) {
+        let span = |number: usize| of.index.span(number).ok();
+        let last = job.spans.end.checked_sub(1).and_then(span);
+        let (Some(cache), Some(first), Some(last)) = (&of.cache, span(job.spans.start), last)
+        else {
+            return (None, false);
+        };
+        let end = last.content_offset.saturating_add(last.content_len);
+        cache.claim(first.content_offset..end, CLAIM.min(self.options.timeout / 4))
+    }
+
     /// A span that somebody else fetched meanwhile, or that another layer has, too.
-    fn without_network(&self, id: SpanId, job: &Job) -> Option<Arc<Vec<u8>>> {
+    fn without_network(&self, id: SpanId, looks_on_disk: bool) -> Option<Arc<Vec<u8>>> {
         let of = &self.layers[id.0];
         if let Some(content) = self.memory.kept(id) {
             return Some(content);
         }
         let cache = of.cache.as_ref()?;
         let span = of.index.span(id.1).ok()?;
-        if job.urgency == Urgency::Demand
-            && let Some(content) = cache.read_whole(id.1, &span, &self.counters)
-        {
+        if looks_on_disk && let Some(content) = cache.read_whole(id.1, &span, &self.counters) {
             return Some(Arc::new(content));
         }
         let SpanDigest::Sha256(digest) = span.digest else { return None };

@@ -302,6 +302,24 @@ fn charts_come_from_registries() {
 }
 
 #[test]
+fn charts_are_rendered_for_the_version_of_the_cluster() {
+    let Some(place) = Workplace::start(false) else { return };
+    for image in ["old:1", "new:1"] {
+        place.image(&format!("docker.io/library/{image}"), &[image.as_bytes()]);
+    }
+    place.write("charts/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n");
+    let template = "image: {{ if semverCompare \"<1.23\" .Capabilities.KubeVersion.Version }}old{{ else \
+                    }}new{{ end }}:1\n";
+    place.write("charts/c/templates/pod.yaml", template);
+    let text = "FROM scratch\nLABEL cluster.alpha.sealer.io/cluster-runtime-version=v1.22.15\n\
+                COPY charts charts\n";
+    place.build(text, &[]);
+    assert_eq!(place.listed("cluster:1"), ["docker.io/library/old:1"]);
+    place.build(text, &["--kube-version=1.30.0"]);
+    assert_eq!(place.listed("cluster:1"), ["docker.io/library/new:1"]);
+}
+
+#[test]
 fn archives_of_the_context_are_carried() {
     let Some(place) = Workplace::start(false) else { return };
     place.image("x/a:1", &[&noise(2000, 1)]);

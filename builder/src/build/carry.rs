@@ -54,6 +54,10 @@ const LAYERS_AT_ONCE: usize = 2;
 const MAX_LAYERS: usize = 64;
 /// An error names so many images.
 const MAX_NAMED: usize = 10;
+/// Sealer's label for the version of Kubernetes.
+const RUNTIME_VERSION: &str = "cluster.alpha.sealer.io/cluster-runtime-version";
+/// The labels that images of Sealos have; beside them `version` is that of Kubernetes.
+const SEALOS_TYPE: [&str; 2] = ["sealos.io.type", "apps.sealos.io/type"];
 /// Where an application's files lie.
 const APPS: &str = "application/apps/";
 
@@ -208,10 +212,12 @@ impl Site<'_> {
         report: &mut Report<'_>,
     ) -> Result<Collection, CarryError> {
         let finished = self.finished(self.plan.target());
-        let Collecting { scope, charts, .. } = collecting;
-        let mut found = collect::collect(&Files::Built(&finished.view), *scope, charts)?;
+        let (scope, mut charts) = (&collecting.scope, collecting.charts.clone());
+        charts.kube_version =
+            charts.kube_version.or_else(|| kube_version(&finished.config.config.labels));
+        let mut found = collect::collect(&Files::Built(&finished.view), *scope, &charts)?;
         if finished.takes_collected {
-            found.merge(collect::collect(&self.options.context.files(), *scope, charts)?);
+            found.merge(collect::collect(&self.options.context.files(), *scope, &charts)?);
         }
         for (name, text) in &collecting.lists {
             collect::list_text(name, text, &mut found);
@@ -324,6 +330,19 @@ impl Site<'_> {
     }
 }
 
+/// The version of Kubernetes that an image brings or is on, as labels of Sealer and Sealos say it.
+fn kube_version<'l>(labels: impl IntoIterator<Item = (&'l String, &'l String)>) -> Option<String> {
+    let labels: BTreeMap<&str, &str> =
+        labels.into_iter().map(|(key, value)| (&key[..], &value[..])).collect();
+    let is_sealos = SEALOS_TYPE.iter().any(|key| labels.contains_key(key));
+    let sealos = labels.get("version").filter(|_| is_sealos);
+    let version = labels.get(RUNTIME_VERSION).or(sealos)?;
+    let is_version = |c: char| c.is_ascii_alphanumeric() || "v.+-".contains(c);
+    let right = version.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit());
+    (right && version.contains('.') && version.chars().all(is_version))
+        .then(|| (*version).to_owned())
+}
+
 /// Credentials by registry, those of lists that name none for the registries of their images.
 fn credentials(lists: &[(String, ListWithAuth)]) -> Vec<(String, Credentials)> {
     let mut given = Vec::new();
@@ -407,4 +426,25 @@ fn places(places: &BTreeSet<Place>) -> String {
 /// What the history says of a layer.
 fn created_by(title: &str) -> String {
     history::config_only(&format!("{title} in registry "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_tell_the_version_of_kubernetes() {
+        for (labels, expected) in [
+            (&[(RUNTIME_VERSION, "v1.22.15")][..], Some("v1.22.15")),
+            (&[("sealos.io.type", "rootfs"), ("version", "v1.25.0")], Some("v1.25.0")),
+            (&[("version", "v1.25.0")], None),
+            (&[(RUNTIME_VERSION, "newest")], None),
+            (&[(RUNTIME_VERSION, "1.2 $(x)")], None),
+            (&[], None),
+        ] {
+            let labels: BTreeMap<String, String> =
+                labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+            assert_eq!(kube_version(&labels).as_deref(), expected, "{labels:?}");
+        }
+    }
 }

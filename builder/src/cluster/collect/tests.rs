@@ -51,6 +51,39 @@ fn manifests_are_decoded() {
 }
 
 #[test]
+fn references_of_all_forms_are_taken_whole_or_told() {
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    let with_digest = format!("a.b:5000/c/d:1@{digest}");
+    let only_digest = format!("a.b/c@{digest}");
+    for (text, expected) in [
+        ("localhost/a:1", Some("localhost/a:1")),
+        ("localhost:5000/a", Some("localhost:5000/a:latest")),
+        ("10.0.0.1:5000/a/b:1.2_x-y", Some("10.0.0.1:5000/a/b:1.2_x-y")),
+        ("a.b:443/c__d/e-f.g:V1", Some("a.b:443/c__d/e-f.g:V1")),
+        (&with_digest, Some(&with_digest)),
+        (&only_digest, Some(&only_digest)),
+        ("REG.example:1/a:1", Some("REG.example:1/a:1")),
+        ("a.b/C:1", None),
+        ("Nginx", None),
+        ("a.b:port/c:1", None),
+        ("a.b/c:1:2", None),
+        ("a.b/c:", None),
+        ("a.b/c@sha256:12", None),
+        ("a.b/../c:1", None),
+        ("https://a.b/c:1", None),
+        ("a b:1", None),
+        ("-a:1", None),
+    ] {
+        let (images, skipped) = in_manifest(&format!("image: {text:?}"));
+        let found: Vec<&str> = images.iter().map(String::as_str).collect();
+        assert_eq!(found, Vec::from_iter(expected), "{text}");
+        assert_eq!(skipped.is_empty(), expected.is_some(), "{text}: {skipped:?}");
+    }
+    let (images, skipped) = in_manifest(&format!("image: a/{}:1", "b".repeat(70_000)));
+    assert!(images.is_empty() && skipped.len() == 1);
+}
+
+#[test]
 fn templates_are_read_by_their_lines() {
     let text = "{{ if .a }}\n\
         - image: a/b:1 # the first\n\
@@ -189,6 +222,8 @@ fn bad_documents_are_searched_by_their_lines_in_bounded_time() {
     assert_eq!(in_manifest(&deep).0, ["docker.io/a/b:1"]);
     let long = format!("x: \"{}\nimage: a/b:1\n", "y".repeat(17 << 20));
     assert_eq!(in_manifest(&long).0, ["docker.io/a/b:1"]);
+    let hundred = "# as long as a line in a manifest\n".repeat((100 << 20) / 34);
+    assert_eq!(in_manifest(&(hundred + "image: a/b:1\n")).0, ["docker.io/a/b:1"]);
 }
 
 #[test]

@@ -116,20 +116,7 @@ fn sequence(
     spec: &Spec,
     depth: usize,
 ) -> Result<(), TooBig> {
-    let (open, between, close) = if spec.is_go_syntax() {
-        out.text(whole.type_name())?;
-        ("{", ", ", "}")
-    } else {
-        ("[", " ", "]")
-    };
-    out.text(open)?;
-    for (index, value) in items.iter().enumerate() {
-        if index > 0 {
-            out.text(between)?;
-        }
-        item(out, value, spec, depth)?;
-    }
-    out.text(close)
+    enclosed(out, whole, "[", items, spec, &mut |out, value| item(out, value, spec, depth))
 }
 
 fn entries(
@@ -139,20 +126,34 @@ fn entries(
     spec: &Spec,
     depth: usize,
 ) -> Result<(), TooBig> {
+    enclosed(out, whole, "map[", entries, spec, &mut |out, (key, value)| {
+        item(out, &Value::Text(key.clone()), spec, depth)?;
+        out.text(":")?;
+        item(out, value, spec, depth)
+    })
+}
+
+/// The parts of a list or map, in Go's syntax or after `open`.
+fn enclosed<T>(
+    out: &mut Out,
+    whole: &Value,
+    open: &str,
+    parts: &[T],
+    spec: &Spec,
+    print: &mut dyn FnMut(&mut Out, &T) -> Result<(), TooBig>,
+) -> Result<(), TooBig> {
     let (open, between, close) = if spec.is_go_syntax() {
         out.text(whole.type_name())?;
         ("{", ", ", "}")
     } else {
-        ("map[", " ", "]")
+        (open, " ", "]")
     };
     out.text(open)?;
-    for (index, (key, value)) in entries.iter().enumerate() {
+    for (index, part) in parts.iter().enumerate() {
         if index > 0 {
             out.text(between)?;
         }
-        item(out, &Value::Text(key.clone()), spec, depth)?;
-        out.text(":")?;
-        item(out, value, spec, depth)?;
+        print(out, part)?;
     }
     out.text(close)
 }

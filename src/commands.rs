@@ -16,6 +16,7 @@ pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
+pub(crate) mod kubeconfig;
 pub(crate) mod lint;
 pub(crate) mod load;
 pub(crate) mod login;

@@ -41,6 +41,7 @@ use kfs_fs::oci::store::{Store, StoreError};
 
 use crate::cache::registry::PushedSteps;
 use crate::cluster::extension::ImageType;
+use crate::cluster::kubeconfig::Kubeconfig;
 use crate::context::Context;
 use crate::copy::{BadMode, CopyError, OwnerError};
 use crate::exec::{Cgroup, CgroupError, Executor, Isolation, Limits, World};
@@ -92,6 +93,8 @@ pub struct Options {
     pub limits: Limits,
     /// `--label`: labels beside those of the file, and instead of them.
     pub labels: Vec<(String, String)>,
+    /// `--mode local`: the cluster that RUN may use, and whose pods' images are carried as well.
+    pub cluster: Option<Kubeconfig>,
     /// `--annotation`: of the manifest.
     pub annotations: BTreeMap<String, String>,
     /// `--type`: what a cluster image is for.

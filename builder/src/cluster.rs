@@ -7,6 +7,7 @@ pub mod describe;
 pub mod extension;
 pub mod files;
 pub mod kube_version;
+pub mod kubeconfig;
 pub mod launch;
 pub mod merge;
 pub mod registry_tree;

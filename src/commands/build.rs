@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kfs_builder::build::{self, Event};
 use kfs_builder::cluster::extension::ImageType;
+use kfs_builder::cluster::kubeconfig::Kubeconfig;
 use kfs_builder::exec::{Isolation, Sandbox};
 use kfs_builder::interrupt::Interrupts;
 use kfs_builder::kubefile::{CopyRule, Dialect, Kubefile};
@@ -24,7 +25,7 @@ use kfs_fs::oci::image::host_architecture;
 use kfs_fs::oci::manifest::Platform;
 use kfs_fs::oci::reference::Name;
 
-use super::{Context, compression, print};
+use super::{Context, compression, kubeconfig, print};
 use crate::finding::FindArgs;
 use crate::report::{Failure, NOT_FOUND, USAGE};
 use carrying::CarryArgs;
@@ -165,8 +166,9 @@ pub(crate) struct Args {
     #[arg(long)]
     explain: bool,
 
-    /// For command lines of sealer: only lite, which builds without a cluster, is known
-    #[arg(long, short, alias = "buildType", short_alias = 'b', value_name = "MODE", hide = true)]
+    /// lite: without a cluster (the default); local: RUN may use the current cluster, as kubectl
+    /// finds it, and the images that its pods run are carried as well
+    #[arg(long, short, alias = "buildType", short_alias = 'b', value_name = "MODE")]
     mode: Option<String>,
 
     #[arg(long, value_name = "FORMAT[:LEVEL]", default_value = "zstd-chunked",
@@ -245,7 +247,7 @@ enum CopyRuleArg {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    check_mode(args)?;
+    let cluster = cluster(args)?;
     let output = args.output.as_deref().map(Output::parse).transpose()?;
     let context = &context.finding(&args.find);
     let interrupts = Arc::new(Interrupts::default());
@@ -264,7 +266,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let reading = context.reading.clone();
     let options = build_options(args, &place, target, reading, interrupts.clone())?;
-    let options = build::Options { collecting: args.carry.collecting(plan.dialect())?, ..options };
+    let collecting = args.carry.collecting(plan.dialect())?;
+    let options = build::Options { collecting, cluster, ..options };
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => Sandbox::new().host_path(path),
         None => Sandbox::new(),
@@ -289,18 +292,25 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     print(&format!("{}\n", built.digest))
 }
 
-/// sealer built in a cloud or in containers, too.
-fn check_mode(args: &Args) -> Result<(), Failure> {
+/// Where clusters come from; sealer could also start some for a build.
+fn cluster(args: &Args) -> Result<Option<Kubeconfig>, Failure> {
+    let wrong = |text: String| Failure::new(text).code(USAGE);
     match args.mode.as_deref() {
-        None | Some("lite" | "local") => Ok(()),
-        Some(mode @ ("cloud" | "container")) => Err(Failure::new(format!(
-            "--mode {mode} is not there: kfs builds without starting a cluster"
+        None | Some("lite") => Ok(None),
+        Some("local") => {
+            let files = kubeconfig::files(None);
+            if files.is_empty() {
+                let text = "--mode local needs a cluster, and there is no kubeconfig";
+                return Err(Failure::new(text).code(NOT_FOUND).hint("set KUBECONFIG to one"));
+            }
+            Ok(Some(Kubeconfig::new(&files, Isolation::Auto)?))
+        }
+        Some(mode @ ("cloud" | "container")) => Err(wrong(format!(
+            "--mode {mode} is not there: kfs starts no cluster for a build"
         ))
-        .code(USAGE)
-        .hint("leave it out: what such a build found on its cluster is found in the files")),
-        Some(other) => Err(Failure::new(format!("there is no build mode {other}"))
-            .code(USAGE)
-            .hint("lite is the one that kfs knows, and the default")),
+        .hint("leave it out, and the images are found in the files; or use --mode local with a cluster that there is")),
+        Some(other) => Err(wrong(format!("there is no build mode {other}"))
+            .hint("there are lite, which is the default, and local")),
     }
 }
 
@@ -334,6 +344,7 @@ fn build_options(
         annotations: pairs("annotation", &args.annotation)?.into_iter().collect(),
         image_type: args.image_type.into(),
         collecting: None,
+        cluster: None,
         squash: args.squash,
         without_base: !args.base,
         secrets: flags::secrets(&args.secret)?,

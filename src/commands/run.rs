@@ -18,7 +18,7 @@ use kfs_fs::oci;
 use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::store::{Part, Store};
 
-use super::{Context, Out};
+use super::{Context, Out, kubeconfig};
 use crate::finding::FindArgs;
 use crate::look::open_fs;
 use crate::report::{Failure, USAGE};
@@ -41,9 +41,6 @@ const INHERITED: [&str; 14] = [
     "https_proxy",
     "no_proxy",
 ];
-/// Where installers of clusters leave the administrator's kubeconfig.
-const ADMIN_CONFIGS: [&str; 2] = ["/etc/kubernetes/admin.conf", "/etc/rancher/k3s/k3s.yaml"];
-
 /// Launch a cluster image or its applications on the current cluster
 ///
 /// Mounts the image, fills in its templates (*.tmpl in etc/, charts/, manifests/, scripts/ and
@@ -176,24 +173,10 @@ fn options(args: &Args) -> run::Options {
             IsolationArg::None => Isolation::None,
         },
         inherited: INHERITED.iter().filter_map(variable).collect(),
-        kubeconfig: kubeconfig(args),
+        kubeconfig: kubeconfig::files(args.kubeconfig.as_deref()),
         hostname: hostname.to_string_lossy().into_owned(),
         interrupts: Arc::new(Interrupts::default()),
     }
-}
-
-/// The first of the places that kubectl looks into, and then of those where installers write.
-fn kubeconfig(args: &Args) -> Vec<PathBuf> {
-    if let Some(file) = &args.kubeconfig {
-        return vec![file.clone()];
-    }
-    if let Some(files) = std::env::var_os("KUBECONFIG").filter(|files| !files.is_empty()) {
-        // As kubectl: those that are not there are passed over.
-        return std::env::split_paths(&files).filter(|file| file.is_file()).collect();
-    }
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
-    let admin = ADMIN_CONFIGS.iter().map(PathBuf::from);
-    home.into_iter().chain(admin).find(|file| file.is_file()).into_iter().collect()
 }
 
 fn execute(

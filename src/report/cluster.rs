@@ -147,6 +147,9 @@ impl From<CarryError> for Failure {
             CarryError::Store(error) => error.into(),
             CarryError::Path(error) => error.into(),
             CarryError::Annotation(_) => Self::from_error(&error).code(CORRUPT),
+            CarryError::Pods(_) => Self::from_error(&error).hint(
+                "--mode local needs a kubectl that reaches the cluster; --mode lite does without",
+            ),
             CarryError::List(_) => Self::from_error(&error),
         }
     }

@@ -14,6 +14,7 @@ mod ends;
 mod explain;
 mod git;
 mod image;
+mod local;
 mod mounts;
 mod options;
 mod remote;

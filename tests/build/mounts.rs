@@ -182,7 +182,7 @@ fn network_hosts_and_limits() {
         ("--add-host", "x:y", "is no IP address"),
         ("--cpus", "0", "--cpus needs"),
         ("--secret", "src=/none,x=1", "--secret has no field x"),
-        ("--mode", "cloud", "kfs builds without starting a cluster"),
+        ("--mode", "cloud", "kfs starts no cluster for a build"),
         ("--output", "type=x", "--output has no type x"),
     ] {
         let said = shop.fails("FROM scratch\n", &[flag, value]);

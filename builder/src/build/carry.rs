@@ -41,6 +41,7 @@ use crate::cluster::collect::{
 };
 use crate::cluster::extension::{ContainerImage, ImagePlatform, images};
 use crate::cluster::files::{Files, FilesError};
+use crate::cluster::kubeconfig::PodsError;
 use crate::cluster::registry_tree::RegistryTree;
 use crate::config::history;
 use crate::interrupt::Interrupted;
@@ -58,6 +59,8 @@ const MAX_NAMED: usize = 10;
 const RUNTIME_VERSION: &str = "cluster.alpha.sealer.io/cluster-runtime-version";
 /// The labels that images of Sealos have; beside them `version` is that of Kubernetes.
 const SEALOS_TYPE: [&str; 2] = ["sealos.io.type", "apps.sealos.io/type"];
+/// What names the images that pods run.
+const PODS: &str = "a pod of the cluster";
 /// Where an application's files lie.
 const APPS: &str = "application/apps/";
 
@@ -125,6 +128,9 @@ pub enum CarryError {
     /// The base says of the images that it carries what cannot be read.
     #[error("the base's {0}")]
     Annotation(#[from] crate::cluster::extension::Malformed),
+    /// The cluster does not say which images its pods run.
+    #[error(transparent)]
+    Pods(#[from] PodsError),
     /// A list with credentials is malformed.
     #[error(transparent)]
     List(#[from] AuthListError),
@@ -221,6 +227,9 @@ impl Site<'_> {
         }
         for (name, text) in &collecting.lists {
             collect::list_text(name, text, &mut found);
+        }
+        if let Some(cluster) = &self.options.cluster {
+            collect::list_text(PODS, &cluster.images_of_pods()?.join("\n"), &mut found);
         }
         for (name, list) in with_auth {
             collect::list_with_auth(name, list, &mut found);

@@ -28,7 +28,9 @@ impl StageBuild<'_> {
         let mounts = self.mount_keys(&typed, step, report)?;
         let parts = self.run_parts(&request, run, step, mounts);
         let key = parts.key(self.key);
-        let found = self.site.cache.find(key)?;
+        // What it does to a cluster is in no layer.
+        let is_kept = self.site.options.cluster.is_none();
+        let found = if is_kept { self.site.cache.find(key)? } else { None };
         self.explain(self.looked(step, parts, key), found.as_ref(), report)?;
         if let Some(hit) = found {
             self.settle(report)?;
@@ -40,6 +42,10 @@ impl StageBuild<'_> {
         // None of these are in the key.
         let proxies = self.site.plan.proxies().into_iter().map(|(k, v)| (k.into(), v.into()));
         request.env.extend(proxies.chain(made.env.iter().cloned()));
+        if let Some(cluster) = &self.site.options.cluster {
+            request.env.extend(cluster.variable());
+            request.world.mounts.extend(cluster.mounts.iter().cloned());
+        }
         let hidden = Hidden::new(&made.secrets);
         let mut output = |line: &[u8]| report(Event::Output(hidden.in_line(line)));
         let ran = self.stage.run(self.site.executor, &request, &mut output)?;

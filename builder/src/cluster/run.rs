@@ -22,12 +22,11 @@ use kfs_fs::fuse::{self, FuseError};
 use kfs_fs::oci::store::{Store, StoreError};
 use nix::fcntl::OFlag;
 
+use super::kubeconfig::Kubeconfig;
 use super::launch::{Launch, Step, Variables};
-use crate::exec::{
-    Command, ExecError, Executor, Isolation, Mount, MountSource, Outcome, User, World, is_hidden,
-};
+use crate::exec::{Command, ExecError, Executor, Isolation, Outcome, User, World};
 use crate::interrupt::{Interrupted, Interrupts};
-use crate::rootfs::{self, LiveRootfs, MountPoint, RootDir, RootfsError};
+use crate::rootfs::{self, LiveRootfs, RootDir, RootfsError};
 
 /// The directory for what the run itself needs, in the root of the file system.
 const OWN: &str = ".kfs";
@@ -129,15 +128,15 @@ pub fn run(
     fs::create_dir(&base).at("make directory", &base)?;
     let image = fuse::mount(fs, &base, OsStr::new("image"))?;
     let mut live = LiveRootfs::new(&work.path().join("rootfs"), &[image.mountpoint().to_owned()])?;
-    let clusters = Clusters::new(options)?;
-    let step = live.begin_step(options.isolation, &clusters.mount_points())?;
+    let kubeconfig = Kubeconfig::new(&options.kubeconfig, options.isolation)?;
+    let step = live.begin_step(options.isolation, &[])?;
     let root = RootDir::open(&step.merged())?;
     make_own_directory(&root)?;
     for file in files {
         options.interrupts.check()?;
         write(&root, file)?;
     }
-    let machine = machine_env(&root, &clusters, options);
+    let machine = machine_env(&root, &kubeconfig, options);
     drop(root);
     for (number, line) in (1..).zip(&launch.steps) {
         options.interrupts.check()?;
@@ -150,7 +149,7 @@ pub fn run(
             user: User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
             isolation: options.isolation,
             hostname: options.hostname.clone(),
-            world: World { mounts: clusters.mounts.clone(), ..World::default() },
+            world: World { mounts: kubeconfig.mounts.clone(), ..World::default() },
         };
         let outcome = executor.run(&command, &mut |text| report(Event::Output(text)))?;
         if !outcome.status.is_success() {
@@ -158,38 +157,6 @@ pub fn run(
         }
     }
     Ok(None)
-}
-
-/// The files that say how clusters are reached, as the lines will see them.
-struct Clusters {
-    /// Absolute, or relative to the root if it is mounted there.
-    files: Vec<PathBuf>,
-    mounts: Vec<Mount>,
-}
-
-impl Clusters {
-    /// A file where the lines could not see it is mounted into the root.
-    fn new(options: &Options) -> Result<Self, PathError> {
-        let mut clusters = Self { files: Vec::new(), mounts: Vec::new() };
-        for file in &options.kubeconfig {
-            let path = file.canonicalize().at("open", file)?;
-            if options.isolation == Isolation::None || !is_hidden(&path) {
-                clusters.files.push(path);
-                continue;
-            }
-            let inside = format!("{OWN}/kubeconfig-{}", clusters.files.len() + 1);
-            let target = Path::new("/").join(&inside);
-            let source = MountSource::Bind { path, read_only: true };
-            clusters.mounts.push(Mount { target, source });
-            clusters.files.push(PathBuf::from(inside));
-        }
-        Ok(clusters)
-    }
-
-    fn mount_points(&self) -> Vec<MountPoint> {
-        let point = |mount: &Mount| MountPoint { path: mount.target.clone(), is_directory: false };
-        self.mounts.iter().map(point).collect()
-    }
 }
 
 /// The directory of that name may come with the image, and may be a link in it.
@@ -215,7 +182,7 @@ fn write(root: &RootDir, file: &NewFile) -> Result<(), PathError> {
 /// Variables that the run itself sets; those of the launch do not change them.
 fn machine_env(
     root: &RootDir,
-    clusters: &Clusters,
+    kubeconfig: &Kubeconfig,
     options: &Options,
 ) -> Vec<(OsString, OsString)> {
     let mut env = Vec::new();
@@ -223,12 +190,7 @@ fn machine_env(
         let own = root.path().join(OWN);
         env.extend(TOOLS.map(|(name, path)| (name.into(), own.join(path).into_os_string())));
     }
-    if !clusters.files.is_empty() {
-        // One that is mounted in the root is relative to it.
-        let files = clusters.files.iter().map(|file| root.path().join(file).into_os_string());
-        let files: Vec<OsString> = files.collect();
-        env.push(("KUBECONFIG".into(), files.join(OsStr::new(":"))));
-    }
+    env.extend(kubeconfig.variable());
     env
 }
 

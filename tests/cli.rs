@@ -208,6 +208,27 @@ fn lints() {
 }
 
 #[test]
+fn checks() {
+    let home = Home::new();
+    let text = "FROM scratch AS Base\nENV token x\nCMD foo\n";
+    for (name, check) in [
+        ("Dockerfile.some", "skip=StageNameCasing,legacy-pair,Unknown"),
+        ("Dockerfile.all", "skip=all;error=true"),
+        ("Dockerfile.error", "skip=secret-name;error=true"),
+        ("Dockerfile.bad", "skip"),
+    ] {
+        home.write(name, &format!("# check={check}\n{text}"));
+    }
+    insta::assert_snapshot!(home.transcript(&[
+        "kfs lint Dockerfile.some",
+        "kfs lint Dockerfile.all",
+        "kfs lint Dockerfile.error",
+        "kfs lint Dockerfile.bad",
+        "kfs build -f Dockerfile.error .",
+    ]));
+}
+
+#[test]
 fn mount_points() {
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         return skip("needs root and /dev/fuse");

@@ -165,6 +165,8 @@ pub struct Kubefile {
     pub escape: char,
     /// From `# copy=` at its head, if it says.
     pub copy_rule: Option<CopyRule>,
+    /// From `# check=` at its head.
+    pub checks: lint::Checks,
     /// In the order of the file; at least one FROM, before which stand only ARGs.
     pub statements: Vec<Statement>,
     /// What is probably not meant, in the order of the lines; see [`lint`].

@@ -16,6 +16,7 @@ use kfs_fs::oci::manifest::{ImageConfig, Platform};
 
 use crate::config::{StageConfig, triggers};
 use crate::kubefile::expand::{self, ExpandError};
+use crate::kubefile::lint::{Checks, Level};
 use crate::kubefile::{
     Command, CopyRule, Dialect, From, Instruction, Kubefile, KubefileError, Location, Problem,
     Statement, Warning,
@@ -143,6 +144,7 @@ pub struct Expanded {
 pub struct Plan {
     dialect: Dialect,
     copy_rule: CopyRule,
+    checks: Checks,
     stages: Vec<StagePlan>,
     target: usize,
     named: Named,
@@ -169,6 +171,10 @@ impl Plan {
         let mut scope = Scope::new(file.dialect, file.escape, options);
         let mut warnings = file.warnings;
         warnings.extend(scope.unused(&file.statements));
+        warnings.retain(|warning| !file.checks.skips(warning.rule));
+        if file.checks.error {
+            no_warnings(&file.name, &warnings)?;
+        }
         let mut stages: Vec<StagePlan> = Vec::new();
         for statement in file.statements {
             match (&statement.instruction, stages.last_mut()) {
@@ -191,7 +197,8 @@ impl Plan {
         }
         let target = find_target(&file.name, &stages, wanted.as_deref())?;
         let dialect = file.dialect;
-        Ok(Self { dialect, copy_rule, stages, target, named, scope, warnings })
+        let checks = file.checks;
+        Ok(Self { dialect, copy_rule, checks, stages, target, named, scope, warnings })
     }
 
     /// Whose rules the file follows.
@@ -202,6 +209,11 @@ impl Plan {
     /// Where a COPY puts its sources: what the user says, else the file's head, else the dialect.
     pub fn copy_rule(&self) -> CopyRule {
         self.copy_rule
+    }
+
+    /// Which rules the file is not to be held to.
+    pub fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     /// All stages of the file, by their number.
@@ -342,6 +354,16 @@ fn find_stage(stages: &[StagePlan], wanted: &str) -> Option<usize> {
     };
     let number = || wanted.parse().ok().filter(|number| *number < stages.len());
     stages.iter().rposition(named).or_else(number)
+}
+
+/// Fails for the first of the warnings: `# check=error=true`.
+fn no_warnings(file: &Arc<str>, warnings: &[Warning]) -> Result<(), KubefileError> {
+    let mut warnings = warnings.iter().filter(|warning| warning.rule.level() == Level::Warning);
+    let Some(Warning { rule, location, message }) = warnings.next() else { return Ok(()) };
+    let start = || Location { file: file.clone(), first: 1, last: 1, lines: Arc::new([]) };
+    let problem = Problem::Syntax(format!("{message} [{rule}]"));
+    let error = KubefileError::new(&location.clone().unwrap_or_else(start), problem);
+    Err(error.suggest(format!("the file's # check wants no warnings; or add skip={rule} to it")))
 }
 
 /// The stage that the user wants to have built.

@@ -86,6 +86,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let file = read(&path)?;
     let shown = escape(file.name.as_bytes());
     let context_files = BuildContext::open(directory)?.with_ignore_file(&path)?;
+    let strict = args.strict || file.checks.error;
     let found = findings(file, &context_files);
     match args.format {
         Format::Text => print(&text(&found))?,
@@ -98,7 +99,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         _ => format!("{count} {what}s"),
     };
     let summary = format!("{shown}: {}, {}", counted(warnings, "warning"), counted(notes, "note"));
-    if args.strict && warnings > 0 {
+    if strict && warnings > 0 {
         return Err(Failure::new(summary));
     }
     context.say(&summary);
@@ -123,8 +124,9 @@ fn findings(file: Kubefile, context: &BuildContext) -> Vec<Warning> {
         contexts: Vec::new(),
         images: Default::default(),
     };
-    let mut found = file.warnings.clone();
+    let (mut found, checks) = (file.warnings.clone(), file.checks.clone());
     found.extend(lint::copy_rules(file, options, context));
+    found.retain(|warning| !checks.skips(warning.rule));
     found.sort_by_key(|warning| warning.location.as_ref().map(|at| at.first));
     found
 }

@@ -19,6 +19,7 @@ use crate::cache;
 use crate::config::history;
 use crate::context::Context;
 use crate::copy::{self, Owner, Place};
+use crate::kubefile::lint::Checks;
 use crate::kubefile::{Add, Copy, Rule, Source};
 use crate::plan::{Origin, Step};
 use crate::remote::{Depot, LaidOut, Remotes, Wish};
@@ -81,7 +82,7 @@ impl StageBuild<'_> {
         let looked_at = SystemTime::now();
         let laid_out = self.lay_out(&remotes, step, report)?;
         let resolved = self.resolve(copying, &tree.context, &laid_out.sources)?;
-        warn(&resolved, step, report);
+        warn(&resolved, step, site.plan.checks(), report);
         // Files of the context that nobody has touched need not be read.
         let signature = signature(&resolved.items).filter(|_| alias.is_none());
         let signature = signature.map(|of| cache::key(started_from, &["stat", &of.to_string()]));
@@ -260,10 +261,10 @@ fn warn_at(step: &Step, what: &dyn Display, report: &mut dyn FnMut(Event)) {
 }
 
 /// Tells what is probably not meant.
-fn warn(resolved: &copy::Resolved, step: &Step, report: &mut dyn FnMut(Event)) {
+fn warn(resolved: &copy::Resolved, step: &Step, checks: &Checks, report: &mut dyn FnMut(Event)) {
     let at = &step.location;
-    if let Some(difference) = &resolved.difference {
-        let rule = Rule::CopyRulesDiffer;
+    let rule = Rule::CopyRulesDiffer;
+    if let Some(difference) = resolved.difference.as_ref().filter(|_| !checks.skips(rule)) {
         report(Event::Warning(format!("{at}: {difference} [{rule}]")));
     }
     if !resolved.unmatched.is_empty() {

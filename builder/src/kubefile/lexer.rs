@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::lint::Checks;
 use super::words::{self, HeredocStart, Json};
 use super::{CopyRule, Heredoc, Keyword, KubefileError, Location, Mark, Problem, Rule, Warning};
 
@@ -17,6 +18,8 @@ pub(super) struct Lexed {
     pub(super) escape: char,
     /// From `# copy=`.
     pub(super) copy_rule: Option<CopyRule>,
+    /// From `# check=`.
+    pub(super) checks: Checks,
     pub(super) lines: Vec<Logical>,
     pub(super) warnings: Vec<Warning>,
 }
@@ -81,13 +84,15 @@ pub(super) struct Body {
 pub(super) fn lex(file: &Arc<str>, text: &str) -> Result<Lexed, KubefileError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.split_inclusive('\n').collect();
-    let mut lexer = Lexer { file, lines, next: 0, escape: '\\', warnings: Vec::new() };
+    let (checks, warnings) = (Checks::default(), Vec::new());
+    let mut lexer = Lexer { file, lines, next: 0, escape: '\\', checks, warnings };
     let copy_rule = lexer.directives()?;
     let mut lines = Vec::new();
     while let Some(line) = lexer.logical()? {
         lines.push(line);
     }
-    Ok(Lexed { escape: lexer.escape, copy_rule, lines, warnings: lexer.warnings })
+    let Lexer { escape, checks, warnings, .. } = lexer;
+    Ok(Lexed { escape, copy_rule, checks, lines, warnings })
 }
 
 struct Lexer<'a> {
@@ -97,12 +102,13 @@ struct Lexer<'a> {
     /// The first line that is not consumed, from 0.
     next: usize,
     escape: char,
+    checks: Checks,
     warnings: Vec<Warning>,
 }
 
 impl<'a> Lexer<'a> {
     /// Reads `# key=value` lines at the head. They are comments as well, so nothing is consumed.
-    /// `check` means nothing to kfs, nor does `syntax`, which is told; unknown keys are plain comments.
+    /// `syntax` means nothing to kfs, which is told; unknown keys are plain comments.
     fn directives(&mut self) -> Result<Option<CopyRule>, KubefileError> {
         let mut seen = Vec::new();
         let mut copy_rule = None;
@@ -133,7 +139,11 @@ impl<'a> Lexer<'a> {
                     message: format!("# syntax={value} is ignored: kfs reads the language itself"),
                     location: Some(here),
                 }),
-                "check" => {}
+                "check" => {
+                    let allowed = "skip=RULE,... or error=true, with a ; between them";
+                    let bad = || bad_directive(&here, &key, value, allowed);
+                    self.checks = Checks::parse(value).ok_or_else(bad)?;
+                }
                 _ => continue,
             }
             seen.push(key);

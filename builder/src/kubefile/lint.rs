@@ -4,11 +4,14 @@
 //! are applied by who has it: [`Rule::CopyRulesDiffer`] the context, [`Rule::UnusedBuildArg`] the
 //! command line.
 
+mod checks;
 mod stages;
 mod style;
 mod variables;
 
 use std::fmt;
+
+pub use checks::Checks;
 
 use super::{Kubefile, Location, Statement, Warning};
 
@@ -133,6 +136,7 @@ pub(super) fn check(file: &mut Kubefile) {
     stages::check(file, &mut findings);
     variables::check(file, &mut findings);
     file.warnings.append(&mut findings.found);
+    file.warnings.retain(|warning| !file.checks.skips(warning.rule));
     file.warnings.sort_by_key(|warning| warning.location.as_ref().map(|at| at.first));
 }
 

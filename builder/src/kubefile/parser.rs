@@ -19,7 +19,7 @@ use super::{
 pub(super) fn parse(name: &str, bytes: &[u8], dialect: Dialect) -> Result<Kubefile, KubefileError> {
     let name: Arc<str> = name.into();
     let text = decode(&name, bytes)?;
-    let Lexed { escape, copy_rule, lines, mut warnings } = lexer::lex(&name, text)?;
+    let Lexed { escape, copy_rule, checks, lines, mut warnings } = lexer::lex(&name, text)?;
     let mut statements = Vec::new();
     for line in lines {
         let mut parser = Parser { line: &line, escape, dialect, warnings: &mut warnings };
@@ -27,7 +27,7 @@ pub(super) fn parse(name: &str, bytes: &[u8], dialect: Dialect) -> Result<Kubefi
     }
     check_from(&name, &statements)?;
     cluster::check_exclusive(&statements)?;
-    let mut file = Kubefile { name, dialect, escape, copy_rule, statements, warnings };
+    let mut file = Kubefile { name, dialect, escape, copy_rule, checks, statements, warnings };
     lint::check(&mut file);
     Ok(file)
 }

@@ -15,7 +15,8 @@ fn a_registry_that_trickles_is_as_one_that_is_silent() {
         let args = [command, &["--plain-http", PATIENCE]].concat();
         let (code, error) = registry.fails(store, &args);
         assert_eq!(code, 1, "{command:?}: {error}");
-        assert!(error.contains("bytes for") || error.contains("not there after"), "{error}");
+        // On a busy machine there may be an attempt for which nothing came.
+        assert!(error.contains(" sent ") || error.contains("not there after"), "{error}");
     };
     bad.proxy.add(Rule::on("/manifests/", Fault::Trickle(0)));
     fails("manifest", &["pull", &name]);

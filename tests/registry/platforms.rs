@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use crate::server::Registry;
 
 /// Bytes of a layer.
-const LARGE: u32 = 80 << 20;
+const LARGE: u32 = 96 << 20;
 /// What a process may take while a layer of that size passes through it, in bytes.
-const MEMORY: u64 = 72 << 20;
+const MEMORY: u64 = 88 << 20;
 
 /// Bytes that do not compress.
 fn noise(len: u32, seed: u32) -> Vec<u8> {

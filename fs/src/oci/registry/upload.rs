@@ -228,7 +228,9 @@ impl Upload<'_> {
             if let Some(kept) = &mut kept {
                 kept.keep(&session.url);
             }
-            let mut piece = Vec::new();
+            // Not grown piece by piece, which takes twice as much now and then.
+            let left = usize::try_from(size.saturating_sub(session.at)).unwrap_or(PIECE);
+            let mut piece = Vec::with_capacity(left.min(PIECE));
             let read = reader.by_ref().take(PIECE as u64).read_to_end(&mut piece);
             read.map_err(|error| self.unreadable(error))?;
             if piece.is_empty() {

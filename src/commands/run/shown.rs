@@ -95,8 +95,9 @@ fn script(shown: &Shown<'_>) -> String {
 
 /// Whether a command may stand in a script as it is: each one gets a shell of its own.
 fn leaves_shell_alone(command: &str) -> bool {
-    let changes = ["#", "\n", "cd ", "exec ", "exit", "export ", "set "];
-    !changes.iter().any(|word| command.contains(word))
+    let changes = ["cd", "exec", "exit", "export", "set"];
+    let mut words = command.split([' ', '\t', ';', '&', '|', '(', ')']);
+    !command.contains(['#', '\n']) && !words.any(|word| changes.contains(&word))
 }
 
 fn line(text: &mut String, line: &str) {

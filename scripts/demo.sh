@@ -56,9 +56,11 @@ run chroot mnt sh -c 'echo hello >/etc/motd && cat /etc/motd'
 run kfs umount mnt
 run kfs build -t hello-debian examples/debian
 run kfs diff debian:12 hello-debian
-run kfs build -t cluster-base:v1 examples/cluster/base
-# It would carry nginx, which is not on this machine.
+# They would carry container images that are not on this machine.
+run kfs build --collect=none -t cluster-base:v1 examples/cluster/base
 run kfs build --collect=none -t hello-cluster:v1 examples/cluster
+run kfs build --type app-installer -t hello-apps:v1 examples/cluster/apps
+run kfs inspect -t app hello-apps:v1
 run kfs diff cluster-base:v1 hello-cluster:v1
 run kfs tree hello-cluster:v1
 run kfs cat hello-cluster:v1 /manifests/imageList /etc/applications

@@ -316,3 +316,20 @@ fn a_cluster_image_is_shown_as_sealer_shows_it() {
     assert!(said.contains("annotation sealer.image.extension is malformed"), "{said}");
     shop.ok(&["inspect", "-t", "manifest", "new"]);
 }
+
+#[test]
+fn the_example_builds_without_a_network() {
+    let Some(shop) = Workshop::new() else { return };
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cluster/apps");
+    let example = example.to_str().unwrap();
+    shop.ok(&["build", "--type", "app-installer", "-t", "hello-apps:1", example]);
+    let extension = shop.extension("hello-apps:1");
+    assert_eq!(extension["launch"]["app_names"], json!(["settings", "hello", "notes"]));
+    let kinds: Vec<_> = extension["applications"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|app| app["type"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(kinds, ["helm", "shell", "kube"]);
+}

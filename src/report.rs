@@ -415,10 +415,7 @@ impl From<RemoteContextError> for Failure {
 impl From<RemoteError> for Failure {
     fn from(error: RemoteError) -> Self {
         match error {
-            RemoteError::Interrupted(interrupted) => {
-                let number = u8::try_from(interrupted.0 as i32).unwrap_or_default();
-                Self::from_error(&interrupted).code(128 + number)
-            }
+            RemoteError::Interrupted(interrupted) => interrupted.into(),
             RemoteError::Download(error) if error.is_transient => {
                 Self::from_error(&error).hint(FETCH_AGAIN)
             }

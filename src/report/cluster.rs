@@ -137,10 +137,7 @@ impl From<CarryError> for Failure {
                 "name one of them by its digest, give one another name in a registry of your \
                  own, or leave one out with --ignored-image-list",
             ),
-            CarryError::Interrupted(interrupted) => {
-                let number = u8::try_from(interrupted.0 as i32).unwrap_or_default();
-                Self::new(message).code(128 + number)
-            }
+            CarryError::Interrupted(interrupted) => interrupted.into(),
             CarryError::Fetch { .. } => Self::from_error(&error)
                 .hint("images that are done are kept: the next build goes on from there"),
             CarryError::Files(error) => error.into(),

@@ -39,6 +39,10 @@ impl<'c> Copying<'c> {
     pub(super) fn of_add(add: &'c Add) -> Self {
         Self { files: &add.files, add: Some(add) }
     }
+
+    fn word(&self) -> &'static str {
+        if self.add.is_some() { "ADD" } else { "COPY" }
+    }
 }
 
 /// Where files come from.
@@ -115,8 +119,7 @@ impl StageBuild<'_> {
         let key = cache::key(started_from, &[&digest.to_string()]);
         let marks = is_read.then_some((digest, &marks[..]));
         self.explain(with_files(looked, key, marks), None, report)?;
-        let word = if copying.add.is_some() { "ADD" } else { "COPY" };
-        let text = history::copy(word, resolved.kind, &digest, &files.dest);
+        let text = history::copy(copying.word(), resolved.kind, &digest, &files.dest);
         let made = self.push_new(new, key, text, alias)?;
         self.site.cache.mark(started_from)?;
         Ok(made)

@@ -72,7 +72,7 @@ pub struct Command {
 /// What a command sees beside its rootfs, and how much it may take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct World {
-    /// Made in this order, after `/dev`, `/proc` and `/sys`.
+    /// Made after `/dev`, `/proc` and `/sys`, in this order but for those below another one.
     pub mounts: Vec<Mount>,
     /// It has no network but a loopback of its own.
     pub no_network: bool,
@@ -145,7 +145,8 @@ pub struct Ulimit {
 /// How far a step is shut in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Isolation {
-    /// [`Container`](Self::Container) if the rootfs has a `/bin/sh`, else [`Host`](Self::Host).
+    /// [`Container`](Self::Container) if the rootfs has a `/bin/sh`, else [`Host`](Self::Host): for
+    /// Kubefiles.
     #[default]
     Auto,
     /// The rootfs is `/`.

@@ -118,6 +118,30 @@ fn caches_are_kept_from_build_to_build() {
     shop.assert_nothing_left();
 }
 
+/// Whatever their order, one below another is to be seen; its place in that is made.
+#[test]
+fn mounts_lie_in_mounts() {
+    let Some(shop) = Workshop::with_base() else { return };
+    shop.write("sub/file", "context\n");
+    let text = "FROM base\n\
+        RUN --mount=type=cache,target=/c/in/er,id=b --mount=type=cache,target=/c,id=a \
+            echo b >/c/in/er/x && echo a >/c/x && cat /c/x /c/in/er/x\n\
+        RUN --mount=type=tmpfs,target=/t --mount=type=cache,target=/t/c,id=b cat /t/c/x\n\
+        RUN --mount=type=cache,target=/c,id=a --mount=type=tmpfs,target=/c/t \
+            --mount=target=/c/one/file,source=sub/file cat /c/one/file && touch /c/t/x\n\
+        RUN --mount=target=/ctx,rw --mount=type=tmpfs,target=/ctx/new touch /ctx/new/x\n\
+        RUN --mount=target=/ctx --mount=type=tmpfs,target=/ctx/sub ls /ctx/sub && touch /ctx/sub/x\n";
+    let built = shop.build(text);
+    assert!(built.said.contains("      a\n      b\n"), "{}", built.said);
+    assert!(built.said.contains("      context\n"), "{}", built.said);
+    let left: Vec<_> = shop.files("new").into_iter().filter(|f| f.len() < 4).collect();
+    assert!(!left.iter().any(|f| f.starts_with(['c', 't']) && f != "tmp/"), "{left:?}");
+    let text = "FROM base\nRUN --mount=target=/ctx --mount=type=tmpfs,target=/ctx/none true\n";
+    let said = shop.fails(text, &[]);
+    assert!(said.contains("Dockerfile:2:") && said.contains("ctx/none"), "{said}");
+    shop.assert_nothing_left();
+}
+
 #[test]
 fn an_agent_is_reached_through_a_socket_of_its_own() {
     let Some(shop) = Workshop::with(|root| {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sys::stat::fstat;
 
 use crate::rootfs::{RootDir, magic_path};
 
@@ -29,21 +30,33 @@ impl Sources {
         mounts.iter().map(open).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Makes the mounts on places of the root; `machine` is the one whose `/dev` the step will
-    /// see. Returns the numbers of those that can be written.
+    /// Makes the mounts on places of the root, outer ones before those below them; `machine` is the
+    /// one whose `/dev` the step will see. Returns the numbers of those that can be written.
     pub(super) fn mount(
         self,
         machine: &RootDir,
         root: &RootDir,
         mounts: &[Mount],
     ) -> Result<HashSet<u64>, Failure> {
-        let mut writable = HashSet::new();
-        for (mount, source) in mounts.iter().zip(self.0) {
+        let (mut made, mut writable) = (HashSet::new(), HashSet::new());
+        let mut mounts: Vec<_> = mounts.iter().zip(self.0).collect();
+        mounts.sort_by_key(|(mount, _)| &mount.target);
+        for (mount, source) in mounts {
             // There the step sees the sandbox's own.
             let root = if mount.target.starts_with("/dev") { machine } else { root };
             let place = match target(root, mount) {
-                Err(_) if mount.target.starts_with("/dev") => make_in_dev(root, mount)?,
-                place => place?,
+                Ok(place) => place,
+                Err(failure) => {
+                    // In the sandbox's own /dev, or another mount hides what was made for it.
+                    if mount.target.starts_with("/dev") {
+                        let dev = root.open_at(Path::new("/dev"), OFlag::O_PATH);
+                        made.insert(mount_id(dev.or_fail("open", "/dev")?)?);
+                    }
+                    if !make_place(root, mount, is_file(mount, source.as_ref()), &made)? {
+                        return Err(failure);
+                    }
+                    target(root, mount)?
+                }
             };
             match &mount.source {
                 MountSource::Bind { read_only, .. } => {
@@ -64,8 +77,10 @@ impl Sources {
                     file(machine, &place, mount, content, owner)?;
                 }
             }
+            let id = mount_id(target(root, mount)?)?;
+            made.insert(id);
             if !matches!(mount.source, MountSource::Bind { read_only: true, .. }) {
-                writable.insert(mount_id(target(root, mount)?)?);
+                writable.insert(id);
             }
         }
         Ok(writable)
@@ -78,19 +93,47 @@ fn target(root: &RootDir, mount: &Mount) -> Result<OwnedFd, Failure> {
     root.open_at(&mount.target, OFlag::O_PATH).or_fail("open the mount point", outside)
 }
 
-/// Makes a place for a mount in the sandbox's own `/dev`.
-fn make_in_dev(root: &RootDir, mount: &Mount) -> Result<OwnedFd, Failure> {
-    let name = mount.target.strip_prefix("/dev").unwrap_or(&mount.target);
-    let dev = root.open_at(Path::new("/dev"), OFlag::O_PATH).or_fail("open", "/dev")?;
-    let path = magic_path(&dev).join(name);
-    if matches!(mount.source, MountSource::File { .. }) {
-        let parent = path.parent().unwrap_or(&path);
-        fs::create_dir_all(parent).or_fail("make directory", &mount.target)?;
-        fs::write(&path, "").or_fail("make", &mount.target)?;
-    } else {
-        fs::create_dir_all(&path).or_fail("make directory", &mount.target)?;
+/// Whether the place of a mount is a file.
+fn is_file(mount: &Mount, source: Option<&OwnedFd>) -> bool {
+    let is_directory = |fd: &OwnedFd| {
+        let kind = fstat(fd).map(|stat| stat.st_mode & nix::libc::S_IFMT);
+        kind == Ok(nix::libc::S_IFDIR)
+    };
+    match mount.source {
+        MountSource::File { .. } => true,
+        MountSource::Bind { .. } => !source.is_some_and(is_directory),
+        MountSource::Tmpfs(_) => false,
     }
-    target(root, mount)
+}
+
+/// Makes a place for a mount in one of the mounts in `made`, if it would be in one of them: in the
+/// root it would be a change of the step.
+fn make_place(
+    root: &RootDir,
+    mount: &Mount,
+    is_file: bool,
+    made: &HashSet<u64>,
+) -> Result<bool, Failure> {
+    let located = root.locate(&mount.target).or_fail("find", &mount.target)?;
+    let directory = |path: &Path| {
+        root.open_at(path, OFlag::O_PATH | OFlag::O_DIRECTORY).ok().zip(Some(path.to_owned()))
+    };
+    let Some((above, path)) = located.path.ancestors().find_map(directory) else {
+        return Ok(false);
+    };
+    if !made.contains(&mount_id(&above)?) {
+        return Ok(false);
+    }
+    let name = located.path.strip_prefix(&path).unwrap_or(&located.path);
+    let place = magic_path(&above).join(name);
+    if is_file {
+        let parent = place.parent().unwrap_or(&place);
+        fs::create_dir_all(parent).or_fail("make directory", &mount.target)?;
+        fs::write(&place, "").or_fail("make", &mount.target)?;
+    } else {
+        fs::create_dir_all(&place).or_fail("make directory", &mount.target)?;
+    }
+    Ok(true)
 }
 
 /// Puts a file in memory over an empty one. It lies on a tmpfs that no path leads to.

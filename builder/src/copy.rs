@@ -163,8 +163,6 @@ pub struct Resolved {
     pub difference: Option<Difference>,
     /// Sockets of the context, which no layer can hold, relative to it.
     pub skipped: Vec<PathBuf>,
-    /// The patterns, if none of them matches anything.
-    pub unmatched: Vec<String>,
 }
 
 /// What a COPY's sources are.
@@ -208,7 +206,7 @@ pub enum CopyError {
         /// The line of the ignore file.
         line: String,
     },
-    /// None of the patterns matches (by the kubefile rule).
+    /// None of the patterns matches.
     #[error("no file of the context matches {0}")]
     NoMatch(String),
     /// A pattern is malformed.
@@ -258,7 +256,6 @@ pub enum CopyError {
 /// Finds out what a COPY adds to the image.
 pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, CopyError> {
     let matches = sources::matches(request)?;
-    let unmatched = if matches.is_empty() { sources::texts(request) } else { Vec::new() };
     let mut image = landing::Image::new(look);
     let taken = landing::land(request, request.rule, &matches, &mut image)?;
     let difference = if request.parents {
@@ -278,7 +275,7 @@ pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, C
         items.add(landing, &mut image)?;
     }
     let (items, skipped) = items.finish();
-    Ok(Resolved { items, kind, difference, skipped, unmatched })
+    Ok(Resolved { items, kind, difference, skipped })
 }
 
 #[cfg(test)]

@@ -270,11 +270,6 @@ fn warn(resolved: &copy::Resolved, step: &Step, checks: &Checks, report: &mut dy
     if let Some(difference) = resolved.difference.as_ref().filter(|_| !checks.skips(rule)) {
         report(Event::Warning(format!("{at}: {difference} [{rule}]")));
     }
-    if !resolved.unmatched.is_empty() {
-        let patterns = resolved.unmatched.join(", ");
-        let what = format!("no file of the context matches {patterns}: nothing is copied");
-        report(Event::Warning(format!("{at}: {what}")));
-    }
     for socket in &resolved.skipped {
         let path = socket.display();
         report(Event::Warning(format!("{at}: socket {path} is left out")));

@@ -14,7 +14,7 @@ pub struct Owner {
 /// Why an owner cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnerError {
-    /// The flag is empty or has an empty part.
+    /// It names neither a user nor a group.
     #[error("{0:?} is no owner: write USER or USER:GROUP")]
     Malformed(String),
     /// No such name in the image.
@@ -39,14 +39,14 @@ impl Owner {
 
     /// The owner that `USER[:GROUP]` names. Without a group it is the user's own from the image's
     /// `/etc/passwd`, or the user's number if the user is a number (Dockerfile reference, COPY).
+    /// `USER:` is as `USER`, and `:GROUP` as `0:GROUP`.
     pub fn resolve(text: &str, read: &mut ReadFile<'_>) -> Result<Self, OwnerError> {
-        let (user, group) = match text.split_once(':') {
-            Some((user, group)) => (user, Some(group)),
-            None => (text, None),
+        let (user, group) = match text.split_once(':').unwrap_or((text, "")) {
+            ("", "") => return Err(OwnerError::Malformed(text.to_owned())),
+            ("", group) => ("0", Some(group)),
+            (user, "") => (user, None),
+            (user, group) => (user, Some(group)),
         };
-        if user.is_empty() || group == Some("") {
-            return Err(OwnerError::Malformed(text.to_owned()));
-        }
         let (uid, own_gid) = match user.parse::<u32>() {
             Ok(uid) => (uid, uid),
             Err(_) => {
@@ -108,10 +108,13 @@ mod tests {
             ("web:staff", 33, 50),
             ("web:7", 33, 7),
             ("7:staff", 7, 50),
+            ("web:", 33, 34),
+            ("5:", 5, 5),
+            (":staff", 0, 50),
         ] {
             assert_eq!(owner(text).unwrap(), (uid, gid), "{text}");
         }
-        for text in ["nobody", "web:web", "bad", "", ":5", "5:", "99999999999"] {
+        for text in ["nobody", "web:web", "bad", "", ":", "5:x:", "99999999999"] {
             owner(text).expect_err(text);
         }
         Owner::resolve("web", &mut |_| Ok(None)).expect_err("no passwd");

@@ -9,7 +9,7 @@ use kfs_fs::layer::Kind;
 use super::pattern::{Pattern, is_pattern};
 use super::{CopyError, Fetched, Request};
 use crate::context::{Context, Lookup, LookupError};
-use crate::kubefile::{CopyRule, Heredoc, Source};
+use crate::kubefile::{Heredoc, Source};
 
 /// One thing that is copied.
 #[derive(Debug)]
@@ -44,29 +44,29 @@ pub(super) struct Found<'a> {
     pub(super) wild: bool,
 }
 
-/// What the sources match, in their order. By the docker rule that may be nothing if all of them
-/// are patterns (as in BuildKit).
+/// What the sources match, in their order.
 pub(super) fn matches<'a>(request: &Request<'a>) -> Result<Vec<Match<'a>>, CopyError> {
     let mut matches = Vec::new();
+    let mut unmatched = Vec::new();
     for source in request.sources {
         match source {
             Source::Inline(heredoc) => matches.push(Match::Inline(heredoc)),
-            Source::Path(text) => add_matches(request, text, &mut matches)?,
+            Source::Path(text) => {
+                let before = matches.len();
+                add_matches(request, text, &mut matches)?;
+                if matches.len() == before {
+                    unmatched.push(format!("{text:?}"));
+                }
+            }
         }
     }
-    if matches.is_empty() && request.rule == CopyRule::Kubefile {
-        return Err(CopyError::NoMatch(texts(request).join(", ")));
+    // A pattern may match nothing as long as another source is there (as in BuildKit):
+    // `COPY package.json yarn.lock* ./`. With nothing at all buildah and Docker's older builder
+    // fail, as kfs does, BuildKit does not.
+    if matches.is_empty() {
+        return Err(CopyError::NoMatch(unmatched.join(", ")));
     }
     Ok(matches)
-}
-
-/// The sources as they are written, quoted.
-pub(super) fn texts(request: &Request<'_>) -> Vec<String> {
-    let quoted = |source: &Source| match source {
-        Source::Path(text) => Some(format!("{text:?}")),
-        Source::Inline(_) => None,
-    };
-    request.sources.iter().filter_map(quoted).collect()
 }
 
 /// Adds what one source matches; an archive that is to be unpacked is what is in it.

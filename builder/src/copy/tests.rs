@@ -148,7 +148,7 @@ d? out                  | out/d1/f out/d2/f | out/f
 d? out/                 | out/d1/f out/d2/f | out/f
 nope x                  | ! | !
 ../x y                  | ! | !
-n* x/                   | ! |
+n* x/                   | ! | !
 [ x                     | ! | !
 . manifests             | manifests/a.yaml manifests/amd64/bin/kubectl manifests/apollo/Chart.yaml manifests/apollo/templates/a.yaml manifests/b.yaml manifests/charts/x/Chart.yaml manifests/d1/f manifests/d2/f manifests/emptyd/ manifests/imageList manifests/ln@ manifests/lnd@ manifests/scripts/scripts/i.sh | =
 . .                     | a.yaml amd64/bin/kubectl apollo/Chart.yaml apollo/templates/a.yaml b.yaml charts/x/Chart.yaml d1/f d2/f emptyd/ imageList ln@ lnd@ scripts/scripts/i.sh | =
@@ -399,7 +399,7 @@ fn errors_name_what_is_there() {
     );
     let below_file = copied(CopyRule::Docker, &["a.yaml/b"], "x").unwrap_err().to_string();
     assert!(below_file.contains("a.yaml is the nearest"), "{below_file}");
-    let none = copied(CopyRule::Kubefile, &["n*", "m?"], "x/").unwrap_err();
+    let none = copied(CopyRule::Docker, &["n*", "m?"], "x/").unwrap_err();
     assert_eq!(none.to_string(), "no file of the context matches \"n*\", \"m?\"");
 }
 
@@ -514,4 +514,9 @@ fn names_of_one_file_stay_names_of_one_file() {
     let last = items.last().unwrap();
     assert_eq!(last.entry.kind, Kind::Hardlink(b"out/f".to_vec()));
     assert_eq!((last.entry.size, &last.content), (0, &Content::None));
+    // Unless they are copied one by one.
+    let sources = paths(&["d1/f", "h"]);
+    let request = Request { sources: &sources, dest: "out/", ..request };
+    let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
+    assert!(items[1..].iter().all(|item| item.entry.kind == Kind::File), "{items:?}");
 }

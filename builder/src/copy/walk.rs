@@ -12,6 +12,9 @@ use super::landing::{Image, Landed, Landing, child, parents};
 use super::{Content, CopyError, CopyItem, MADE_DIRECTORY, MADE_FILE, Owner, Place, Request};
 use crate::context::Context;
 
+/// The same for names of the same file that were copied together.
+type SameFile = (usize, (u64, u64));
+
 /// The items of a COPY by their path, as if its sources were copied one after the other: a later
 /// file replaces an earlier one at the same path.
 pub(super) struct Items<'a> {
@@ -19,21 +22,26 @@ pub(super) struct Items<'a> {
     /// Sorted by bytes, so a directory comes before what is in it.
     items: BTreeMap<Vec<u8>, CopyItem>,
     /// What names of the same file have in common, by path in the image.
-    inodes: BTreeMap<Vec<u8>, (u64, u64)>,
+    inodes: BTreeMap<Vec<u8>, SameFile>,
+    /// What is added now: files that are named one by one are copied one by one.
+    group: usize,
+    /// How many landings there were.
+    landings: usize,
     /// Sockets that were not named, relative to the context.
     skipped: Vec<PathBuf>,
 }
 
 impl<'a> Items<'a> {
     pub(super) fn new(request: &'a Request<'a>) -> Self {
-        Self { request, items: BTreeMap::new(), inodes: BTreeMap::new(), skipped: Vec::new() }
+        let (items, inodes, skipped) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { request, items, inodes, group: 0, landings: 0, skipped }
     }
 
     /// The items, and the sockets that are not among them.
     pub(super) fn finish(self) -> (Vec<CopyItem>, Vec<PathBuf>) {
         let Self { items, inodes, skipped, .. } = self;
         let mut items: Vec<_> = items.into_values().collect();
-        let mut first_names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
+        let mut first_names: HashMap<SameFile, Vec<u8>> = HashMap::new();
         for item in &mut items {
             let Some(inode) = inodes.get(&item.entry.path) else { continue };
             // Two names with attributes of two COPY flags cannot be: one COPY has one set.
@@ -54,6 +62,9 @@ impl<'a> Items<'a> {
         landing: &Landing<'_>,
         image: &mut Image<'_, '_>,
     ) -> Result<(), CopyError> {
+        self.landings += 1;
+        let is_named = matches!(landing.what, Landed::File { wild: false, .. });
+        self.group = if is_named { self.landings } else { 0 };
         let at = &landing.at;
         for parent in parents(at) {
             match landing.above.iter().find(|(_, above)| above == parent) {
@@ -178,7 +189,7 @@ impl<'a> Items<'a> {
             }
         };
         match seen.inode {
-            Some(inode) => drop(self.inodes.insert(at.to_owned(), inode)),
+            Some(inode) => drop(self.inodes.insert(at.to_owned(), (self.group, inode))),
             None => drop(self.inodes.remove(at)),
         }
         let size = if kind == Kind::File { seen.size } else { 0 };

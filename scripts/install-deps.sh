@@ -28,6 +28,8 @@ test=(
     runc:runc
     skopeo:skopeo
     umoci:umoci
+    xz:xz-utils
+    bzip2:bzip2
     zstd:zstd
     docker-registry:docker-registry
     htpasswd:apache2-utils
@@ -39,6 +41,8 @@ bench=(
     perl:perl
     python3:python3
     runc:runc
+    xz:xz-utils
+    bzip2:bzip2
     zstd:zstd
     buildah:buildah
     umoci:umoci

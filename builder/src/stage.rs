@@ -226,13 +226,13 @@ impl Stage {
             path: path.to_owned(),
             source: std::io::Error::other(error),
         };
-        let Some(layer) = import::layer_of_tar(path).map_err(|error| failed(error.to_string()))?
-        else {
-            return Ok(None);
-        };
-        // Its index is of no use to anyone after this build.
+        // What is made of it is of no use to anyone after this build.
         let indexes = self.work.join("archives");
         fs::create_dir_all(&indexes).at("make directory", &indexes)?;
+        let layer = import::layer_of_tar(path, &indexes);
+        let Some(layer) = layer.map_err(|error| failed(error.to_string()))? else {
+            return Ok(None);
+        };
         // What the merge asks for are the directories that no member describes.
         let mut implied = HashSet::new();
         let mut below = |path: &[u8]| {

@@ -14,7 +14,8 @@ use crate::report::{Failure, USAGE};
 
 /// Make an image of a root file system's tar
 ///
-/// The tar, plain or compressed with gzip or zstd, becomes the image's only layer as it is.
+/// The tar becomes the image's only layer: as it is, plain or compressed with gzip or zstd;
+/// decompressed, if it is compressed with xz or bzip2.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  kfs import rootfs.tar.gz debian:12")]
 pub(crate) struct Args {

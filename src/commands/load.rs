@@ -12,7 +12,8 @@ use crate::report::{Failure, USAGE};
 
 /// Copy the images of an archive to the store
 ///
-/// The archive is an oci-archive or a docker-archive, plain or compressed with gzip or zstd.
+/// The archive is an oci-archive or a docker-archive, plain or compressed with gzip,
+/// zstd, xz or bzip2.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  kfs load debian.tar")]
 pub(crate) struct Args {

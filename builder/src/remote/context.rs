@@ -119,7 +119,7 @@ impl RemoteContext {
         dir: TempDir,
     ) -> Result<Self, RemoteContextError> {
         let place = dir.path().join("context");
-        if let Some(layer) = import::layer_of_tar(file)? {
+        if let Some(layer) = import::layer_of_tar(file, dir.path())? {
             let indexes = dir.path().join("indexes");
             fs::create_dir(&indexes).at("make directory", &indexes)?;
             let fs = ImageFs::open_over(

@@ -276,6 +276,10 @@ pub(crate) enum Magic {
     Gzip,
     /// RFC 8878, also its skippable frames.
     Zstd,
+    /// The .xz file format, 1.2.1.
+    Xz,
+    /// bzip2.
+    Bzip2,
     /// Recognised for the sake of a clear error.
     Unsupported(&'static str),
 }
@@ -288,8 +292,8 @@ impl Magic {
         match head {
             [0x1f, 0x8b, ..] => Self::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => Self::Unsupported("xz"),
-            [b'B', b'Z', b'h', ..] => Self::Unsupported("bzip2"),
+            [0xfd, b'7', b'z', b'X', b'Z', ..] => Self::Xz,
+            [b'B', b'Z', b'h', ..] => Self::Bzip2,
             [0x04, 0x22, 0x4d, 0x18, ..] => Self::Unsupported("lz4"),
             _ => Self::Plain,
         }
@@ -313,6 +317,8 @@ impl Magic {
             Self::Plain => None,
             Self::Gzip => Some("gzip"),
             Self::Zstd => Some("zstd"),
+            Self::Xz => Some("xz"),
+            Self::Bzip2 => Some("bzip2"),
             Self::Unsupported(name) => Some(name),
         }
     }
@@ -323,12 +329,8 @@ impl Magic {
 fn decompressed_as_found<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut head = Vec::new();
     reader.by_ref().take(Magic::SIZE as u64).read_to_end(&mut head)?;
-    let compression = match Magic::of(&head) {
-        Magic::Plain | Magic::Unsupported(_) => Compression::None,
-        Magic::Gzip => Compression::Gzip,
-        Magic::Zstd => Compression::Zstd,
-    };
-    decompressed(io::Cursor::new(head).chain(reader), compression)
+    let magic = Magic::of(&head);
+    unpacked(io::Cursor::new(head).chain(reader), magic)
 }
 
 /// The tar stream of a layer, decompressed as it is read.
@@ -340,6 +342,24 @@ pub(crate) fn decompressed<'a>(
         Compression::None => Box::new(reader),
         Compression::Gzip => Box::new(Gunzip::new(io::BufReader::new(reader))),
         Compression::Zstd => Box::new(zstd::Decoder::new(reader)?),
+    })
+}
+
+/// What may be taken for the dictionary of an xz file, in KiB: `xz -9` needs 64 MiB.
+const MAX_XZ: u32 = 256 << 10;
+
+/// What is in a file that begins like this, decompressed as it is read; what is not known comes as
+/// it is.
+pub(crate) fn unpacked<'a>(reader: impl Read + 'a, magic: Magic) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match magic {
+        Magic::Plain | Magic::Unsupported(_) => Box::new(reader),
+        Magic::Gzip => decompressed(reader, Compression::Gzip)?,
+        Magic::Zstd => decompressed(reader, Compression::Zstd)?,
+        Magic::Xz => {
+            let reader = io::BufReader::new(reader);
+            Box::new(lzma_rust2::XzReader::new_mem_limit(reader, true, MAX_XZ))
+        }
+        Magic::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(reader)),
     })
 }
 

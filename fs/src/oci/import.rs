@@ -1,12 +1,12 @@
 //! A tar of a root file system becomes an image of one layer, as `docker import` does.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::archive::{Magic, decompressed};
+use super::archive::{Magic, decompressed, unpacked};
 use super::image::host_architecture;
 use super::manifest::{
     CONFIG, Compression, Descriptor, History, ImageConfig, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD,
@@ -29,8 +29,8 @@ pub struct Import<'a> {
     pub created: SystemTime,
 }
 
-/// Stores a tar, plain or compressed with gzip or zstd, as the only layer of a new image; the
-/// compression stays as it is. Calls `copied` with the number of bytes of each piece. Returns
+/// Stores a tar as the only layer of a new image. Compression with gzip or zstd stays as it is; a
+/// tar that is compressed with xz or bzip2 becomes a plain one, as no layer may be so. Calls `copied` with the number of bytes of each piece. Returns
 /// the manifest's digest.
 pub fn import(
     store: &Store,
@@ -42,18 +42,18 @@ pub fn import(
     let mut head = Vec::new();
     let input = |error| input_error(error, import.from);
     reader.by_ref().take(Magic::SIZE as u64).read_to_end(&mut head).map_err(input)?;
-    let (compression, media_type) = match Magic::of(&head) {
-        Magic::Plain => (Compression::None, LAYER_TAR),
-        Magic::Gzip => (Compression::Gzip, LAYER_GZIP),
-        Magic::Zstd => (Compression::Zstd, LAYER_ZSTD),
-        Magic::Unsupported(how) => {
-            let what = import.from.to_owned();
-            return Err(StoreError::NotATar { what, compression: Some(how) });
-        }
-    };
+    let magic = Magic::of(&head);
+    if let Magic::Unsupported(how) = magic {
+        let what = import.from.to_owned();
+        return Err(StoreError::NotATar { what, compression: Some(how) });
+    }
+    let (compression, media_type) = form_of_layer(magic);
     let writer = store.writer()?;
     let mut stage = writer.stage()?;
-    let whole = head.as_slice().chain(reader);
+    let mut whole: Box<dyn Read + '_> = Box::new(head.as_slice().chain(reader));
+    if compression == Compression::None {
+        whole = unpacked(whole, magic).map_err(input)?;
+    }
     let (digest, size) = stage.put_blob(whole, Expected::default(), import.from, copied)?;
     let layer = Descriptor::new(media_type, digest, size);
     let diff_id = diff_id(&stage, digest, compression, import.from)?;
@@ -61,6 +61,17 @@ pub fn import(
     let digest = manifest.digest;
     stage.commit(vec![(Some(name.to_string()), manifest)])?;
     Ok(digest)
+}
+
+/// How a tar of this form is kept as a layer.
+fn form_of_layer(magic: Magic) -> (Compression, &'static str) {
+    match magic {
+        Magic::Gzip => (Compression::Gzip, LAYER_GZIP),
+        Magic::Zstd => (Compression::Zstd, LAYER_ZSTD),
+        Magic::Plain | Magic::Xz | Magic::Bzip2 | Magic::Unsupported(_) => {
+            (Compression::None, LAYER_TAR)
+        }
+    }
 }
 
 /// Hashes the tar stream of a staged layer, and makes sure that it is one.
@@ -104,36 +115,32 @@ fn is_tar_block(block: &[u8]) -> bool {
             .is_ok_and(|sum| sum == super::archive::checksum(block))
 }
 
-/// A tar on this machine as a layer that lies where the file is; none if the file is no tar, plain
-/// or compressed. Fails for a compression that cannot be read, as then nobody knows.
-pub fn layer_of_tar(path: &Path) -> Result<Option<Layer>, StoreError> {
+/// A tar on this machine as a layer that lies where the file is, or in a nameless file in `scratch`
+/// where no layer can be compressed like it; none if the file is no tar, plain or compressed.
+pub fn layer_of_tar(path: &Path, scratch: &Path) -> Result<Option<Layer>, StoreError> {
     let what = path.display().to_string();
     let input = |error| input_error(error, &what);
     let mut file = open_regular(path)?;
     let mut head = Vec::new();
-    file.by_ref().take(Magic::SIZE as u64).read_to_end(&mut head).map_err(input)?;
-    let (compression, media_type) = match Magic::of(&head) {
-        Magic::Plain => (Compression::None, LAYER_TAR),
-        Magic::Gzip => (Compression::Gzip, LAYER_GZIP),
-        Magic::Zstd => (Compression::Zstd, LAYER_ZSTD),
-        // No tool that unpacks what it is given knows lz4.
-        Magic::Unsupported("lz4") => return Ok(None),
-        Magic::Unsupported(how) => {
-            return Err(StoreError::NotATar { what, compression: Some(how) });
+    Read::by_ref(&mut file).take(Magic::SIZE as u64).read_to_end(&mut head).map_err(input)?;
+    let magic = Magic::of(&head);
+    match magic {
+        Magic::Plain | Magic::Gzip | Magic::Zstd => {}
+        // What unpacks archives elsewhere does not know these.
+        Magic::Unsupported(_) => return Ok(None),
+        Magic::Xz | Magic::Bzip2 => {
+            let content = unpacked(head.as_slice().chain(file), magic).map_err(input)?;
+            return unpacked_layer(content, path, scratch);
         }
-    };
+    }
+    let (compression, media_type) = form_of_layer(magic);
     let blob = Counted { inner: head.as_slice().chain(file), hasher: Hasher::new(), size: 0 };
     let mut blob = io::BufReader::new(blob);
     let mut hasher = Hasher::new();
     {
         let mut content = decompressed(&mut blob, compression).map_err(input)?;
         let mut chunk = vec![0; 1 << 18];
-        let mut first = Vec::new();
-        // Nonsense after the first bytes of a compression is no tar either.
-        let read = content.by_ref().take(BLOCK).read_to_end(&mut first);
-        if read.is_err() || !is_tar_block(&first) || first.iter().all(|byte| *byte == 0) {
-            return Ok(None);
-        }
+        let Some(first) = first_header(&mut content) else { return Ok(None) };
         hasher.update(&first);
         loop {
             match content.read(&mut chunk).map_err(input)? {
@@ -148,6 +155,41 @@ pub fn layer_of_tar(path: &Path) -> Result<Option<Layer>, StoreError> {
     let descriptor = Descriptor::new(media_type, of_blob.finish(), size);
     let diff_id = DiffId::new(hasher.finish());
     Ok(Some(Layer { descriptor, diff_id, blob: Arc::new(FileBlob::open(path)?), ztoc: None }))
+}
+
+/// The first block of a tar; none if it is no tar, or has nothing in it. Nonsense after the first
+/// bytes of a compression is none either.
+fn first_header(content: &mut impl Read) -> Option<Vec<u8>> {
+    let mut first = Vec::new();
+    content.take(BLOCK).read_to_end(&mut first).ok()?;
+    let is_header = is_tar_block(&first) && first.iter().any(|byte| *byte != 0);
+    is_header.then_some(first)
+}
+
+/// A decompressed tar as a layer in a file without a name.
+fn unpacked_layer(
+    mut content: impl Read,
+    path: &Path,
+    scratch: &Path,
+) -> Result<Option<Layer>, StoreError> {
+    let Some(first) = first_header(&mut content) else { return Ok(None) };
+    let mut file = tempfile::tempfile_in(scratch).at("create a file in", scratch)?;
+    let mut whole = Counted { inner: first.chain(content), hasher: Hasher::new(), size: 0 };
+    let mut chunk = vec![0; 1 << 18];
+    loop {
+        match whole.read(&mut chunk).map_err(|e| input_error(e, &path.display().to_string()))? {
+            0 => break,
+            n => file.write_all(&chunk[..n]).at("write to a file in", scratch)?,
+        }
+    }
+    let Counted { hasher, size, .. } = whole;
+    let digest = hasher.finish();
+    Ok(Some(Layer {
+        descriptor: Descriptor::new(LAYER_TAR, digest, size),
+        diff_id: DiffId::new(digest),
+        blob: Arc::new(FileBlob::range(file, path, 0, size)),
+        ztoc: None,
+    }))
 }
 
 /// Size of a tar header.

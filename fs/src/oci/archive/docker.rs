@@ -105,7 +105,9 @@ impl Made<'_> {
         let head = self.members.read(start, size.min(Magic::SIZE as u64))?;
         let (media_type, digest) = match Magic::of(&head) {
             // Whoever reads the layer verifies it against the diffID.
-            Magic::Plain | Magic::Unsupported(_) => (LAYER_TAR, diff_id.digest()),
+            Magic::Plain | Magic::Xz | Magic::Bzip2 | Magic::Unsupported(_) => {
+                (LAYER_TAR, diff_id.digest())
+            }
             Magic::Gzip => (LAYER_GZIP, self.hash(start, size)?),
             Magic::Zstd => (LAYER_ZSTD, self.hash(start, size)?),
         };

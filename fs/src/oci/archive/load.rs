@@ -42,8 +42,8 @@ pub struct Loaded {
     pub digest: Digest,
 }
 
-/// Loads all images of an oci-archive or docker-archive, which may be compressed with gzip or
-/// zstd. Calls `copied` with the number of bytes of each piece.
+/// Loads all images of an oci-archive or docker-archive, which may be compressed with gzip,
+/// zstd, xz or bzip2. Calls `copied` with the number of bytes of each piece.
 pub fn load(store: &Store, input: Input, copied: &dyn Fn(u64)) -> Result<Vec<Loaded>, StoreError> {
     let writer = store.writer()?;
     // Keeps a decompressed archive until it is copied.

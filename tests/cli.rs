@@ -259,10 +259,10 @@ fn a_failing_run() {
     }
     let home = Home::new();
     home.write("Kubefile", "FROM scratch\nRUN echo one; \\\n    echo two >&2; exit 3\n");
-    home.write("Killed", "FROM scratch\nRUN kill -9 $$\n");
+    home.write("Killed.Kubefile", "FROM scratch\nRUN kill -9 $$\n");
     insta::assert_snapshot!(home.transcript(&[
         "kfs build -t new .",
-        "kfs build -f Killed -t new .",
+        "kfs build -f Killed.Kubefile -t new .",
         "kfs images",
     ]));
 }

@@ -23,6 +23,7 @@ use serde_json::{Map, Value, json};
 use crate::cluster::extension::{CNI_LABEL, CSI_LABEL, KUBE_VERSION_LABEL};
 use crate::cluster::kube_version::{BadRange, KubeVersions, NothingInCommon};
 use crate::kubefile::{Command, Dialect, Healthcheck, Instruction, Pair};
+pub(crate) use port::published;
 
 /// What shell forms are handed to when neither the base image nor SHELL says otherwise.
 pub const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -145,8 +146,10 @@ impl StageConfig {
             }
             Instruction::User(user) => self.image.config.user = not_empty("USER", &user.user)?,
             Instruction::Workdir(workdir) => {
-                let path = not_empty("WORKDIR", &workdir.path)?;
-                self.image.config.working_dir = join(self.working_dir(), &path);
+                // Empty, it stays what it is.
+                if !workdir.path.is_empty() {
+                    self.image.config.working_dir = join(self.working_dir(), &workdir.path);
+                }
             }
             Instruction::Expose(expose) => {
                 let mut ports = Vec::new();

@@ -176,7 +176,7 @@ pub(crate) struct Args {
         long_help = compression::FORMATS)]
     compression: Compression,
 
-    /// How RUN is shut in: a container where the rootfs has /bin/sh, else the host's tools
+    /// How RUN is shut in: a container; for a Kubefile whose rootfs lacks /bin/sh, the host's tools
     #[arg(long, value_enum, default_value_t = IsolationArg::Auto)]
     isolation: IsolationArg,
 
@@ -197,7 +197,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum IsolationArg {
-    /// Container if the rootfs has /bin/sh, else host
+    /// Container; for a Kubefile without /bin/sh in the rootfs, host
     Auto,
     /// The rootfs is /
     Container,

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
+use crate::host_tools::install_program;
 use crate::workshop::Workshop;
 
 /// Instructions and what the environment of a RUN says of them.
@@ -38,26 +40,50 @@ RUN echo `
 }
 
 #[test]
-fn the_rootfs_decides_about_the_isolation() {
+fn the_language_and_the_rootfs_decide_about_the_isolation() {
     let Some(shop) = Workshop::with_base() else { return };
     shop.import("bare", |root| fs::create_dir(root.join("bin")).unwrap());
     let look = "if test -e /usr/bin/dpkg || test -e /work; then echo host; else echo container; fi";
     fs::metadata("/usr/bin/dpkg").expect("a Debian machine");
-    for (base, args, expected) in [
-        ("base", &[][..], "container"),
-        ("bare", &[], "host"),
-        ("scratch", &[], "host"),
-        ("base", &["--isolation", "host"], "host"),
+    for (file, base, args, expected) in [
+        ("Kubefile", "base", &[][..], "container"),
+        ("Kubefile", "bare", &[], "host"),
+        ("Kubefile", "scratch", &[], "host"),
+        ("Dockerfile", "base", &[], "container"),
+        ("Dockerfile", "base", &["--isolation", "host"], "host"),
     ] {
-        let said = shop.build_with(&format!("FROM {base}\nRUN {look}\n"), args);
-        assert_eq!(said.last_run(), expected, "{base} {args:?}");
+        let output = shop.try_build(file, &format!("FROM {base}\nRUN {look}\n"), args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&format!("      {expected}\n")), "{file} {base} {args:?}: {said}");
     }
-    let said = shop.fails("FROM bare\nRUN true\n", &["--isolation", "container"]);
-    assert!(said.contains("execute /bin/sh"), "{said}");
+    // A Dockerfile has nothing but the image.
+    for base in ["bare", "scratch"] {
+        let said = shop.fails(&format!("FROM {base}\nRUN true\n"), &[]);
+        assert!(said.contains("execute /bin/sh"), "{said}");
+    }
+    let output = shop.try_build("Kubefile", "FROM bare\nRUN true\n", &["--isolation", "container"]);
+    assert!(!output.status.success());
     // What a step brings is there for the next.
     shop.write("program", "#!/bin/sh\necho from the rootfs\n");
     let text = "FROM bare\nCOPY --chmod=755 program bin/\nRUN program && pwd | grep -c /\n";
-    assert_eq!(shop.build(text).last_run(), "from the rootfs\n1");
+    let output = shop.try_build("Kubefile", text, &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("      from the rootfs\n      1\n"), "{said}");
+}
+
+/// A program needs no shell, and none of this machine.
+#[test]
+fn a_program_runs_in_an_image_without_a_shell() {
+    let Some(shop) = Workshop::with(|root| {
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        install_program(root, Path::new("/usr/bin/stat"));
+    }) else {
+        return;
+    };
+    let text = "FROM base\nRUN [\"/usr/bin/stat\", \"-c\", \"%n %F\", \"/\"]\n";
+    assert_eq!(shop.build(text).last_run(), "/ directory");
+    let text = "FROM base\nRUN [\"/usr/bin/stat\", \"/usr/bin/dpkg\"]\n";
+    shop.fails(text, &[]);
 }
 
 #[test]
@@ -87,12 +113,18 @@ fn a_run_that_deletes_everything_leaves_nothing() {
     let Some(shop) = Workshop::with_base() else { return };
     shop.write("file", "file");
     // What the sandbox mounts cannot be removed, nor a directory that it lies in.
-    let text = "FROM base\nRUN rm -rf /* 2>/dev/null; true\nCOPY file /a/b\n";
-    let built = shop.build(text);
-    assert_eq!(shop.files("new"), ["a/", "a/b", "etc/"], "{}", built.said);
+    let build = |text: &str| {
+        let output = shop.try_build("Kubefile", text, &[]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = "# copy=docker\nFROM base\nRUN rm -rf /* 2>/dev/null; true\nCOPY file /a/b\n";
+    let said = build(text);
+    assert_eq!(shop.files("new"), ["a/", "a/b", "etc/"], "{said}");
     // Another RUN on that, with the layers from the cache.
     let text = format!("{text}RUN echo $(find . -mindepth 1 | sort)\n");
-    assert_eq!(shop.build(&text).last_run(), "./a ./a/b ./etc");
+    let said = build(&text);
+    assert!(said.contains("      ./a ./a/b ./etc\n"), "{said}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use super::steps::{Made, StageBuild};
 use super::{Event, StepError};
 use crate::cache::Hit;
 use crate::config::history;
-use crate::exec::{Mount, MountSource};
-use crate::kubefile::{Command, Network, Run};
+use crate::exec::{Isolation, Mount, MountSource};
+use crate::kubefile::{Command, Dialect, Network, Run};
 use crate::plan::Step;
 use crate::stage::RunRequest;
 
@@ -75,7 +75,6 @@ impl StageBuild<'_> {
         let config = &self.config.image().config;
         let variables = config.env.iter().filter_map(|pair| pair.split_once('='));
         let args = step.build_args.iter().map(|(name, value)| (&name[..], &value[..]));
-        let options = self.site.options;
         let mut world = self.site.world.clone();
         match run.network {
             Network::Default => {}
@@ -96,9 +95,18 @@ impl StageBuild<'_> {
             env: variables.chain(args).map(|(k, v)| (k.into(), v.into())).collect(),
             cwd: PathBuf::from(self.config.working_dir()),
             user: config.user.clone(),
-            isolation: options.isolation,
+            isolation: self.isolation(),
             world,
             places: Vec::new(),
+        }
+    }
+
+    /// How a RUN is shut in. The host's tools are for images that have none by intention, as those
+    /// of a Kubefile; a Dockerfile's RUN has what is in the image or nothing.
+    fn isolation(&self) -> Isolation {
+        match (self.site.options.isolation, self.site.plan.dialect()) {
+            (Isolation::Auto, Dialect::Dockerfile) => Isolation::Container,
+            (isolation, _) => isolation,
         }
     }
 

@@ -81,12 +81,15 @@ fn sets_are_sorted_and_added_to() {
     let mut base = ImageConfig::default();
     base.config.extra.insert("ExposedPorts".into(), serde_json::json!({"99/tcp": {}}));
     base.config.extra.insert("Volumes".into(), Value::Null);
-    let lines = "EXPOSE 80 81/UDP 90-92\nVOLUME /v /a\nVOLUME [\"/j k\"]\nSTOPSIGNAL 9";
+    let lines = "EXPOSE 80 8081:81/UDP 127.0.0.1::90-92 [::1]:7:93\nVOLUME /v /a\nVOLUME [\"/j k\"]\nSTOPSIGNAL 9";
     let extra = applied(base, Dialect::Dockerfile, lines).unwrap().config.extra;
     let keys = |field: &str| -> Vec<String> {
         extra[field].as_object().unwrap().keys().cloned().collect()
     };
-    assert_eq!(keys("ExposedPorts"), ["80/tcp", "81/udp", "90/tcp", "91/tcp", "92/tcp", "99/tcp"]);
+    assert_eq!(
+        keys("ExposedPorts"),
+        ["80/tcp", "81/udp", "90/tcp", "91/tcp", "92/tcp", "93/tcp", "99/tcp"]
+    );
     assert_eq!(keys("Volumes"), ["/a", "/j k", "/v"]);
     assert_eq!(extra["StopSignal"], "9");
 }
@@ -98,7 +101,9 @@ fn bad_values_are_refused() {
         "EXPOSE 65536",
         "EXPOSE 80/http",
         "EXPOSE 9-8",
-        "EXPOSE 1:2",
+        "EXPOSE 1:",
+        "EXPOSE a:2",
+        "EXPOSE 1:2:x",
         "EXPOSE +1",
         "EXPOSE -1",
         "STOPSIGNAL 0",

@@ -20,7 +20,7 @@ pub struct User {
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
-    /// Further groups, ascending.
+    /// All groups, ascending; the primary one is among them, as containerd has it.
     pub groups: Vec<u32>,
     /// Home directory; `/` for a user number without an account.
     pub home: OsString,
@@ -106,9 +106,10 @@ impl User {
                 .filter(|group| group.members.contains(&account.name))
                 .map(|group| group.gid)
                 .collect();
-            user.groups.sort_unstable();
-            user.groups.dedup();
         }
+        user.groups.push(user.gid);
+        user.groups.sort_unstable();
+        user.groups.dedup();
         Ok(user)
     }
 }
@@ -180,11 +181,11 @@ mod tests {
         fs::write(dir.path().join("etc/group"), group).unwrap();
         let root = RootDir::open(dir.path()).unwrap();
         assert_eq!(user(&root, ""), (0, 0, vec![0, 6], "/root".into()));
-        assert_eq!(user(&root, "app"), (1000, 1001, vec![6, 29], "/home/app".into()));
-        assert_eq!(user(&root, "1000"), (1000, 1001, vec![6, 29], "/home/app".into()));
-        assert_eq!(user(&root, "app:disk"), (1000, 6, vec![], "/home/app".into()));
-        assert_eq!(user(&root, "4711"), (4711, 0, vec![], "/".into()));
-        assert_eq!(user(&root, "4711:12"), (4711, 12, vec![], "/".into()));
+        assert_eq!(user(&root, "app"), (1000, 1001, vec![6, 29, 1001], "/home/app".into()));
+        assert_eq!(user(&root, "1000"), (1000, 1001, vec![6, 29, 1001], "/home/app".into()));
+        assert_eq!(user(&root, "app:disk"), (1000, 6, vec![6], "/home/app".into()));
+        assert_eq!(user(&root, "4711"), (4711, 0, vec![0], "/".into()));
+        assert_eq!(user(&root, "4711:12"), (4711, 12, vec![12], "/".into()));
         let error = User::resolve(&root, "nobody").unwrap_err();
         assert!(error.to_string().contains("user \"nobody\" is not in /etc/passwd"), "{error}");
         let error = User::resolve(&root, "app:wheel").unwrap_err();
@@ -198,6 +199,6 @@ mod tests {
         symlink("/etc", dir.path().join("etc")).unwrap();
         let root = RootDir::open(dir.path()).unwrap();
         assert!(matches!(User::resolve(&root, "daemon"), Err(UserError::NoUser { .. })));
-        assert_eq!(user(&root, "0"), (0, 0, vec![], "/".into()));
+        assert_eq!(user(&root, "0"), (0, 0, vec![0], "/".into()));
     }
 }

@@ -91,6 +91,8 @@ rules! {
         "A RUN finds the shell that it needs in the image.";
     Overridden, "overridden",
         "An instruction of which only the last one counts stands in a stage once.";
+    PublishedPort, "published-port",
+        "EXPOSE names ports of the container alone: those of the host are given when it runs.";
     RedundantPlatform, "redundant-platform",
         "FROM --platform is not $TARGETPLATFORM, which it is anyway.";
     RelativeWorkdir, "relative-workdir",

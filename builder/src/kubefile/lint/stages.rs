@@ -99,7 +99,7 @@ fn workdir(stage: &Stage<'_>, findings: &mut Findings) {
     }
 }
 
-/// A RUN before anything is in the image. In a Kubefile it is meant for the host's tools.
+/// A RUN before anything is in the image. In a Kubefile it is for the host's tools.
 fn shell(stage: &Stage<'_>, findings: &mut Findings) {
     if !stage.is_from_scratch || stage.base.is_some() {
         return;
@@ -112,10 +112,7 @@ fn shell(stage: &Stage<'_>, findings: &mut Findings) {
                     Command::Shell(_) => "the shell",
                     Command::Exec(_) => "the program",
                 };
-                let message = format!(
-                    "an image FROM scratch lacks {program} that this RUN needs: the host's is \
-                     taken here, other builders fail"
-                );
+                let message = format!("an image FROM scratch lacks {program} that this RUN needs");
                 findings.add(Rule::NoShell, statement, message);
                 return;
             }

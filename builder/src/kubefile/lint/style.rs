@@ -18,6 +18,7 @@ pub(super) fn check(file: &Kubefile, findings: &mut Findings) {
                 findings.add(Rule::Maintainer, statement, message);
             }
             Instruction::Env(_) | Instruction::Label(_) => legacy_pair(statement, findings),
+            Instruction::Expose(expose) => published(&expose.ports, statement, findings),
             Instruction::Cmd(cmd) => json(file, i, &cmd.command, findings),
             Instruction::Entrypoint(entry) => json(file, i, &entry.command, findings),
             _ => {}
@@ -91,6 +92,15 @@ fn platform(platform: Option<&str>, statement: &Statement, findings: &mut Findin
              a variable like $BUILDPLATFORM is not"
         );
         findings.add(Rule::ConstantPlatform, statement, message);
+    }
+}
+
+fn published(ports: &[String], statement: &Statement, findings: &mut Findings) {
+    for port in ports.iter().filter(|port| !port.contains('$')) {
+        if let Some((_, container)) = crate::config::published(port) {
+            let message = format!("EXPOSE {port} exposes {container}; the rest has no effect");
+            findings.add(Rule::PublishedPort, statement, message);
+        }
     }
 }
 

@@ -52,6 +52,7 @@ fn each_rule_finds_what_it_is_for() {
         ("FROM scratch\nRUN a", "2 no-shell"),
         ("FROM x\nCMD []\nCMD [\"a\"]", "2 overridden"),
         ("FROM x\nHEALTHCHECK NONE\nHEALTHCHECK NONE", "2 overridden"),
+        ("FROM x\nEXPOSE 80 8080:80", "2 published-port"),
         ("FROM --platform=$TARGETPLATFORM x", "1 redundant-platform"),
         ("FROM x\nWORKDIR a", "2 relative-workdir"),
         ("FROM x AS scratch", "1 reserved-stage"),

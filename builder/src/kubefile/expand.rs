@@ -71,6 +71,14 @@ pub fn word(text: &str, escape: char, lookup: &Lookup<'_>) -> Result<String, Exp
     Reader::new(text, escape, lookup).until(None, false)
 }
 
+/// The same for a word that is a pattern of file names: a backslash stays before `*`, `?`, `[` and
+/// another one, as these would mean something else without it.
+pub fn pattern(text: &str, escape: char, lookup: &Lookup<'_>) -> Result<String, ExpandError> {
+    let mut reader = Reader::new(text, escape, lookup);
+    reader.is_pattern = escape == '\\';
+    reader.until(None, false)
+}
+
 /// A variable that a text names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Reference {
@@ -154,6 +162,8 @@ struct Reader<'a> {
     at: usize,
     escape: char,
     lookup: &'a Lookup<'a>,
+    /// Escapes that mean something in a pattern of file names stay.
+    is_pattern: bool,
     /// False while a word is read that is not needed.
     live: bool,
     depth: usize,
@@ -163,7 +173,8 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(text: &'a str, escape: char, lookup: &'a Lookup<'a>) -> Self {
-        Self { text, at: 0, escape, lookup, live: true, depth: 0, seen: Vec::new() }
+        let (is_pattern, live, seen) = (false, true, Vec::new());
+        Self { text, at: 0, escape, lookup, is_pattern, live, depth: 0, seen }
     }
 
     fn see(&mut self, name: &str, guarded: bool) {
@@ -208,7 +219,7 @@ impl<'a> Reader<'a> {
                 _ => {
                     self.next();
                     let escaped = if c == self.escape { self.next() } else { None };
-                    if c != self.escape || keep_escapes {
+                    if c != self.escape || keep_escapes || self.keeps(escaped) {
                         out.push(c);
                     }
                     out.extend(escaped);
@@ -249,6 +260,7 @@ impl<'a> Reader<'a> {
                                 && (matches!(escaped, '"' | '$') || escaped == self.escape) =>
                         {
                             self.next();
+                            out.extend(self.keeps(Some(escaped)).then_some(c));
                             out.push(escaped);
                         }
                         _ => out.push(c),
@@ -256,6 +268,11 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+    }
+
+    /// Whether the escape before a character stays.
+    fn keeps(&self, escaped: Option<char>) -> bool {
+        self.is_pattern && matches!(escaped, Some('*' | '?' | '[' | '\\'))
     }
 
     /// Reads a reference, beginning with its `$`.

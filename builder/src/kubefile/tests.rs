@@ -125,7 +125,7 @@ fn copy_forms() {
         Source::Inline(Heredoc { name: name.into(), content: content.into(), expand })
     };
     assert_eq!(inline.sources, [path("a"), heredoc("x", "$1\n", true), heredoc("y", "2\n", false)]);
-    for line in ["COPY a", "COPY", "COPY [\"a\"]", "COPY a <<x\nx", "COPY --chown= a b"] {
+    for line in ["COPY a", "COPY", "COPY [\"a\"]", "COPY a <<x\nx", "COPY --chown a b"] {
         assert!(!error(line).is_unsupported(), "{line}");
     }
 }

@@ -177,12 +177,10 @@ fn expanded_copy(copy: &Copy, scope: &Scope, config: &StageConfig) -> Result<Cop
     let source = |source: &Source| -> Result<Source, StepError> {
         match source {
             Source::Path(path) => {
-                let path = word(path)?;
-                if path.is_empty() {
-                    let text = "a source of COPY is empty once its variables are expanded";
-                    return Err(StepError::Other(Problem::Syntax(text.to_owned())));
-                }
-                Ok(Source::Path(path))
+                let plain = word(path)?;
+                // A URL is no pattern.
+                let is_remote = RemoteKind::of(&plain).is_some();
+                Ok(Source::Path(if is_remote { plain } else { scope.copy_source(path, config)? }))
             }
             Source::Inline(heredoc) => {
                 let mut heredoc = heredoc.clone();
@@ -194,15 +192,12 @@ fn expanded_copy(copy: &Copy, scope: &Scope, config: &StageConfig) -> Result<Cop
         }
     };
     let dest = word(&copy.dest)?;
-    if dest.is_empty() {
-        let text = "the destination of COPY is empty once its variables are expanded";
-        return Err(StepError::Other(Problem::Syntax(text.to_owned())));
-    }
-    let chmod = copy.chmod.as_ref().map(word).transpose()?;
+    // Empty is as not given.
+    let chmod = copy.chmod.as_ref().map(word).transpose()?.filter(|text| !text.is_empty());
     if let Some(chmod) = &chmod {
         copy::Mode::parse(chmod).map_err(|e| StepError::Other(Problem::Syntax(e.to_string())))?;
     }
-    let chown = copy.chown.as_ref().map(word).transpose()?;
+    let chown = copy.chown.as_ref().map(word).transpose()?.filter(|text| !text.is_empty());
     let sources = copy.sources.iter().map(source).collect::<Result<_, _>>()?;
     let from = copy.from.as_ref().map(word).transpose()?;
     let exclude = copy.exclude.iter().map(word).collect::<Result<_, _>>()?;

@@ -5,8 +5,9 @@
 //! | ARG before FROM, FROM | ARGs before FROM so far, platform arguments |
 //! | after FROM | the image's environment, ARGs of the stage so far |
 //!
-//! An ARG's value is the user's `--build-arg`, else its default, else (for an ARG without default
-//! after FROM) what an ARG of this name has before FROM, else the platform argument's.
+//! An ARG's value is the user's `--build-arg`, else its default, which is not looked at otherwise,
+//! else (for an ARG without default after FROM) what an ARG of this name has before FROM, else the
+//! platform argument's, else what an earlier ARG of the stage gave it.
 
 use std::collections::BTreeSet;
 
@@ -57,9 +58,11 @@ impl Scope {
     pub(super) fn declare_before_from(&mut self, arg: &Arg) -> Result<(), ExpandError> {
         let mut declared = Vec::new();
         for (name, default) in &arg.args {
-            let default = default.as_ref().map(|text| self.before_from(text)).transpose()?;
-            let value = self.build_arg(name).or(default).or_else(|| get(&self.platform, name));
-            declared.push((name.clone(), value));
+            let given = match self.build_arg(name) {
+                Some(value) => Some(value),
+                None => default.as_ref().map(|text| self.before_from(text)).transpose()?,
+            };
+            declared.push((name.clone(), given.or_else(|| get(&self.platform, name))));
         }
         declared.into_iter().for_each(|(name, value)| set(&mut self.before_from, name, value));
         Ok(())
@@ -70,12 +73,14 @@ impl Scope {
         let mut args = Vec::new();
         for (name, default) in &arg.args {
             let name = self.word(name, config)?;
-            let default = default.as_ref().map(|text| self.word(text, config)).transpose()?;
-            let value = self
-                .build_arg(&name)
-                .or(default)
+            let given = match self.build_arg(&name) {
+                Some(value) => Some(value),
+                None => default.as_ref().map(|text| self.word(text, config)).transpose()?,
+            };
+            let value = given
                 .or_else(|| get_opt(&self.before_from, &name))
-                .or_else(|| get(&self.platform, &name));
+                .or_else(|| get(&self.platform, &name))
+                .or_else(|| get_opt(&self.stage, &name));
             args.push((name, value));
         }
         for (name, value) in &args {
@@ -106,10 +111,21 @@ impl Scope {
         text: &str,
         config: &StageConfig,
     ) -> Result<String, ExpandError> {
+        expand::word(text, self.escape, &|name| self.copy_get(name, config))
+    }
+
+    /// Expands a source of COPY that may be a pattern.
+    pub(super) fn copy_source(
+        &self,
+        text: &str,
+        config: &StageConfig,
+    ) -> Result<String, ExpandError> {
+        expand::pattern(text, self.escape, &|name| self.copy_get(name, config))
+    }
+
+    fn copy_get(&self, name: &str, config: &StageConfig) -> Option<String> {
         let arch = (self.dialect == Dialect::Kubefile).then_some(&self.arch);
-        expand::word(text, self.escape, &|name| {
-            self.get(name, config).or_else(|| arch.filter(|_| name == "ARCH").cloned())
-        })
+        self.get(name, config).or_else(|| arch.filter(|_| name == "ARCH").cloned())
     }
 
     /// Expands the lines of a heredoc that COPY writes.

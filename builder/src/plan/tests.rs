@@ -1,5 +1,5 @@
 use super::*;
-use crate::kubefile::Source;
+use crate::kubefile::{Add, Source};
 
 fn platform(architecture: &str, variant: Option<&str>) -> Platform {
     Platform {
@@ -98,6 +98,12 @@ fn values_by_scope() {
         ("FROM x\nENV R=$A", &[("A", "3")], ""),
         ("FROM x\nARG A=1\nARG A=$A$A\nENV R=$A", &[], "11"),
         ("FROM x\nARG A=1 B=$A\nENV R=$B", &[], ""),
+        // An ARG without a default keeps the value of an earlier one.
+        ("FROM x\nARG A=1\nARG A\nENV R=$A", &[], "1"),
+        ("ARG A=0\nFROM x\nARG A=1\nARG A\nENV R=$A", &[], "0"),
+        // A default that is not needed is not looked at.
+        ("FROM x\nARG A=${B:?none}\nENV R=$A", &[("A", "3")], "3"),
+        ("ARG A=${B:?none}\nFROM x\nARG A\nENV R=$A", &[("A", "3")], "3"),
         ("FROM x\nARG A=1\nENV A=e\nENV R=$A", &[("A", "2")], "e"),
         ("FROM x\nENV A=e\nARG A=1\nENV R=$A", &[], "e"),
         ("FROM x\nARG BASE=1\nENV R=$BASE", &[("BASE", "2")], "from-base"),
@@ -245,8 +251,6 @@ fn mistakes_are_found_before_anything_runs() {
         ("FROM x\nSTOPSIGNAL x", 2, "is no signal"),
         ("FROM x\nUSER $NONE", 2, "USER is empty"),
         ("FROM x\nENV $NONE=1", 2, "ENV has an empty name"),
-        ("FROM x\nCOPY $NONE a", 2, "a source of COPY is empty"),
-        ("FROM x\nCOPY a $NONE", 2, "the destination of COPY is empty"),
         ("FROM x\nCOPY --chmod=u+q a b", 2, "write permission bits in octal"),
         ("FROM x\nARG U=https://x/y\nCOPY $U b", 3, "COPY does not fetch https://x/y: ADD does"),
     ] {
@@ -302,4 +306,27 @@ fn triggers_of_the_base_come_first() {
         assert_eq!(error.location.first, 1);
         assert!(error.to_string().contains("trigger ONBUILD"), "{error}");
     }
+}
+
+#[test]
+fn words_of_copy_may_be_empty_and_keep_what_makes_names_plain() {
+    let text = "FROM x\nARG E V='a b*' U=http://h/x\nCOPY --chown=$E --chmod=$E --chown= \"\" $E\n\
+                COPY n\\?pe \"st\\*uv\" q\\\\r $V d/\nADD $U\\? $U?a\\*b /\nWORKDIR $E\n";
+    let files = |instruction: &Instruction| match instruction {
+        Instruction::Copy(files) | Instruction::Add(Add { files, .. }) => files.clone(),
+        other => panic!("{other:?}"),
+    };
+    let steps = steps(&plan(text)).unwrap();
+    let sources = |at: usize| {
+        let text = |source: &Source| match source {
+            Source::Path(text) => text.clone(),
+            Source::Inline(_) => panic!(),
+        };
+        files(&steps[at].instruction).sources.iter().map(text).collect::<Vec<_>>()
+    };
+    let first = files(&steps[1].instruction);
+    assert_eq!((first.chown, first.chmod, first.dest.as_str()), (None, None, ""));
+    assert_eq!(sources(1), [""]);
+    assert_eq!(sources(2), [r"n\?pe", r"st\*uv", r"q\\r", "a b*"]);
+    assert_eq!(sources(3), ["http://h/x?", "http://h/x?a*b"]);
 }

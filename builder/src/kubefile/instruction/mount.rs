@@ -16,10 +16,8 @@ use crate::kubefile::error::did_you_mean;
 /// `readwrite`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
-    /// The options but `type`; keys in lower case, one without `=` has no value.
+    /// Keys in lower case, one without `=` has no value.
     pub options: Vec<(String, Option<String>)>,
-    /// The type, lower-case.
-    kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,7 +262,6 @@ impl MountOptions {
     /// Reads the value of a `--mount` flag: fields of a CSV line. Values are not looked at, as
     /// they may hold variables; see [`mount`](Self::mount).
     pub fn parse(text: &str) -> Result<Self, MountError> {
-        let mut kind = Kind::Bind;
         let mut options = Vec::new();
         for field in fields(text)? {
             let (key, value) = match field.split_once('=') {
@@ -274,20 +271,30 @@ impl MountOptions {
             if !KEYS.contains(&key.as_str()) {
                 return Err(MountError::Option(key));
             }
-            let key = canonical(&key).to_owned();
-            if key != "type" {
-                options.push((key, value));
-                continue;
-            }
-            let name = value.unwrap_or_default().to_ascii_lowercase();
+            options.push((canonical(&key).to_owned(), value));
+        }
+        let options = Self { options };
+        let is_variable = |value: Option<&str>| value.is_some_and(|text| text.contains('$'));
+        if !options.last("type").is_some_and(is_variable) {
+            options.kind()?;
+        }
+        Ok(options)
+    }
+
+    /// The type, if all options are options of it.
+    fn kind(&self) -> Result<Kind, MountError> {
+        let mut kind = Kind::Bind;
+        if let Some(name) = self.last("type") {
+            let name = name.unwrap_or_default().to_ascii_lowercase();
             let known = Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
             kind = known.ok_or(MountError::Type(name))?;
         }
-        match options.iter().find(|(key, _)| !kind.keys().contains(&key.as_str())) {
+        let is_other = |key: &str| key != "type" && !kind.keys().contains(&key);
+        match self.options.iter().find(|(key, _)| is_other(key)) {
             Some((key, _)) => {
                 Err(MountError::OptionOfType { kind: kind.as_str(), key: key.clone() })
             }
-            None => Ok(Self { options, kind }),
+            None => Ok(kind),
         }
     }
 
@@ -298,16 +305,17 @@ impl MountOptions {
 
     /// The mount that the options say, whose variables are expanded.
     pub fn mount(&self) -> Result<Mount, MountError> {
-        let kind = self.kind;
+        let kind = self.kind()?;
+        let target = || self.text("target")?.ok_or(MountError::NoTarget(kind.as_str()));
         Ok(match kind {
             Kind::Bind => Mount::Bind(BindMount {
-                target: self.target()?,
+                target: target()?,
                 source: self.text("source")?,
                 from: self.text("from")?,
                 writable: self.writable(false)?,
             }),
             Kind::Cache => Mount::Cache(CacheMount {
-                target: self.target()?,
+                target: target()?,
                 id: self.text("id")?,
                 read_only: !self.writable(true)?,
                 sharing: self.sharing()?,
@@ -317,20 +325,19 @@ impl MountOptions {
                 uid: self.number("uid")?,
                 gid: self.number("gid")?,
             }),
-            Kind::Tmpfs => Mount::Tmpfs(TmpfsMount { target: self.target()?, size: self.size()? }),
+            Kind::Tmpfs => Mount::Tmpfs(TmpfsMount { target: target()?, size: self.size()? }),
+            Kind::Secret if self.text("id")?.is_none() && self.text("target")?.is_none() => {
+                return Err(MountError::NoId);
+            }
             Kind::Secret => Mount::Secret(self.file(0o400)?),
             Kind::Ssh => Mount::Ssh(self.file(0o600)?),
         })
     }
 
     fn file(&self, mode: u32) -> Result<FileMount, MountError> {
-        let (id, target) = (self.text("id")?, self.text("target")?);
-        if self.kind == Kind::Secret && id.is_none() && target.is_none() {
-            return Err(MountError::NoId);
-        }
         Ok(FileMount {
-            id,
-            target,
+            id: self.text("id")?,
+            target: self.text("target")?,
             env: self.text("env")?,
             required: self.switch("required")?.unwrap_or(false),
             mode: self.mode(mode)?,
@@ -356,10 +363,6 @@ impl MountOptions {
             Some(Some(value)) if !value.is_empty() => Ok(Some(value.to_owned())),
             Some(_) => self.bad(key, "a value"),
         }
-    }
-
-    fn target(&self) -> Result<String, MountError> {
-        self.text("target")?.ok_or(MountError::NoTarget(self.kind.as_str()))
     }
 
     fn switch(&self, key: &str) -> Result<Option<bool>, MountError> {

@@ -39,6 +39,8 @@ impl Parser<'_> {
         for flag in flags {
             match flag.name.as_str() {
                 "from" => copy.from = Some(self.flag_value(keyword, flag)?),
+                // Empty is as not given.
+                "chown" | "chmod" if flag.value.as_deref() == Some("") => {}
                 "chown" => copy.chown = Some(self.flag_value(keyword, flag)?),
                 "chmod" => copy.chmod = Some(self.flag_value(keyword, flag)?),
                 "link" => copy.link = self.switch(keyword, &flag)?,
@@ -56,7 +58,7 @@ impl Parser<'_> {
             None => owned(rest.split_whitespace()),
         };
         let dest = words.pop().unwrap_or_default();
-        if words.is_empty() || dest.is_empty() || words.iter().any(String::is_empty) {
+        if words.is_empty() {
             let part = if rest.is_empty() { &self.line.text } else { rest };
             return Err(self
                 .syntax_at(part, format!("{keyword} needs at least one source and a destination"))

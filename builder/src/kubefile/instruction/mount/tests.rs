@@ -102,5 +102,11 @@ fn variables_are_left_for_the_plan() {
     assert!(options.has_variables());
     assert!(options.mount().is_err());
     options.options = vec![("target".into(), text("/a")), ("uid".into(), text("1"))];
+    assert_eq!(options.mount(), Err(MountError::OptionOfType { kind: "bind", key: "uid".into() }));
+    options.options.push(("type".into(), text("Cache")));
     assert!(matches!(options.mount(), Ok(Mount::Cache(CacheMount { uid: 1, .. }))));
+    // The type may be one too, and then nothing can be said of the other options.
+    let options = MountOptions::parse("type=$T,target=/a,uid=1,sharing=locked").unwrap();
+    assert!(options.has_variables());
+    assert!(matches!(options.mount(), Err(MountError::Type(name)) if name == "$t"));
 }

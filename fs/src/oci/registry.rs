@@ -23,6 +23,7 @@ mod helper;
 mod host;
 mod http;
 mod manifest;
+mod places;
 mod retry;
 mod runtime;
 mod settings;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
@@ -44,11 +44,11 @@ pub(super) struct BlobState {
     pub(super) size: u64,
     /// Mirrors, the registry itself, other repositories that have the blob; and the registry again,
     /// which is the last to be waited for.
-    endpoints: Vec<Endpoint>,
+    pub(super) endpoints: Vec<Endpoint>,
     /// How many of them are mirrors.
-    mirrors: usize,
+    pub(super) mirrors: usize,
     /// The endpoint in use.
-    chosen: AtomicUsize,
+    pub(super) chosen: AtomicUsize,
     target: Mutex<Target>,
     /// Held while the target is found.
     finding: tokio::sync::Mutex<()>,
@@ -71,15 +71,6 @@ enum TargetPlace {
     Registry,
     /// Where the registry redirects to. The address may be a secret.
     Elsewhere(Url),
-}
-
-/// Whether an endpoint was left for the next one.
-enum Left {
-    Now,
-    /// Somebody else who noticed has done it.
-    Before,
-    /// It is the last one.
-    Stays,
 }
 
 impl fmt::Debug for RegistryBlob {
@@ -200,88 +191,12 @@ impl BlobState {
         }
     }
 
-    fn location(&self) -> String {
+    pub(super) fn location(&self) -> String {
         format!("{}@{}", self.name, self.digest)
-    }
-
-    /// The place of the endpoint in use.
-    pub(super) fn place(&self) -> usize {
-        self.chosen.load(Relaxed)
-    }
-
-    /// The host of a place, for messages.
-    fn who(&self, place: usize) -> String {
-        let kind = if place < self.mirrors { "mirror" } else { "registry" };
-        format!("{kind} {}", self.endpoints[place].host.address)
-    }
-
-    /// The endpoint in use.
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.endpoints[self.place()]
     }
 
     pub(super) fn patience(&self) -> std::time::Duration {
         self.endpoint().http.settings.read_timeout
-    }
-
-    /// After an error of an attempt that began at `place`: another endpoint, if there is one.
-    /// `Err` if asking again is of no use.
-    pub(super) async fn after(
-        &self,
-        place: usize,
-        error: RegistryError,
-        retry: &mut Retry,
-    ) -> Result<(), RegistryError> {
-        let left = self.leave(place);
-        if retry.is_over() {
-            // The next one who reads does not begin with what stalls.
-            return Err(error);
-        }
-        match left {
-            Left::Now => {
-                let who = self.who(place);
-                tracing::info!("{who} is passed over for {}: {error}", self.location());
-                Ok(())
-            }
-            Left::Before => Ok(()),
-            Left::Stays => retry.pause(error).await,
-        }
-    }
-
-    /// What came since `place` was in use is damaged; `false` if there is no other one.
-    fn distrust(&self, place: usize, why: &dyn fmt::Display) -> bool {
-        let left = self.leave(place);
-        if !matches!(left, Left::Stays) {
-            *self.spool.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        match left {
-            Left::Now => {
-                let next = self.endpoint();
-                tracing::warn!(
-                    "{} sent damaged content for {}, which is read from {} now: {why}",
-                    self.who(place),
-                    self.location(),
-                    next.host.address,
-                );
-                true
-            }
-            Left::Before => true,
-            Left::Stays => false,
-        }
-    }
-
-    /// Goes on from an endpoint to the next one.
-    fn leave(&self, place: usize) -> Left {
-        if place + 1 >= self.endpoints.len() {
-            return Left::Stays;
-        }
-        match self.chosen.compare_exchange(place, place + 1, Relaxed, Relaxed) {
-            Ok(_) => {
-                self.set_target(TargetPlace::Unknown);
-                Left::Now
-            }
-            Err(_) => Left::Before,
-        }
     }
 
     pub(super) fn truncated(&self, expected: u64, got: u64) -> RegistryError {
@@ -299,6 +214,11 @@ impl BlobState {
 
     fn target(&self) -> Target {
         self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the bytes come from is to be found anew.
+    pub(super) fn forget_target(&self) {
+        self.set_target(TargetPlace::Unknown);
     }
 
     fn set_target(&self, place: TargetPlace) {

@@ -217,7 +217,7 @@ fn checks() {
         ("Dockerfile.error", "skip=secret-name;error=true"),
         ("Dockerfile.bad", "skip"),
     ] {
-        home.write(name, &format!("# check={check}\n{text}"));
+        home.write(name, format!("# check={check}\n{text}"));
     }
     insta::assert_snapshot!(home.transcript(&[
         "kfs lint Dockerfile.some",

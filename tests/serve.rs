@@ -163,22 +163,16 @@ fn essence(answer: Answer) -> Answer {
     Answer { status, headers, body }
 }
 
-#[test]
-fn answers_are_those_of_docker_registry() {
-    let Some(registry) = registry() else { return };
-    if !has(&["curl"]) {
-        return;
-    }
-    let manifest = ask(
-        &registry.address().to_string(),
-        ("GET", "/v2/team/app/manifests/1", "Accept: application/vnd.oci.image.manifest.v1+json"),
-    );
-    let digest = manifest.headers["docker-content-digest"].clone();
-    let json: Value = serde_json::from_slice(&manifest.body).unwrap();
-    let blob = json["layers"][0]["digest"].as_str().unwrap();
+const MANIFEST: &str = "Accept: application/vnd.oci.image.manifest.v1+json";
+
+/// Requests of all kinds: method, path, a header. `digest` is a manifest's of team/app, `blob` a
+/// layer of it.
+fn requests(digest: &str, blob: &str) -> Vec<(&'static str, String, String)> {
     let none = format!("sha256:{}", "0".repeat(64));
-    let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
-    let mut requests: Vec<(&str, String, &str)> = Vec::new();
+    let mut requests = Vec::new();
+    let mut add = |method, path: String, header: &str| {
+        requests.push((method, path, header.to_owned()));
+    };
     for method in ["GET", "HEAD"] {
         for path in [
             "/v2/library/web/manifests/1",
@@ -186,20 +180,17 @@ fn answers_are_those_of_docker_registry() {
             "/v2/library/web/manifests/none",
             "/v2/no/such/manifests/1",
         ] {
-            requests.push((method, path.to_owned(), accept));
+            add(method, path.to_owned(), MANIFEST);
         }
-        for digest in [&digest, &none] {
-            requests.push((method, format!("/v2/team/app/manifests/{digest}"), accept));
+        for digest in [digest, &none] {
+            add(method, format!("/v2/team/app/manifests/{digest}"), MANIFEST);
         }
         for (name, digest) in [("team/app", blob), ("team/app", &none), ("library/web", blob)] {
-            requests.push((method, format!("/v2/{name}/blobs/{digest}"), accept));
+            add(method, format!("/v2/{name}/blobs/{digest}"), MANIFEST);
         }
     }
-    for range in
-        ["bytes=0-9", "bytes=5-", "bytes=-5", "bytes=7-7", "bytes=99999999-", "bytes=0-99999999"]
-    {
-        let header: &str = Box::leak(format!("Range: {range}").into_boxed_str());
-        requests.push(("GET", format!("/v2/team/app/blobs/{blob}"), header));
+    for range in ["0-9", "5-", "-5", "7-7", "99999999-", "0-99999999"] {
+        add("GET", format!("/v2/team/app/blobs/{blob}"), &format!("Range: bytes={range}"));
     }
     for path in [
         "/v2/",
@@ -210,33 +201,39 @@ fn answers_are_those_of_docker_registry() {
         "/v2/library/web/tags/list",
         "/v2/no/such/tags/list",
     ] {
-        requests.push(("GET", path.to_owned(), accept));
+        add("GET", path.to_owned(), MANIFEST);
     }
-    requests.push(("DELETE", format!("/v2/team/app/manifests/{digest}"), accept));
+    add("DELETE", format!("/v2/team/app/manifests/{digest}"), MANIFEST);
+    requests
+}
+
+#[test]
+fn answers_are_those_of_docker_registry() {
+    let Some(registry) = registry() else { return };
+    if !has(&["curl"]) {
+        return;
+    }
+    let address = registry.address().to_string();
+    let manifest = ask(&address, ("GET", "/v2/team/app/manifests/1", MANIFEST));
+    let json: Value = serde_json::from_slice(&manifest.body).unwrap();
+    let blob = json["layers"][0]["digest"].as_str().unwrap();
+    let requests = requests(&manifest.headers["docker-content-digest"], blob);
     let directory = serve(&registry, "store", "cluster", &[]);
     fs::rename(registry.path("cluster"), registry.path("elsewhere")).unwrap();
     let image = serve(&registry, "store", "cluster", &[]);
     fs::rename(registry.path("elsewhere"), registry.path("cluster")).unwrap();
     for (method, path, header) in &requests {
         let of = |address: &str| essence(ask(address, (method, path, header)));
-        let expected = of(&registry.address().to_string());
+        let expected = of(&address);
         for served in [&directory, &image] {
             let found = of(&served.address);
-            let sizes = (found.body.len(), expected.body.len());
-            assert!(
-                found == expected,
-                "{method} {path} {header}: {sizes:?}\n{:?}\n{:?}",
-                (
-                    &found.status,
-                    &found.headers,
-                    String::from_utf8_lossy(&found.body[..sizes.0.min(200)])
-                ),
-                (
-                    &expected.status,
-                    &expected.headers,
-                    String::from_utf8_lossy(&expected.body[..sizes.1.min(200)])
-                )
-            );
+            let said = |answer: &Answer| {
+                let body = &answer.body[..answer.body.len().min(200)];
+                let (status, headers) = (&answer.status, &answer.headers);
+                format!("{status} {headers:?}\n{}", String::from_utf8_lossy(body))
+            };
+            let (ours, theirs) = (said(&found), said(&expected));
+            assert!(found == expected, "{method} {path} {header}:\n{ours}\n{theirs}");
         }
     }
 }

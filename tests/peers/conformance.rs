@@ -60,10 +60,14 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "buildah keeps triggers with --format docker only; BuildKit always",
     ),
     ("tar-g", "path", "nothing in the archive is called tmp: the other made it itself"),
+    ("mount-targets-new", "path", MOUNT_POINTS),
+    ("mount-targets-old", "path", MOUNT_POINTS),
 ];
 
 const CLEANED: &str = "an absolute path is kept without a slash at its end, as docker and BuildKit \
      keep it";
+const MOUNT_POINTS: &str = "this buildah leaves in the image what it mounts /dev, /proc and its own \
+     files of /etc on; BuildKit and later ones do not";
 const LAST_LINE: &str = "Dockerfile reference, .dockerignore: the last line that matches a file \
      decides; this buildah does not look into a hidden directory for a pattern with **";
 const PARENTS: &str = "BuildKit: a hidden directory with something in it that is shown comes with its \

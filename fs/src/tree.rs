@@ -15,9 +15,8 @@
 //!
 //! Where the spec is silent, what Docker and containers/storage make of it on overlayfs holds: a
 //! parent that is a symlink of the same layer is followed (inside the root), one that is a symlink
-//! or file of a layer below is replaced by a directory, also by a whiteout below a symlink. A hard
-//! link names the file of its own layer where there is one (also one that comes later), else that
-//! of the layers below.
+//! or file of a layer below is replaced by a directory. A hard link names the file of its own
+//! layer where there is one (also one that comes later), else that of the layers below.
 
 mod file;
 mod merge;

@@ -16,7 +16,7 @@ fn workplace() -> Option<Workplace> {
     let place = Workplace::start(false)?;
     let shared = noise(300_000, 1);
     place.image("docker.io/library/web:1", &[&shared, &noise(400_000, 2)]);
-    place.image("docker.io/library/db:1", &[&shared, &noise(500_000, 3)]);
+    place.image("docker.io/library/db:1", &[&shared, &noise(1_500_000, 3)]);
     place.image("quay.io/x/listed:2", &[&noise(600_000, 4)]);
     place.image("quay.io/x/shop:3", &[&shared]);
     place.write("charts/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n");
@@ -76,8 +76,8 @@ fn an_image_goes_from_a_kubefile_to_a_node_without_the_internet() {
         .map(|layer| layer["size"].as_u64().unwrap())
         .sum();
     println!("{crossed} of {size} bytes crossed the network");
-    // 1.3 MB of layers were asked for, and the image has 1.8 MB.
-    assert!(crossed < 1_500_000 && size > 1_800_000, "{crossed} of {size}");
+    // 1.3 MB of layers were asked for, and the image has 2.8 MB.
+    assert!(crossed < 1_900_000 && size > 2_800_000, "{crossed} of {size}");
 }
 
 #[test]

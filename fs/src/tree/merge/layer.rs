@@ -12,10 +12,10 @@ const MAX_HOPS: u32 = 40;
 const IMPLIED_PER_ENTRY: u64 = 16;
 /// As many more may be in any layer.
 const IMPLIED: u64 = 100_000;
-/// Steps through the targets of symlinks, for each entry: its path alone may take 80,000.
+/// Steps through the targets of symlinks, for each entry. A single path may take 80,000.
 const STEPS_PER_ENTRY: u64 = 256;
 /// As many more may be in any layer.
-const STEPS: u64 = 1 << 20;
+const STEPS: u64 = 4 << 20;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
@@ -132,7 +132,7 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
     }
 
     /// The directory at a path of the layers below, or that stands for one of the tree below
-    /// them. Symlinks are not followed: a directory takes their place, as it does for entries.
+    /// them; symlinks are not followed.
     fn directory_below(
         &mut self,
         path: &'a [u8],
@@ -143,9 +143,6 @@ impl<'m, 'a> LayerMerge<'m, 'a> {
         for name in components(path) {
             dir = match self.merge.child(dir, name) {
                 Some(node) if self.merge.shape(node) == Shape::Directory => node,
-                Some(node) if self.merge.shape(node) == Shape::Symlink => {
-                    self.add_implied(dir, name, entry)?
-                }
                 Some(_) => return Ok(None),
                 None if !self.merge.over || !shows_below(&self.merge.nodes, dir) => {
                     return Ok(None);

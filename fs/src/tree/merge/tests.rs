@@ -139,16 +139,6 @@ fn whiteouts_touch_lower_layers_only_wherever_they_stand() {
 }
 
 #[test]
-fn a_whiteout_below_a_symlink_of_a_lower_layer_puts_a_directory_there() {
-    let lower: &[&str] = &["l bin -> usr/bin", "d usr", "d usr/bin", "f usr/bin/x"];
-    let rest = ["d usr 0.1", "d usr/bin 0.2", "f usr/bin/x 0.3"];
-    for marker in ["f bin/.wh.x", "f bin/.wh..wh..opq"] {
-        check(&[lower, &[marker]], &["d bin 0.0", rest[0], rest[1], rest[2]]);
-        check(&[lower, &[marker, "l bin -> x"]], &[rest[0], rest[1], rest[2], "l bin 1.1"]);
-    }
-}
-
-#[test]
 fn what_a_layer_does_not_name_is_limited() {
     let deep = |depth: usize, i: usize| format!("f {i}{}/f", "/a".repeat(depth));
     let few: Vec<String> = (0..60).map(|i| deep(200, i)).collect();
@@ -166,7 +156,7 @@ fn long_ways_through_symlinks_come_to_an_end() {
     let way = "d/../".repeat(800);
     let mut lines = vec!["d d".to_owned(), format!("l s0 -> {way}d")];
     lines.extend((1..39).map(|i| format!("l s{i} -> {way}s{}", i - 1)));
-    lines.extend((0..100).map(|i| format!("f s38/p{i}/f")));
+    lines.extend((0..200).map(|i| format!("f s38/p{i}/f")));
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let error = tree(&[&lines]).unwrap_err();
     assert!(error.contains("too many symbolic links"), "{error}");

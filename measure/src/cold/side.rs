@@ -13,7 +13,7 @@ use super::tool::Tool;
 use crate::clock::{self, Micros};
 use crate::{MeasureError, machine, process};
 
-/// The first argument of such a process; the second is a [`Spec`].
+/// The first argument of such a process; the second is a `Spec`.
 pub const ARGUMENT: &str = "__bench-side";
 
 /// How long what a tool leaves in the background may take to end.

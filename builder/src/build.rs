@@ -161,11 +161,10 @@ pub fn build(
     }
     let writer = store.writer()?;
     let prepared = Prepared::new(plan, options, store)?;
-    if prepared.instructions().any(|one| matches!(one, Instruction::Run(_))) {
-        let location = plan.stages()[plan.target()].from().location.clone();
-        rootfs::enter_private_namespace()
-            .map_err(|error| Failed::at(location, StageError::from(error)))?;
-    }
+    let runs = prepared.instructions().any(|one| matches!(one, Instruction::Run(_)));
+    let location = || plan.stages()[plan.target()].from().location.clone();
+    let namespace = runs.then(rootfs::enter_guarded_namespace).transpose();
+    let _namespace = namespace.map_err(|error| Failed::at(location(), StageError::from(error)))?;
     // Up to here there was nothing to tidy up.
     let hold = options.interrupts.hold().at("hold back signals of", Path::new("/proc/self"));
     hold.map_err(StoreError::from)?;

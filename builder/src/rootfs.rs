@@ -15,6 +15,7 @@
 //! that are missing come from a lower of their own under all others, not from the upper: so they
 //! never are changes of the step, and need no tidying.
 
+pub(crate) mod guard;
 mod root_dir;
 
 use std::fs;
@@ -37,6 +38,7 @@ use nix::sys::time::TimeSpec;
 use crate::diff::{DiffError, OverlayXattrs, RootMetadata};
 use crate::exec::Isolation;
 
+pub(crate) use guard::Guard;
 pub use root_dir::{Located, RootDir};
 pub(crate) use root_dir::{io_error, magic_path};
 
@@ -106,6 +108,9 @@ pub enum RootfsError {
     /// The attributes of `/` could not be read.
     #[error(transparent)]
     Metadata(#[from] DiffError),
+    /// Nothing watches over the mounts.
+    #[error("start the process that guards the build's mounts: {0}")]
+    Guard(io::Error),
     /// A directory could not be made, read or removed.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -121,6 +126,13 @@ pub fn enter_private_namespace() -> Result<(), RootfsError> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(failed)
+}
+
+/// As [`enter_private_namespace`], and sees to it that the namespace ends with this process
+/// however that ends, as long as the value lives: it has to outlive all that is mounted.
+pub(crate) fn enter_guarded_namespace() -> Result<Guard, RootfsError> {
+    enter_private_namespace()?;
+    Guard::start().map_err(RootfsError::Guard)
 }
 
 /// The rootfs of a stage. Its directory is removed when it is dropped.

@@ -63,6 +63,11 @@ use crate::content::Stats;
 use crate::digest::Digest;
 use crate::error::{AtPath, PathError};
 
+/// The mounts of kfs that this process sees: device number (`major:minor`) and mount point.
+pub fn visible_mounts() -> Result<Vec<(String, PathBuf)>, PathError> {
+    Ok(MountInfo::own()?.of_kfs())
+}
+
 /// What to mount, where, and how.
 #[derive(Clone, Debug)]
 pub struct Request {

@@ -19,10 +19,11 @@ fi
 
 /// Builds a Kubefile with that kubectl, and a kubeconfig with this text.
 fn build(shop: &Workshop, kubefile: &str, config: &str, args: &[&str]) -> Output {
-    let tools = shop.path("tools");
-    fs::create_dir_all(&tools).unwrap();
-    fs::write(tools.join("kubectl"), KUBECTL).unwrap();
-    fs::set_permissions(tools.join("kubectl"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Where a RUN sees it: it has a /tmp and /var/tmp of its own.
+    let tools = tempfile::tempdir_in("/var/cache").unwrap();
+    let kubectl = tools.path().join("kubectl");
+    fs::write(&kubectl, KUBECTL).unwrap();
+    fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755)).unwrap();
     // Where no RUN could see it.
     let hidden = tempfile::NamedTempFile::new().unwrap();
     fs::write(hidden.path(), config).unwrap();
@@ -30,7 +31,7 @@ fn build(shop: &Workshop, kubefile: &str, config: &str, args: &[&str]) -> Output
     let mut command: Command =
         shop.kfs(&["build", "--mode", "local", "-t", "new", "-f", "Kubefile"]);
     command.env("KUBECONFIG", hidden.path());
-    command.env("PATH", format!("{}:/usr/bin:/bin", tools.display()));
+    command.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display()));
     command.args(args).arg("context").output().unwrap()
 }
 

@@ -121,7 +121,7 @@ pub fn run(
     executor: &dyn Executor,
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Option<Failed>, RunError> {
-    rootfs::enter_private_namespace()?;
+    let _namespace = rootfs::enter_guarded_namespace()?;
     options.interrupts.hold().at("hold back signals of", Path::new("/proc/self"))?;
     let work = store.temp_dir()?;
     let base = work.path().join("image");

@@ -29,7 +29,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, fchdir, sethostname, setsid};
 
 use crate::interrupt::ENDING;
-use crate::rootfs::RootDir;
+use crate::rootfs::{RootDir, guard};
 
 use super::mounts::{bind, open_path, set_flags};
 use super::wire::{Failure, INIT_ARGUMENT, Job, OrFail, Reply, SANDBOX_ARGUMENT, Stage};
@@ -42,7 +42,11 @@ const SELF: &str = "/proc/self/exe";
 /// is started, when the first argument is [`SANDBOX_ARGUMENT`].
 #[allow(clippy::print_stderr)] // It is a `main`.
 pub fn child_main() -> ExitCode {
-    let is_init = std::env::args_os().nth(2).is_some_and(|argument| argument == INIT_ARGUMENT);
+    let second = std::env::args_os().nth(2);
+    if second.as_ref().is_some_and(|argument| argument == guard::GUARD_ARGUMENT) {
+        return guard::main();
+    }
+    let is_init = second.is_some_and(|argument| argument == INIT_ARGUMENT);
     match take_socket() {
         Ok(socket) => {
             let result = if is_init { init(&socket).map(Some) } else { outer(&socket) };

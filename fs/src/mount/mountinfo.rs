@@ -63,6 +63,12 @@ impl MountInfo {
         self.0.iter().any(|entry| entry.mountpoint == state.mountpoint && entry.is_of(state))
     }
 
+    /// Device number and mount point of the mounts of kfs.
+    pub(super) fn of_kfs(self) -> Vec<(String, PathBuf)> {
+        let ours = self.0.into_iter().filter(|entry| entry.fs_type == FS_TYPE);
+        ours.map(|entry| (entry.device, entry.mountpoint)).collect()
+    }
+
     /// A mount point at or below `path`.
     pub(crate) fn at_or_below(&self, path: &Path) -> Option<&Path> {
         let points = self.0.iter().map(|entry| entry.mountpoint.as_path());

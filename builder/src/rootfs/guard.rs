@@ -57,8 +57,15 @@ impl Drop for Guard {
     }
 }
 
+const WAITS: &str = "who starts a guard waits for the answer";
+
 /// Runs a guard to its end.
 fn run_guard(ready: &mpsc::Sender<io::Result<ChildStdin>>) {
+    // Signals are for the threads that answer them; the guard inherits this.
+    if let Err(errno) = SigSet::all().thread_block() {
+        let told = ready.send(Err(io_error(errno)));
+        return assert!(told.is_ok(), "{WAITS}");
+    }
     let mut command = Command::new("/proc/self/exe");
     command.args([SANDBOX_ARGUMENT, GUARD_ARGUMENT]).current_dir("/").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -77,7 +84,7 @@ fn run_guard(ready: &mpsc::Sender<io::Result<ChildStdin>>) {
         }
         Err(error) => ready.send(Err(error)),
     };
-    assert!(told.is_ok(), "who starts a guard waits for the answer");
+    assert!(told.is_ok(), "{WAITS}");
 }
 
 /// The guard: waits for the other process's end, and forces off what it has mounted.

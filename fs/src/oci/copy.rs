@@ -11,15 +11,12 @@ use super::image::{ImageError, choose_manifest};
 use super::layout::{self, FoundBy, Layout, LayoutError, Selection};
 use super::manifest::{Descriptor, Index, MAX_JSON, REF_NAME, is_index};
 use super::reference::Name;
-use super::store::{Expected, Store, StoreError, input_error, put_entries};
+use super::store::{Expected, Store, StoreError, each_piece, put_entries};
 use super::walk::whole_closure;
 use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::VerifyReader;
 use crate::error::{AtPath, PathError};
 use crate::unnamed::{HIDDEN, UnnamedFile};
-
-/// How much is copied at once, in bytes.
-const CHUNK: usize = 1 << 18;
 
 /// What lies in a layout before its first `index.json`.
 const UNFINISHED: [&str; 2] = ["blobs", "oci-layout"];
@@ -160,24 +157,18 @@ fn blobs(selection: &Selection) -> Result<Vec<Blob>, LayoutError> {
 }
 
 fn put_blob(
-    mut reader: impl Read,
+    reader: impl Read,
     what: &str,
     dir: &Path,
     path: &Path,
     copied: &dyn Fn(u64),
 ) -> Result<(), StoreError> {
     let target = UnnamedFile::new_in(dir).at("create", path)?;
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let n = match reader.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(input_error(error, what)),
-        };
-        target.file().write_all(&chunk[..n]).at("write", path)?;
-        copied(n as u64);
-    }
+    each_piece(reader, what, |piece| {
+        target.file().write_all(piece).at("write", path)?;
+        copied(piece.len() as u64);
+        Ok(())
+    })?;
     target.file().sync_all().at("write", path)?;
     Ok(target.persist(path).at("write", path)?)
 }

@@ -35,7 +35,7 @@ pub use prune::{Kind, Pruned, Wanted};
 pub use remove::{Kept, Removal};
 pub use temp::{TempDir, TempFile};
 pub use write::{Expected, Writer};
-pub(crate) use write::{Stage, input_error};
+pub(crate) use write::{Stage, each_piece, input_error};
 
 use super::Image;
 use super::archive::ArchiveError;

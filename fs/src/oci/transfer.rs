@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use super::layout::{LayoutError, Selection};
 use super::manifest::{Descriptor, is_index, is_manifest};
 use super::reference::{Name, Source};
 use super::registry::{Pushed, Reference, Registries};
-use super::store::{Store, StoreError};
+use super::store::{Store, StoreError, each_piece};
 use super::walk::whole_closure;
 use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, Found, Hasher, Mismatch};
@@ -138,19 +138,13 @@ fn fetch_rest(
         at += n as u64;
     }
     let what = blob.location();
-    let mut reader = BlobReader::starting_at(blob.clone(), at);
-    loop {
-        let n = match reader.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(super::store::input_error(error, &what)),
-        };
-        hasher.update(&chunk[..n]);
-        file.write_all(&chunk[..n]).at("write", path)?;
-        at += n as u64;
-        copied(n as u64);
-    }
+    each_piece(BlobReader::starting_at(blob.clone(), at), &what, |piece| {
+        hasher.update(piece);
+        file.write_all(piece).at("write", path)?;
+        at += piece.len() as u64;
+        copied(piece.len() as u64);
+        Ok(())
+    })?;
     let expected = layer.digest;
     if at != layer.size {
         return Err(Mismatch { expected, found: Found::Size(layer.size, at) }.into());

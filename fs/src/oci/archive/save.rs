@@ -16,7 +16,7 @@ use crate::oci::image::ImageError;
 use crate::oci::layout::{LayoutError, Selection};
 use crate::oci::manifest::{Descriptor, Index, REF_NAME};
 use crate::oci::reference::Name;
-use crate::oci::store::{Store, StoreError, input_error};
+use crate::oci::store::{Store, StoreError, each_piece, input_error};
 use crate::oci::walk::closure;
 use crate::oci::{Image, Layer};
 use crate::unnamed::UnnamedFile;
@@ -191,29 +191,18 @@ impl Archive<'_> {
     }
 
     /// Writes a file whose size is known at its end; returns its digest.
-    fn stream(
-        &mut self,
-        name: &str,
-        mut reader: impl Read,
-        what: &str,
-    ) -> Result<Digest, StoreError> {
+    fn stream(&mut self, name: &str, reader: impl Read, what: &str) -> Result<Digest, StoreError> {
         let start = self.position(SeekFrom::Current(0))?;
         self.write_all(&[0; BLOCK])?;
         let mut hasher = Hasher::new();
         let mut size = 0;
-        let mut chunk = vec![0; 1 << 18];
-        loop {
-            let n = match reader.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(input_error(error, what)),
-            };
-            hasher.update(&chunk[..n]);
-            self.write_all(&chunk[..n])?;
-            size += n as u64;
-            (self.copied)(n as u64);
-        }
+        each_piece(reader, what, |piece| {
+            hasher.update(piece);
+            self.write_all(piece)?;
+            size += piece.len() as u64;
+            (self.copied)(piece.len() as u64);
+            Ok(())
+        })?;
         let padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
         self.write_all(&[0; BLOCK][..usize::try_from(padding).expect("less than a block")])?;
         self.position(SeekFrom::Start(start))?;

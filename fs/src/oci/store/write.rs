@@ -184,7 +184,7 @@ impl Stage<'_> {
 /// Copies a reader to a temporary file, up to its end, and checks what it was.
 fn receive(
     store: &Store,
-    mut reader: impl Read,
+    reader: impl Read,
     expected: Expected,
     what: &str,
     copied: &dyn Fn(u64),
@@ -192,25 +192,35 @@ fn receive(
     let mut file = store.temp_file()?;
     let mut hasher = Hasher::new();
     let mut size = 0;
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let n = match reader.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(input_error(error, what)),
-        };
-        size += n as u64;
-        if expected.size.is_some_and(|limit| size > limit) {
-            break;
-        }
-        hasher.update(&chunk[..n]);
-        file.write_all(&chunk[..n])?;
-        copied(n as u64);
-    }
+    // One byte too many is enough to know.
+    let most = expected.size.map_or(u64::MAX, |size| size.saturating_add(1));
+    each_piece(reader.take(most), what, |piece| {
+        size += piece.len() as u64;
+        hasher.update(piece);
+        file.write_all(piece)?;
+        copied(piece.len() as u64);
+        Ok(())
+    })?;
     let digest = hasher.finish();
     check(expected, digest, size)?;
     Ok((file, digest, size))
+}
+
+/// Passes on what a reader has, piece by piece, up to its end.
+pub(crate) fn each_piece(
+    mut reader: impl Read,
+    what: &str,
+    mut take: impl FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match reader.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(n) => take(&chunk[..n])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(input_error(error, what)),
+        }
+    }
 }
 
 /// A verifying reader's mismatch stays one.

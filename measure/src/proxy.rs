@@ -60,7 +60,6 @@ pub struct Seen {
 pub struct Proxy(Arc<Shared>);
 
 #[derive(Debug)]
-
 struct Shared {
     address: SocketAddr,
     upstream: SocketAddr,

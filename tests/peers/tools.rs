@@ -38,6 +38,8 @@ pub(crate) fn run(command: &mut Command) -> String {
 /// A directory with a store of kfs and a storage of buildah in it.
 pub(crate) struct Workshop {
     dir: TempDir,
+    /// For podman, which wants a path of at most 50 characters.
+    short: TempDir,
     mounted: Vec<PathBuf>,
 }
 
@@ -50,7 +52,8 @@ impl Workshop {
             r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
         )
         .unwrap();
-        Self { dir, mounted: Vec::new() }
+        let short = tempfile::tempdir_in("/tmp").unwrap();
+        Self { dir, short, mounted: Vec::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -97,7 +100,7 @@ impl Workshop {
         let mut command = Command::new("podman");
         command.current_dir(self.dir.path());
         command.arg("--root").arg(self.path("podman/root"));
-        command.arg("--runroot").arg(self.path("podman/run"));
+        command.arg("--runroot").arg(self.short.path());
         command.arg("--tmpdir").arg(self.path("podman/tmp"));
         command.args(["--storage-driver", if self.is_on_overlay() { "vfs" } else { "overlay" }]);
         command.args(["--cgroup-manager", "cgroupfs", "--runtime", "runc"]);

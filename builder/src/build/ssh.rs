@@ -1,7 +1,7 @@
 //! `RUN --mount=type=ssh`: a socket of the build that hands on to the user's SSH agent. The agent's
 //! own socket belongs to the user, and the user of the step may be another.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -13,6 +13,8 @@ use std::thread::{self, JoinHandle};
 use kfs_fs::error::{AtPath, PathError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::rootfs::magic_path;
 
 /// A socket that is answered as long as the value lives.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl AgentSocket {
     ) -> Result<Self, PathError> {
         // Told now and not to a program in the RUN.
         UnixStream::connect(agent).at("reach the SSH agent at", agent)?;
-        let listener = UnixListener::bind(place).at("make the socket", place)?;
+        let listener = bind(place).at("make the socket", place)?;
         listener.set_nonblocking(true).at("set up", place)?;
         chown(place, Some(uid), Some(gid)).at("chown", place)?;
         fs::set_permissions(place, Permissions::from_mode(mode)).at("chmod", place)?;
@@ -40,6 +42,15 @@ impl AgentSocket {
         let thread = thread::spawn(move || serve(&listener, &stopped, &agent));
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
+}
+
+/// A socket at a path of any length: an address has room for 107 bytes (unix(7)), and stores may lie
+/// deep.
+fn bind(place: &Path) -> io::Result<UnixListener> {
+    let (Some(directory), Some(name)) = (place.parent(), place.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    UnixListener::bind(magic_path(&File::open(directory)?).join(name))
 }
 
 impl Drop for AgentSocket {
@@ -90,4 +101,26 @@ fn hand_on(client: &UnixStream, agent: &Path) -> io::Result<()> {
         back.join().map_err(|_| io::Error::other("a thread panicked"))??;
         there.map(|_| ())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_may_have_a_long_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(200));
+        fs::create_dir(&deep).unwrap();
+        let agent = UnixListener::bind(dir.path().join("agent")).unwrap();
+        let place = deep.join("socket");
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let agent_path = dir.path().join("agent");
+        let _socket = AgentSocket::new(&agent_path, &place, (0o640, uid, gid)).unwrap();
+        assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o640);
+        let deep = File::open(&deep).unwrap();
+        drop(UnixStream::connect(magic_path(&deep).join("socket")).unwrap());
+        // The look at the agent, and the connection that was handed on.
+        assert!(agent.accept().is_ok() && agent.accept().is_ok());
+    }
 }

@@ -5,6 +5,7 @@
 #   scripts/bench.sh cold-start         from a registry to a program's exit
 #   scripts/bench.sh files [FILES...]   mount, walk, index, read: an image of so many files
 #   scripts/bench.sh build              builds, first and again
+#   scripts/bench.sh cluster            a cluster image of 30 app images
 # A section that is measured alone takes the place of the one in the results; the others stay.
 # What cold-start measured of this commit is not measured again: remove target/bench-results for that.
 #   BENCH_REGISTRY=DIR    where docker-registry keeps the images [target/bench-registry]
@@ -12,11 +13,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 results=$target/bench-results
-sections=(cold-start files build)
+sections=(cold-start files build cluster)
 
 case ${1:-all} in
     all) wanted=("${sections[@]}") ;;
-    cold-start | files | build) wanted=("$1") && shift ;;
+    cold-start | files | build | cluster) wanted=("$1") && shift ;;
     *)
         sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
         exit 2

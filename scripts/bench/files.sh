@@ -4,12 +4,14 @@
 # taking turns. The image is a Debian with FILES small files more, in one gzip layer.
 #   scripts/bench/files.sh [FILES...]          default: 100000; 1000000 takes half an hour and 15 GB
 . "$(dirname "$0")/lib.sh"
+. "$repo/scripts/bench/registry.sh"
 
 [ $# -gt 0 ] || set -- 100000
 mkdir "$work"/{kfs,overlay,empty,context}
 cleanup() {
     cd "$repo"
     kfs --quiet umount --all || true
+    kill "${registry_pid:-}" 2>/dev/null || true
     umount "$work/overlay" 2>/dev/null || true
     buildah rm --all >/dev/null 2>&1 || true
     umount "$work/buildah/overlay" 2>/dev/null || true
@@ -151,6 +153,61 @@ forget_image() {
     kfs rmi --force "files:$1" built >/dev/null
 }
 
+rate() { calc "1024/($1/1e6)" 0; }
+
+# took_random DIR: microseconds that 2,000 reads of 4 KiB take there, the page cache empty.
+took_random() {
+    kfs --quiet bench fs "$1" --runs 1 --format json | python3 -c '
+import json, sys
+rows = json.load(sys.stdin)["rows"]
+print(int(1e6 * next(row for row in rows if row["operation"] == "random")["places"][0]["cold"][0]))'
+}
+
+# read_beside_disk WHAT: rows of the file in the mount beside the one on the disk.
+read_beside_disk() {
+    local ours=() disk=() overlay=() dropped=() dropped_disk=() random=() random_disk=() i
+    read_whole "$work/kfs/file"
+    read_whole "$work/big/file"
+    read_whole "$work/overlay/file"
+    for i in 1 2 3 4 5; do
+        ours+=("$(took read_whole "$work/kfs/file")")
+        disk+=("$(took read_whole "$work/big/file")")
+        overlay+=("$(took read_whole "$work/overlay/file")")
+    done
+    for i in 1 2 3; do
+        drop_caches
+        dropped+=("$(took read_whole "$work/kfs/file")")
+        drop_caches
+        dropped_disk+=("$(took read_whole "$work/big/file")")
+        random+=("$(took_random "$work/kfs")")
+        random_disk+=("$(took_random "$work/big")")
+    done
+    beside() { calc "$(median "${@:2}")/$1" 2; }
+    local kfs_us=$(median "${ours[@]}") dropped_us=$(median "${dropped[@]}") random_us=$(median "${random[@]}")
+    row "$1, in the page cache, MiB/s" "$(rate "$kfs_us")" \
+        "disk $(rate "$(median "${disk[@]}")"), overlayfs $(rate "$(median "${overlay[@]}")")" \
+        "$(beside "$kfs_us" "${disk[@]}") x the disk's own"
+    row "$1, page cache dropped, MiB/s" "$(rate "$dropped_us")" "disk $(rate "$(median "${dropped_disk[@]}")")" \
+        "$(beside "$dropped_us" "${dropped_disk[@]}") x the disk's own"
+    row "$1, 2,000 random reads of 4 KiB, page cache dropped, us each" "$(calc "$random_us/2000" 0)" \
+        "disk $(calc "$(median "${random_disk[@]}")/2000" 0)" \
+        "$(beside "$random_us" "${random_disk[@]}") x the disk's own"
+}
+
+# The first time from a registry, whole, and then out of the cache.
+bench_cached() {
+    local cold
+    kfs --quiet mount --plain-http --pull=always "$@" "$registry/big:zstd-chunked" "$work/kfs"
+    drop_caches
+    cold=$(took read_whole "$work/kfs/file")
+    [ $# -gt 0 ] || row "from a registry on this machine, first time, MiB/s" "$(rate "$cold")" "" ""
+    kfs umount "$work/kfs"
+    # A mount that finds all in the cache.
+    kfs --quiet mount --pull=never "$@" "$registry/big:zstd-chunked" "$work/kfs"
+    read_beside_disk "cached from a registry${*:+, \`$*\`}"
+    kfs umount "$work/kfs"
+}
+
 bench_read() {
     say "read"
     mkdir "$work/big"
@@ -158,26 +215,20 @@ bench_read() {
     tar -C "$work/big" -cf "$work/big.tar" file
     kfs --quiet import "$work/big.tar" big >/dev/null
     rm "$work/big.tar"
-    kfs --quiet mount big "$work/kfs"
     overlay_mount "$work/big"
-    local ours=() disk=() overlay=() cold=() i
-    cold=$(took read_whole "$work/kfs/file")
-    read_whole "$work/big/file"
-    read_whole "$work/overlay/file"
-    for i in 1 2 3 4 5 6 7; do
-        ours+=("$(took read_whole "$work/kfs/file")")
-        disk+=("$(took read_whole "$work/big/file")")
-        overlay+=("$(took read_whole "$work/overlay/file")")
-    done
-    kfs umount "$work/kfs"
-    umount "$work/overlay"
-    rate() { calc "1024/($1/1e6)" 0; }
-    local kfs_us=$(median "${ours[@]}") disk_us=$(median "${disk[@]}")
     head_row "Reading a file of 1 GiB" "what" "kfs" "beside it" "ratio"
-    row "sequential, in the page cache, MiB/s" "$(rate "$kfs_us")" \
-        "on the disk's own file system $(rate "$disk_us"), overlayfs $(rate "$(median "${overlay[@]}")")" \
-        "$(calc "$disk_us/$kfs_us" 2) x the disk's own"
-    row "first time, MiB/s" "$(rate "$cold")" "" ""
+    kfs --quiet mount big "$work/kfs"
+    read_beside_disk "plain layer in the store"
+    kfs umount "$work/kfs"
+    storage=$work/registry
+    start_registry
+    kfs --quiet convert big "$registry/big:zstd-chunked" --to zstd-chunked
+    kfs --quiet push --plain-http "$registry/big:zstd-chunked"
+    kfs --quiet rmi big "$registry/big:zstd-chunked"
+    kfs --quiet prune --all --force >/dev/null 2>&1
+    bench_cached
+    bench_cached --passthrough
+    umount "$work/overlay"
 }
 
 machine buildah umoci

@@ -1,6 +1,7 @@
 //! What a cluster image carries.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
@@ -251,6 +252,68 @@ fn the_platforms_that_are_wanted_are_carried() {
     let served = place.serve("store", "cluster:1");
     let name = format!("{}/x/two:1", served.address);
     assert!(pull("d", "linux/arm64", &name) && pull("e", "linux/amd64", &name));
+}
+
+/// Whether each platform's image can be pulled from what `cluster:1` carries.
+fn pulls(place: &Workplace, name: &str, platforms: &[&str]) -> Vec<bool> {
+    let served = place.serve("store", "cluster:1");
+    let name = format!("{}/{name}", served.address);
+    let pull = |platform: &&str| {
+        let store = format!("node-{platform}");
+        let args = ["pull", &format!("--platform=linux/{platform}"), &name];
+        let done = place.registry.run(&store, &args).status.success();
+        let inspected = place.registry.run(&store, &["inspect", &name]);
+        // It may be there from before.
+        drop(fs::remove_dir_all(place.registry.path(&store)));
+        done && String::from_utf8_lossy(&inspected.stdout).contains(platform)
+    };
+    platforms.iter().map(pull).collect()
+}
+
+#[test]
+fn what_the_base_has_of_an_image_is_completed() {
+    let Some(place) = Workplace::start(false) else { return };
+    two_platforms(&place, "quay.io/x/two:1");
+    place.write("manifests/imageList", "quay.io/x/two:1\n");
+    let text = "FROM scratch\nCOPY manifests manifests\n";
+    place.build(text, &["--collect-platform=linux/amd64"]);
+    let both = ["amd64", "arm64"];
+    assert_eq!(pulls(&place, "x/two:1", &both), [true, false]);
+    place.ok("store", &["tag", "cluster:1", "base:1"]);
+    let child = "FROM base:1\nLABEL a=b\n";
+    let said = place.build(child, &["--collect-platform=linux/amd64"]);
+    assert!(said.contains("of which the base has 1"), "{said}");
+    place.build(child, &["--collect-platform=linux/amd64,linux/arm64"]);
+    assert_eq!(pulls(&place, "x/two:1", &both), [true, true]);
+    // A registry that was copied without one of its layers.
+    place.ok("store", &["cp", "cluster:1", "/registry", "context/registry"]);
+    let blobs = place.registry.path("context/registry/docker/registry/v2/blobs/sha256");
+    let largest = walk(&blobs).into_iter().max_by_key(|file| fs::metadata(file).unwrap().len());
+    fs::write(largest.unwrap(), "cut short").unwrap();
+    let copied = "FROM scratch\nCOPY manifests manifests\nCOPY registry registry\n";
+    place.build(copied, &["--collect-platform=linux/amd64,linux/arm64"]);
+    assert_eq!(pulls(&place, "x/two:1", &both), [true, true]);
+}
+
+/// The regular files below a directory.
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let below = |path: PathBuf| if path.is_dir() { walk(&path) } else { vec![path] };
+    entries.flat_map(below).collect()
+}
+
+#[test]
+fn one_platform_that_the_store_has_does_not_stand_for_all() {
+    let Some(place) = Workplace::start(false) else { return };
+    two_platforms(&place, "quay.io/x/two:1");
+    place.write("manifests/imageList", "quay.io/x/two:1\n");
+    place.ok("store", &["pull", "--platform=linux/amd64", "quay.io/x/two:1"]);
+    let text = "FROM scratch\nCOPY manifests manifests\n";
+    let both = "--collect-platform=linux/amd64,linux/arm64";
+    let said = place.build_fails(text, &[both, "--pull=never"]);
+    assert!(said.contains("no image for linux/arm64, only for: linux/amd64"), "{said}");
+    place.build(text, &[both]);
+    assert_eq!(pulls(&place, "x/two:1", &["amd64", "arm64"]), [true, true]);
 }
 
 #[test]

@@ -17,6 +17,8 @@ mod entries;
 use std::collections::BTreeSet;
 
 use kfs_fs::digest::Digest;
+use kfs_fs::oci::find::Wanted;
+use kfs_fs::oci::manifest::{ImageConfig, Index, MAX_JSON, Manifest};
 
 use super::files::{Files, FilesError, OpenFile};
 pub use entries::{TreeFile, TreeImage, blob_path};
@@ -103,9 +105,63 @@ impl<'a> RegistryTree<'a> {
         }
     }
 
-    /// Whether the tree has a blob, of whichever repository.
-    pub fn has_blob(&self, digest: Digest) -> Result<bool, FilesError> {
-        self.files.is_file(&self.blob_path(digest))
+    /// Whether the tree has a blob of this size in bytes, of whichever repository.
+    pub fn has_blob(&self, digest: Digest, size: u64) -> Result<bool, FilesError> {
+        let blob = self.files.open(&self.blob_path(digest))?;
+        Ok(blob.is_some_and(|blob| blob.size() == size))
+    }
+
+    /// Whether a repository has all of an image, of an index all that these platforms need:
+    /// manifests, which are verified, configs and layers, by their sizes.
+    pub fn has_image(
+        &self,
+        name: &str,
+        top: Digest,
+        platforms: &[Wanted],
+    ) -> Result<bool, FilesError> {
+        let Some(json) = self.verified(name, top)? else { return Ok(false) };
+        let index = serde_json::from_slice::<Index>(&json).ok();
+        let index = index.filter(|index| !index.manifests.is_empty());
+        for platform in platforms {
+            let has = match &index {
+                None => self.has_manifest(name, top, Some(platform))?,
+                Some(index) => match platform.entry(index) {
+                    Some(entry) => self.has_manifest(name, entry.digest, None)?,
+                    None => false,
+                },
+            };
+            if !has {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a repository has a manifest with all that it names, and is for this platform.
+    fn has_manifest(
+        &self,
+        name: &str,
+        digest: Digest,
+        platform: Option<&Wanted>,
+    ) -> Result<bool, FilesError> {
+        let Some(json) = self.verified(name, digest)? else { return Ok(false) };
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&json) else { return Ok(false) };
+        for blob in [&manifest.config].into_iter().chain(&manifest.layers) {
+            let found = self.blob(name, blob.digest)?;
+            if found.is_none_or(|found| found.size() != blob.size) {
+                return Ok(false);
+            }
+        }
+        let Some(platform) = platform else { return Ok(true) };
+        let config = self.files.bytes_up_to(&self.blob_path(manifest.config.digest), MAX_JSON)?;
+        let config = config.and_then(|json| serde_json::from_slice::<ImageConfig>(&json).ok());
+        Ok(config.is_some_and(|config| platform.fits_config(&config)))
+    }
+
+    /// A manifest that is what its digest says.
+    fn verified(&self, name: &str, digest: Digest) -> Result<Option<Vec<u8>>, FilesError> {
+        let json = self.manifest(name, digest, MAX_JSON)?;
+        Ok(json.filter(|json| Digest::of(json) == digest))
     }
 
     fn link(&self, path: &str) -> Result<Option<Digest>, FilesError> {

@@ -7,9 +7,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::Image;
 use super::image::{ImageError, choose_manifest, host_architecture};
 use super::layout::{FoundBy, Layout, LayoutError, Selection};
-use super::manifest::{Descriptor, ImageConfig, Manifest, Platform, is_index, is_manifest};
+use super::manifest::{Descriptor, ImageConfig, Index, Manifest, Platform, is_index, is_manifest};
 use super::reference::Name;
 use super::registry::{Fetched, Reference, Registries, RegistryError, Repository};
 use super::soci;
@@ -85,15 +86,37 @@ impl Wanted {
         self.variant.as_deref()
     }
 
+    /// The entry of an index for this platform; an only entry needs no platform.
+    pub fn entry<'i>(&self, index: &'i Index) -> Option<&'i Descriptor> {
+        let suited = index.manifests.iter().filter_map(|descriptor| {
+            let platform = descriptor.platform.as_ref().filter(|platform| self.fits(platform))?;
+            Some((self.rank(platform), descriptor))
+        });
+        let best = suited.min_by_key(|(rank, _)| *rank).map(|(_, found)| found);
+        best.or(match &index.manifests[..] {
+            [only] if only.platform.is_none() => Some(only),
+            _ => None,
+        })
+    }
+
+    /// Refuses an image that says of itself that it is for another platform.
+    pub fn check(&self, image: &Image) -> Result<(), ImageError> {
+        if self.fits_config(&image.config) {
+            return Ok(());
+        }
+        let available = vec![platform_of(&image.config)];
+        Err(ImageError::Platform { digest: image.digest, wanted: self.to_string(), available })
+    }
+
     /// Whether an entry of an index is for this platform.
-    pub(crate) fn fits(&self, platform: &Platform) -> bool {
+    fn fits(&self, platform: &Platform) -> bool {
         self.fits_parts(&platform.os, &platform.architecture, platform.variant.as_deref())
     }
 
     /// How well an entry that fits is suited; the least is the best. Without a variant in the
     /// wish that is the entry that most machines can run: one without a variant, then the lowest.
     /// Only `linux/arm` for another machine is v7 first, as Docker has it (containerd, platforms).
-    pub(crate) fn rank(&self, platform: &Platform) -> u32 {
+    fn rank(&self, platform: &Platform) -> u32 {
         let variant = match (self.architecture.as_str(), platform.variant.as_deref()) {
             (_, None | Some("")) | ("arm64", Some("v8")) | ("amd64", Some("v1")) => return 0,
             (_, Some(variant)) => variant,
@@ -111,7 +134,8 @@ impl Wanted {
         u32::from(major) << 16 | u32::from(minor)
     }
 
-    fn fits_config(&self, config: &ImageConfig) -> bool {
+    /// Whether an image with this config is for this platform.
+    pub fn fits_config(&self, config: &ImageConfig) -> bool {
         self.fits_parts(&config.os, &config.architecture, config.variant.as_deref())
     }
 
@@ -388,12 +412,9 @@ fn keep(store: &Store, name: &Name, fetched: Fetched, typed: &str) -> Result<(),
     let layout = fetching(store, Some(name.clone()))?;
     let image = layout.image_at(typed, &top)?;
     let broken = |source| LayoutError::Image { name: typed.to_owned(), source: Box::new(source) };
-    let entry = match &store.lookup().platform {
-        Some(wanted) if !wanted.fits_config(&image.config) => {
-            let available = vec![platform_of(&image.config)];
-            let (digest, wanted) = (image.digest, wanted.to_string());
-            return Err(broken(ImageError::Platform { digest, wanted, available }));
-        }
+    let wanted = &store.lookup().platform;
+    wanted.iter().try_for_each(|wanted| wanted.check(&image)).map_err(broken)?;
+    let entry = match wanted {
         // With a platform, the name stands for that one's image, as docker has it.
         Some(_) if !store.lookup().whole => choose_manifest(&layout, &top).map_err(broken)?,
         Some(_) | None => top,

@@ -238,26 +238,15 @@ fn check_manifest_type(descriptor: Descriptor) -> Result<Descriptor, ImageError>
     }
 }
 
-/// The entry for the platform that is wanted, by default linux on this architecture; an only entry
-/// needs no platform.
+/// The entry for the platform that is wanted, by default linux on this architecture.
 fn choose(digest: Digest, index: Index, wanted: Option<&Wanted>) -> Result<Descriptor, ImageError> {
     let host = Wanted::host();
     let wanted = wanted.unwrap_or(&host);
-    let suited = index.manifests.iter().filter_map(|descriptor| {
-        let platform = descriptor.platform.as_ref().filter(|platform| wanted.fits(platform))?;
-        Some((wanted.rank(platform), descriptor))
-    });
-    if let Some((_, found)) = suited.min_by_key(|(rank, _)| *rank) {
-        return Ok(found.clone());
-    }
-    match &index.manifests[..] {
-        [only] if only.platform.is_none() => Ok(only.clone()),
-        all => Err(ImageError::Platform {
-            digest,
-            wanted: wanted.to_string(),
-            available: all.iter().map(platform_of).collect(),
-        }),
-    }
+    wanted.entry(&index).cloned().ok_or_else(|| ImageError::Platform {
+        digest,
+        wanted: wanted.to_string(),
+        available: index.manifests.iter().map(platform_of).collect(),
+    })
 }
 
 /// `linux/arm/v7`.

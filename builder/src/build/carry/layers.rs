@@ -84,11 +84,12 @@ pub(super) fn plan(
                 let content = match file {
                     TreeFile::Link(digest) => Content::Bytes(digest.to_string().into_bytes()),
                     TreeFile::Blob(digest) => {
-                        let is_there = tree.map_or(Ok(false), |tree| tree.has_blob(digest))?;
-                        if is_there || !placed.insert(digest) {
+                        let blob = content(image, digest);
+                        let has = |tree: &RegistryTree<'_>| tree.has_blob(digest, blob.size());
+                        if tree.map_or(Ok(false), has)? || !placed.insert(digest) {
                             continue;
                         }
-                        content(image, digest)
+                        blob
                     }
                 };
                 files.insert(path, content);

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use kfs_fs::digest::Digest;
 use kfs_fs::oci;
 use kfs_fs::oci::find::{Lookup, Pull, Wanted};
-use kfs_fs::oci::layout::LayoutError;
-use kfs_fs::oci::manifest::Descriptor;
+use kfs_fs::oci::layout::{LayoutError, Selection};
+use kfs_fs::oci::manifest::{Descriptor, is_index};
 use kfs_fs::oci::reference::{Name, Source};
 use kfs_fs::oci::store::Store;
 use kfs_fs::oci::{Image, Layer};
@@ -100,7 +100,7 @@ impl Job<'_> {
         }
     }
 
-    /// Whether the registry of the image has it already. What the base has under another name is
+    /// Whether the registry of the image has all of it already. What the base has under another name is
     /// looked at closely, as is everything if the user wants to know what is new.
     fn is_here(&self, name: &Name) -> Result<bool, CarryError> {
         let Some(tree) = self.tree else { return Ok(false) };
@@ -113,7 +113,7 @@ impl Job<'_> {
             (None, None) => None,
         };
         let Some(digest) = at else { return Ok(false) };
-        let is_there = tree.manifest(name.path(), digest, MAX_MANIFEST)?.is_some();
+        let is_there = tree.has_image(name.path(), digest, self.platforms)?;
         Ok(is_there && self.namesake(name).is_none())
     }
 
@@ -125,23 +125,19 @@ impl Job<'_> {
     }
 
     fn find(&self, image: &ImageName, name: &Name) -> Result<Resolved, LayoutError> {
-        let (mut top, mut json, mut layers) = (None, BTreeMap::new(), BTreeMap::new());
+        let failed =
+            |source| LayoutError::Image { name: image.to_string(), source: Box::new(source) };
+        let (mut json, mut layers) = (BTreeMap::new(), BTreeMap::new());
         let (mut manifests, mut blobs) = (Vec::new(), Vec::new());
-        for platform in self.platforms {
-            let lookup = self.store.lookup().clone();
-            let lookup = Lookup { platform: Some(platform.clone()), whole: true, ..lookup };
-            let store = self.store.clone().with_lookup(lookup);
-            let selection = oci::select(&self.source(image, name)?, &store)?;
+        let selections = self.selections(&self.source(image, name)?)?;
+        let top = selections[0].descriptor.digest;
+        for (platform, selection) in self.platforms.iter().zip(&selections) {
             let found = selection.image()?;
-            if top.is_none() {
-                let failed = |source| LayoutError::Image {
-                    name: image.to_string(),
-                    source: Box::new(source),
-                };
-                let bytes = selection.layout.json(&selection.descriptor).map_err(failed)?;
-                json.insert(selection.descriptor.digest, bytes);
-                top = Some(selection.descriptor.digest);
+            if !is_index(&selection.descriptor.media_type) {
+                platform.check(&found).map_err(failed)?;
             }
+            let bytes = selection.layout.json(&selection.descriptor).map_err(failed)?;
+            json.insert(top, bytes);
             let Image { digest, manifest, manifest_json, config_json, layers: of, .. } = found;
             manifests.push(digest);
             json.insert(digest, manifest_json);
@@ -150,11 +146,39 @@ impl Job<'_> {
             blobs.extend([manifest.config.digest].into_iter().chain(digests));
             layers.extend(of.into_iter().map(|layer| (layer.descriptor.digest, layer)));
         }
-        let top = top.expect("there is at least one platform");
         let tag = name.tag().map(str::to_owned);
         let repository = name.path().to_owned();
         let tree = TreeImage { repository, tag, top, manifests, blobs };
         Ok(Resolved { name: name.clone(), tree, json, layers })
+    }
+
+    /// The manifest or index that a source names, once for each platform.
+    fn selections(&self, source: &Source) -> Result<Vec<Selection>, LayoutError> {
+        let select = |platform: &Wanted| {
+            let lookup = self.store.lookup().clone();
+            let lookup = Lookup { platform: Some(platform.clone()), whole: true, ..lookup };
+            oci::select(source, &self.store.clone().with_lookup(lookup))
+        };
+        let all = || self.platforms.iter().map(select).collect::<Result<Vec<_>, _>>();
+        let differ = |all: &[Selection]| {
+            all.windows(2).any(|two| two[0].descriptor.digest != two[1].descriptor.digest)
+        };
+        let selections = all()?;
+        if !differ(&selections) {
+            return Ok(selections);
+        }
+        // The store had one platform's image under this name, and has the index now.
+        let selections = all()?;
+        if differ(&selections) {
+            return Err(LayoutError::Ambiguous {
+                query: source.to_string(),
+                candidates: selections
+                    .iter()
+                    .map(|one| one.descriptor.digest.to_string())
+                    .collect(),
+            });
+        }
+        Ok(selections)
     }
 
     /// Where an image is: in its registry, or in an archive of the context.
@@ -198,6 +222,3 @@ impl Job<'_> {
 fn is_same_place(one: &Name, other: &Name) -> bool {
     one.path() == other.path() && one.tag() == other.tag() && one.tag().is_some()
 }
-
-/// A manifest is not larger, in bytes (distribution specification 1.1, "Pushing Manifests").
-const MAX_MANIFEST: u64 = 4 << 20;

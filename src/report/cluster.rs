@@ -147,7 +147,7 @@ impl From<CarryError> for Failure {
             CarryError::Pods(_) => Self::from_error(&error).hint(
                 "--mode local needs a kubectl that reaches the cluster; --mode lite does without",
             ),
-            CarryError::List(_) => Self::from_error(&error),
+            CarryError::List(_) | CarryError::Archive { .. } => Self::from_error(&error),
         }
     }
 }

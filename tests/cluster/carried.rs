@@ -1,6 +1,7 @@
 //! What a cluster image carries.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -391,4 +392,36 @@ fn archives_of_the_context_are_carried() {
     place.build("FROM scratch\nCOPY registry registry\n", &[]);
     assert_eq!(place.listed("cluster:1"), ["quay.io/x/saved:1"]);
     assert!(place.tree("cluster:1").iter().any(|path| path.contains("repositories/x/saved")));
+    place.write("ignored", "quay.io/x/saved:1\n");
+    place
+        .build("FROM scratch\nCOPY registry registry\n", &["--ignored-image-list=context/ignored"]);
+    assert!(place.listed("cluster:1").is_empty());
+    // An image that brings both list and archive.
+    place.write(".sealignore", "quay.io/x/saved:1\n");
+    place.build("FROM scratch\nCOPY images images\nCOPY a.tar /\n", &["--collect=none"]);
+    place.ok("store", &["tag", "cluster:1", "base:1"]);
+    fs::remove_dir_all(place.registry.path("context")).unwrap();
+    place.build("FROM base:1\nLABEL a=b\n", &[]);
+    assert_eq!(place.listed("cluster:1"), ["quay.io/x/saved:1"]);
+    assert!(place.tree("cluster:1").iter().any(|path| path.contains("repositories/x/saved")));
+}
+
+#[test]
+fn no_archive_of_this_machine_is_carried() {
+    let Some(place) = Workplace::start(false) else { return };
+    place.image("x/a:1", &[&noise(2000, 1)]);
+    place.ok("origin", &["save", "-o", "private.tar", "x:1"]);
+    let private = place.registry.path("private.tar");
+    symlink(&private, place.registry.path("context/link.tar")).unwrap();
+    for file in ["../private.tar", private.to_str().unwrap(), "link.tar", "images"] {
+        place.write("images/skopeo/tar.txt", format!("oci-archive:{file}@quay.io/x/saved:1\n"));
+        for (text, has_none) in [
+            ("FROM scratch\nCOPY registry registry\n", "the context has no such file"),
+            ("FROM scratch\nCOPY images images\n", "the image has no such file"),
+        ] {
+            let said = place.build_fails(text, &[]);
+            assert!(said.contains("images/skopeo/tar.txt names"), "{said}");
+            assert!(said.contains(has_none), "{said}");
+        }
+    }
 }

@@ -37,7 +37,7 @@ use super::schedule::Site;
 use super::{Event, Report};
 use crate::cluster::collect::auth::{AuthListError, ListWithAuth};
 use crate::cluster::collect::{
-    self, ChartSettings, Collection, IGNORE, ImageName, LIST_WITH_AUTH, Place, Scope,
+    self, ARCHIVES, ChartSettings, Collection, IGNORE, ImageName, LIST_WITH_AUTH, Place, Scope,
 };
 use crate::cluster::extension::{ContainerImage, ImagePlatform, images};
 use crate::cluster::files::{Files, FilesError};
@@ -108,6 +108,14 @@ pub enum CarryError {
         /// What a cluster asks for.
         path: String,
     },
+    /// A list of archives names one that is not there.
+    #[error("{ARCHIVES} names {line:?}, but the {place} has no such file")]
+    Archive {
+        /// As it stands there.
+        line: String,
+        /// `context` or `image`: where it is looked for.
+        place: &'static str,
+    },
     /// An image breaks off on its way.
     #[error("{image}: {source}")]
     Fetch {
@@ -176,7 +184,7 @@ impl Site<'_> {
         let Some(collecting) = &self.options.collecting else { return self.inherited() };
         let finished = self.finished(self.plan.target());
         let with_auth = self.lists_with_auth(collecting)?;
-        let collection = self.collect(collecting, &with_auth, report)?;
+        let (collection, of_context) = self.collect(collecting, &with_auth, report)?;
         let mut carried = self.inherited()?;
         let before = std::mem::take(&mut carried.images);
         let platforms = self.platforms(collecting);
@@ -190,6 +198,8 @@ impl Site<'_> {
             platforms: &platforms,
             tree: tree.as_ref(),
             before: &before,
+            files,
+            of_context: &of_context,
         };
         let resolved = job.resolve()?;
         let planned = layers::plan(&resolved, tree.as_ref())?;
@@ -211,19 +221,23 @@ impl Site<'_> {
         Ok(Carried { images, ..Carried::default() })
     }
 
+    /// What is named, and the archives that the context names.
     fn collect(
         &self,
         collecting: &Collecting,
         with_auth: &[(String, ListWithAuth)],
         report: &mut Report<'_>,
-    ) -> Result<Collection, CarryError> {
+    ) -> Result<(Collection, BTreeSet<ImageName>), CarryError> {
         let finished = self.finished(self.plan.target());
         let (scope, mut charts) = (&collecting.scope, collecting.charts.clone());
         charts.kube_version =
             charts.kube_version.or_else(|| kube_version(&finished.config.config.labels));
         let mut found = collect::collect(&Files::Built(&finished.view), *scope, &charts)?;
+        let mut of_context = BTreeSet::new();
         if finished.takes_collected {
-            found.merge(collect::collect(&self.options.context.files(), *scope, &charts)?);
+            let more = collect::collect(&self.options.context.files(), *scope, &charts)?;
+            of_context.extend(more.archives.keys().cloned());
+            found.merge(more);
         }
         for (name, text) in &collecting.lists {
             collect::list_text(name, text, &mut found);
@@ -245,7 +259,7 @@ impl Site<'_> {
             let text = format!("{place}: {:?} is left out: {}", skipped.text, skipped.reason);
             report("", Event::Note(text));
         }
-        Ok(found)
+        Ok((found, of_context))
     }
 
     /// The lists with credentials, that of the context too (Sealer v0.8).

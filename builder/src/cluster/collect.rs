@@ -43,7 +43,7 @@ const IMAGE_LIST: &str = "manifests/imageList";
 /// The lists of images that Sealos reads.
 const SHIM: &str = "images/shim";
 /// Where Sealos notes archives of images.
-const ARCHIVES: &str = "images/skopeo/tar.txt";
+pub(crate) const ARCHIVES: &str = "images/skopeo/tar.txt";
 /// What the APP instruction puts into an image.
 const APPS: &str = "application/apps";
 /// The list with credentials (Sealer v0.8).
@@ -302,6 +302,15 @@ impl Collection {
                 |place| Skipped { text: image.to_string(), place, reason: reason.clone() };
             self.skipped.extend(places.into_iter().map(skipped));
         }
+        self.archives.retain(|image, archive| {
+            let keep = !ignored.contains(image);
+            if !keep {
+                let place = Place { file: ARCHIVES.to_owned(), line: None, kind: Kind::Archive };
+                let (text, reason) = (archive.clone(), format!("{list} says so"));
+                self.skipped.insert(Skipped { text, place, reason });
+            }
+            keep
+        });
     }
 }
 

@@ -146,6 +146,14 @@ impl<'a> Files<'a> {
         Ok(Some(bytes))
     }
 
+    /// Where a regular file of a directory is on this machine, if it is there.
+    pub fn path(&self, file: &str) -> Result<Option<PathBuf>, FilesError> {
+        match (self, self.at(file)?) {
+            (Self::Directory(root), At::File(_)) => Ok(inside(root, file)?),
+            _ => Ok(None),
+        }
+    }
+
     /// A regular file to be read at any place, if it is there.
     pub fn open(&self, file: &str) -> Result<Option<OpenFile<'a>>, FilesError> {
         let At::File(size) = self.at(file)? else { return Ok(None) };
@@ -298,7 +306,8 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn reader(&self, file: &str) -> Result<Box<dyn Read + '_>, FilesError> {
+    /// Reads a regular file, which must be there, from its start.
+    pub(crate) fn reader(&self, file: &str) -> Result<Box<dyn Read + '_>, FilesError> {
         match self {
             Self::Directory(root) => {
                 let path = inside(root, file)?.unwrap_or_else(|| root.join(file));

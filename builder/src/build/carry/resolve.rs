@@ -1,11 +1,14 @@
 //! From the names of container images to their manifests.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use kfs_fs::digest::Digest;
+use kfs_fs::error::AtPath as _;
 use kfs_fs::oci;
 use kfs_fs::oci::find::{Lookup, Pull, Wanted};
 use kfs_fs::oci::layout::{LayoutError, Selection};
@@ -18,6 +21,7 @@ use super::{CarryError, MANIFESTS_AT_ONCE, Unfound, places};
 use crate::build::schedule::Site;
 use crate::cluster::collect::{Collection, ImageName};
 use crate::cluster::extension::ContainerImage;
+use crate::cluster::files::Files;
 use crate::cluster::registry_tree::{RegistryTree, TreeImage};
 
 /// What is to be found.
@@ -30,6 +34,10 @@ pub(super) struct Job<'a> {
     pub(super) tree: Option<&'a RegistryTree<'a>>,
     /// What the base says that this registry has.
     pub(super) before: &'a [ContainerImage],
+    /// The files of the image.
+    pub(super) files: Files<'a>,
+    /// The archives that a list of the context names; all others are named by the image's own.
+    pub(super) of_context: &'a BTreeSet<ImageName>,
 }
 
 /// An image with all that is to be stored of it.
@@ -53,7 +61,8 @@ impl Job<'_> {
         for image in names {
             let name: Name = image.as_str().parse().expect("a name that was parsed before");
             if !self.is_here(&name)? {
-                wanted.push((image, name));
+                let source = self.source(image, &name)?;
+                wanted.push((image, name, source));
             }
         }
         let next = AtomicUsize::new(0);
@@ -61,11 +70,11 @@ impl Job<'_> {
         std::thread::scope(|scope| {
             for _ in 0..MANIFESTS_AT_ONCE.min(wanted.len()) {
                 scope.spawn(|| {
-                    while let Some((image, name)) = wanted.get(next.fetch_add(1, Relaxed)) {
+                    while let Some((image, name, source)) = wanted.get(next.fetch_add(1, Relaxed)) {
                         if self.site.options.interrupts.check().is_err() {
                             break;
                         }
-                        let result = self.find(image, name);
+                        let result = self.find(image, name, source);
                         results.lock().expect("nobody panics here").push((*image, result));
                     }
                 });
@@ -124,12 +133,17 @@ impl Job<'_> {
         same.find(|one| one.domain() != name.domain()).map(|one| one.canonical())
     }
 
-    fn find(&self, image: &ImageName, name: &Name) -> Result<Resolved, LayoutError> {
+    fn find(
+        &self,
+        image: &ImageName,
+        name: &Name,
+        source: &Source,
+    ) -> Result<Resolved, LayoutError> {
         let failed =
             |source| LayoutError::Image { name: image.to_string(), source: Box::new(source) };
         let (mut json, mut layers) = (BTreeMap::new(), BTreeMap::new());
         let (mut manifests, mut blobs) = (Vec::new(), Vec::new());
-        let selections = self.selections(&self.source(image, name)?)?;
+        let selections = self.selections(source)?;
         let top = selections[0].descriptor.digest;
         for (platform, selection) in self.platforms.iter().zip(&selections) {
             let found = selection.image()?;
@@ -181,15 +195,43 @@ impl Job<'_> {
         Ok(selections)
     }
 
-    /// Where an image is: in its registry, or in an archive of the context.
-    fn source(&self, image: &ImageName, name: &Name) -> Result<Source, LayoutError> {
-        let context = &self.site.options.context;
-        let archive = self.collection.archives.get(image).filter(|_| context.view().is_none());
-        let Some(archive) = archive else { return Ok(Source::Registry(name.clone())) };
-        let (kind, rest) = archive.split_once(':').unwrap_or(("", archive));
-        let file = rest.split_once('@').map_or(rest, |(file, _)| file);
-        let path = context.root().join(Path::new(file));
-        Ok(format!("{kind}:{}", path.display()).parse::<Source>()?)
+    /// Where an image is: in its registry, or in an archive of the context or of the image.
+    fn source(&self, image: &ImageName, name: &Name) -> Result<Source, CarryError> {
+        let Some(line) = self.collection.archives.get(image) else {
+            return Ok(Source::Registry(name.clone()));
+        };
+        let (kind, rest) = line.split_once(':').unwrap_or(("", line));
+        let file = rest.split_once('@').map_or(rest, |(file, _)| file).trim_start_matches('/');
+        let (files, place) = match self.of_context.contains(image) {
+            true => (self.site.options.context.files(), "context"),
+            false => (self.files, "image"),
+        };
+        let missing = || CarryError::Archive { line: line.clone(), place };
+        let file = self.archive(files, file, image)?.ok_or_else(missing)?;
+        Ok(match kind {
+            "oci-archive" => Source::OciArchive { file, tag: None },
+            _ => Source::DockerArchive { file, tag: None },
+        })
+    }
+
+    /// An archive as a file of this machine; one that lies in an image is copied out of it.
+    fn archive(
+        &self,
+        files: Files<'_>,
+        file: &str,
+        image: &ImageName,
+    ) -> Result<Option<PathBuf>, CarryError> {
+        if let Some(path) = files.path(file)? {
+            return Ok(Some(path));
+        }
+        if !files.is_file(file)? {
+            return Ok(None);
+        }
+        let name = format!("archive-{}", Digest::of(image.as_str().as_bytes()).hex());
+        let path = self.site.work.join(name);
+        let mut copy = File::create(&path).at("create", &path)?;
+        io::copy(&mut files.reader(file)?, &mut copy).at("write", &path)?;
+        Ok(Some(path))
     }
 
     /// A cluster asks for `library/nginx:1` whatever the registry was.

@@ -318,6 +318,33 @@ fn one_platform_that_the_store_has_does_not_stand_for_all() {
 }
 
 #[test]
+fn a_pinned_image_leaves_the_tag_to_the_one_that_is_not() {
+    let Some(place) = Workplace::start(false) else { return };
+    let old = place.image("quay.io/x/a:1", &[&noise(2000, 1)]);
+    let new = place.image("quay.io/x/a:1", &[&noise(3000, 2)]);
+    place.write("manifests/imageList", format!("quay.io/x/a:1\nquay.io/x/a:1@{old}\n"));
+    place.build("FROM scratch\nCOPY manifests manifests\n", &[]);
+    assert_eq!(place.listed("cluster:1").len(), 2);
+    let pulled = |place: &Workplace, reference: &str| {
+        let served = place.serve("store", "cluster:1");
+        let name = format!("{}/x/a{reference}", served.address);
+        place.registry.ok("node", &["pull", "--pull=always", &name]).trim().to_owned()
+    };
+    assert_eq!(pulled(&place, ":1"), new);
+    assert_eq!(pulled(&place, &format!("@{old}")), old);
+    // The base has the tag.
+    place.write("manifests/imageList", "quay.io/x/a:1\n");
+    place.build("FROM scratch\nCOPY manifests manifests\n", &[]);
+    place.ok("store", &["tag", "cluster:1", "base:1"]);
+    place.write("manifests/imageList", format!("quay.io/x/a:1@{old}\n"));
+    place.build("FROM base:1\nCOPY manifests manifests\n", &[]);
+    assert_eq!(pulled(&place, ":1"), new);
+    // Alone, it has its tag.
+    place.build("FROM scratch\nCOPY manifests manifests\n", &[]);
+    assert_eq!(pulled(&place, ":1"), old);
+}
+
+#[test]
 fn charts_come_from_registries() {
     let Some(place) = Workplace::start(false) else { return };
     place.image("docker.io/library/web:1", &[&noise(2000, 1)]);

@@ -97,6 +97,7 @@ impl Job<'_> {
         if !missing.is_empty() {
             return Err(CarryError::Unfound(missing));
         }
+        self.keep_tags(&mut resolved)?;
         self.check_collisions(&resolved)?;
         Ok(resolved)
     }
@@ -234,11 +235,28 @@ impl Job<'_> {
         Ok(Some(path))
     }
 
+    /// A tag is that of the name without a digest, if that one is carried too or was before: what
+    /// is asked for by its digest needs none.
+    fn keep_tags(&self, resolved: &mut [Resolved]) -> Result<(), CarryError> {
+        let names = self.collection.images.keys().chain(self.collection.archives.keys());
+        let names = names.filter_map(|name| name.as_str().parse::<Name>().ok());
+        let unpinned: Vec<Name> = names.filter(|name| name.digest().is_none()).collect();
+        for one in resolved.iter_mut().filter(|one| one.name.digest().is_some()) {
+            let Some(tag) = one.name.tag() else { continue };
+            let before = self.tree.map_or(Ok(None), |tree| tree.tagged(one.name.path(), tag))?;
+            let is_taken = before.is_some_and(|digest| digest != one.tree.top);
+            if is_taken || unpinned.iter().any(|name| is_same_place(name, &one.name)) {
+                one.tree.tag = None;
+            }
+        }
+        Ok(())
+    }
+
     /// A cluster asks for `library/nginx:1` whatever the registry was.
     fn check_collisions(&self, resolved: &[Resolved]) -> Result<(), CarryError> {
         let mut first = BTreeMap::new();
         for one in resolved {
-            let Some(tag) = one.name.tag() else { continue };
+            let Some(tag) = one.tree.tag.as_deref() else { continue };
             let place = (one.name.path(), tag);
             let path = format!("{}:{tag}", one.name.path());
             if let Some(tree) = self.tree

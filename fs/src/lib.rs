@@ -37,4 +37,4 @@ pub mod span;
 mod sys;
 pub mod trace;
 pub mod tree;
-mod unnamed;
+pub mod unnamed;

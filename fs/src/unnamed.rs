@@ -11,11 +11,67 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
+use crate::error::{AtPath, PathError};
+
 /// As of any new file; the umask takes its part.
 const MODE: u32 = 0o666;
 
 /// How names start that files have for a moment; what is killed then leaves them.
 pub(crate) const HIDDEN: &str = ".new-";
+
+/// A file that appears at a path when it is whole, in the place of a file that is there. A link
+/// stays one, and what it points to is replaced; a device or pipe is written to.
+#[derive(Debug)]
+pub struct WholeFile {
+    target: PathBuf,
+    file: Open,
+}
+
+#[derive(Debug)]
+enum Open {
+    /// Without a name until it is whole: nobody would remove what a killed process leaves there.
+    New(UnnamedFile),
+    There(File),
+}
+
+impl WholeFile {
+    /// Begins a file.
+    pub fn create(path: &Path) -> Result<Self, PathError> {
+        let target = match fs::canonicalize(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            target => target.at("resolve", path)?,
+        };
+        let is_file = |metadata: fs::Metadata| metadata.is_file();
+        let file = match fs::metadata(&target).map_or(true, is_file) {
+            true => Open::New(UnnamedFile::new_in(directory_of(&target)).at("create", &target)?),
+            false => {
+                Open::There(fs::OpenOptions::new().write(true).open(&target).at("open", &target)?)
+            }
+        };
+        Ok(Self { target, file })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        match &self.file {
+            Open::New(file) => file.file(),
+            Open::There(file) => file,
+        }
+    }
+
+    /// Brings the content to disk and gives it its name.
+    pub fn finish(self) -> Result<(), PathError> {
+        let Open::New(file) = self.file else { return Ok(()) };
+        let dir = directory_of(&self.target);
+        file.file().sync_all().at("write", &self.target)?;
+        file.persist(&self.target).at("write", &self.target)?;
+        File::open(dir).and_then(|dir| dir.sync_all()).at("sync", dir)
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
 
 /// A file without a name.
 #[derive(Debug)]
@@ -111,6 +167,29 @@ mod tests {
         }
         drop(UnnamedFile::new_in(dir.path()).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_whole_file_replaces_files_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("x"), dir.path().join("link"));
+        std::os::unix::fs::symlink("x", &link).unwrap();
+        for text in ["one", "two"] {
+            fs::write(&path, "old").unwrap();
+            let file = WholeFile::create(&link).unwrap();
+            file.file().write_all(text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+            file.finish().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert!(link.is_symlink());
+        }
+        drop(WholeFile::create(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+        let null = WholeFile::create(Path::new("/dev/null")).unwrap();
+        null.file().write_all(b"x").unwrap();
+        null.finish().unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        assert!(WholeFile::create(dir.path()).is_err());
     }
 
     #[test]

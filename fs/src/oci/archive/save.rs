@@ -2,7 +2,7 @@
 //! owned by root, of the year 1970.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::oci::reference::Name;
 use crate::oci::store::{Store, StoreError, each_piece, input_error};
 use crate::oci::walk::closure;
 use crate::oci::{Image, Layer};
-use crate::unnamed::UnnamedFile;
+use crate::unnamed::WholeFile;
 
 /// The unit of a tar, in bytes.
 const BLOCK: usize = 512;
@@ -32,19 +32,9 @@ pub fn save_to_file(
     path: &Path,
     copied: &dyn Fn(u64),
 ) -> Result<(), StoreError> {
-    // A link stays one, and what it points to is replaced.
-    let target = match fs::canonicalize(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        target => target.at("resolve", path)?,
-    };
-    let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Without a name until it is whole: nobody would remove what a killed process leaves here.
-    let file = UnnamedFile::new_in(dir).at("create", &target)?;
-    write(images, format, &mut Archive { file: file.file(), path: &target, copied })?;
-    file.file().sync_all().at("write", &target)?;
-    file.persist(&target).at("write", &target)?;
-    File::open(dir).and_then(|dir| dir.sync_all()).at("sync", dir)?;
-    Ok(())
+    let file = WholeFile::create(path)?;
+    write(images, format, &mut Archive { file: file.file(), path, copied })?;
+    Ok(file.finish()?)
 }
 
 /// Writes images to a stream, by way of a temporary file of the store.

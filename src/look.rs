@@ -3,12 +3,15 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use kfs_fs::extract::{Keep, Refused, extract};
 use kfs_fs::filesystem::{Attr, ImageFs, Ino, Resolved};
 use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::store::Part;
 use kfs_fs::oci::{self, Image};
 pub(crate) use kfs_fs::printable::name as escape;
+use nix::unistd::geteuid;
 
 use crate::commands::Context;
 use crate::progress::Progress;
@@ -69,6 +72,23 @@ pub(crate) fn open_fs(
         progress.get_or_init(start).add(bytes);
     };
     Ok(ImageFs::open_with(image, indexes, &count, context.reading.clone())?)
+}
+
+/// Copies an inode and all below it to `target`, with all that can be kept; tells what a user
+/// other than root cannot.
+pub(crate) fn extract_all(
+    fs: &ImageFs,
+    ino: Ino,
+    target: &Path,
+    context: &Context,
+) -> Result<(), Failure> {
+    let keep = if geteuid().is_root() { Keep::All } else { Keep::Allowed };
+    let Refused(count) = extract(fs, ino, target, keep)?;
+    if count > 0 {
+        context
+            .say(&format!("note: {count} owners, devices and xattrs are left out: they need root"));
+    }
+    Ok(())
 }
 
 /// The type letter and permission bits as `ls -l` shows them.

@@ -69,10 +69,23 @@ pub enum Keep {
     Content,
     /// Owner, setuid bits, devices, xattrs and hard links too.
     All,
+    /// As [`All`](Self::All), without what the system refuses to this user, and without the setuid
+    /// bits of files that have another owner then.
+    Allowed,
 }
 
+/// How much was not kept because the system refused it: owners, devices and xattrs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused(pub usize);
+
 /// Copies the inode `ino` and all below it to `target`, which gets its name.
-pub fn extract(image: &ImageFs, ino: Ino, target: &Path, keep: Keep) -> Result<(), ExtractError> {
+pub fn extract(
+    image: &ImageFs,
+    ino: Ino,
+    target: &Path,
+    keep: Keep,
+) -> Result<Refused, ExtractError> {
+    let mut extractor = Extractor { image, keep, refused: Refused::default() };
     // Directories get their times and permissions last, the inner ones first.
     let mut finish = Vec::new();
     let mut first_names: HashMap<Ino, PathBuf> = HashMap::new();
@@ -80,12 +93,10 @@ pub fn extract(image: &ImageFs, ino: Ino, target: &Path, keep: Keep) -> Result<(
     while let Some((ino, path)) = pending.pop() {
         let attr = read(&path, image.attr(ino))?;
         if attr.mode & S_IFMT != S_IFDIR {
-            match first_names.get(&ino) {
-                Some(first) => link(first, &path)?,
-                None => leaf(image, &attr, &path, keep)?,
-            }
-            if keep == Keep::All && attr.nlink > 1 {
-                first_names.entry(ino).or_insert(path);
+            if let Some(first) = first_names.get(&ino) {
+                link(first, &path)?;
+            } else if extractor.leaf(&attr, &path)? && keep != Keep::Content && attr.nlink > 1 {
+                first_names.insert(ino, path);
             }
             continue;
         }
@@ -100,9 +111,9 @@ pub fn extract(image: &ImageFs, ino: Ino, target: &Path, keep: Keep) -> Result<(
     }
     for (attr, path) in finish.iter().rev() {
         let dir = File::open(path).at("open", path)?;
-        set_metadata(image, attr, &dir, path, keep)?;
+        extractor.set_metadata(attr, &dir, path)?;
     }
-    Ok(())
+    Ok(extractor.refused)
 }
 
 fn read<T>(path: &Path, result: Result<T, ReadError>) -> Result<T, ExtractError> {
@@ -141,38 +152,6 @@ fn link(first: &Path, path: &Path) -> Result<(), ExtractError> {
     Ok(fs::hard_link(first, path).at("link", path)?)
 }
 
-fn leaf(image: &ImageFs, attr: &Attr, path: &Path, keep: Keep) -> Result<(), ExtractError> {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
-        let (found, wanted) = ("a directory", "a file");
-        return Err(ExtractError::InTheWay { path: path.to_owned(), found, wanted });
-    }
-    match attr.mode & S_IFMT {
-        S_IFREG => file(image, attr, path, keep),
-        S_IFLNK => {
-            let target = OsStr::from_bytes(read(path, image.readlink(attr.ino))?);
-            remove(path)?;
-            symlink(target, path).at("create", path)?;
-            own_link(attr, path, keep)
-        }
-        kind if keep == Keep::All => {
-            remove(path)?;
-            let kind = SFlag::from_bits_truncate(kind);
-            let mode = Mode::from_bits_truncate(attr.mode & 0o7777);
-            mknod(path, kind, mode, u64::from(attr.rdev)).at("create", path)?;
-            own_link(attr, path, keep)
-        }
-        // Devices and FIFOs are not content.
-        _ => Ok(()),
-    }
-}
-
-fn own_link(attr: &Attr, path: &Path, keep: Keep) -> Result<(), ExtractError> {
-    if keep == Keep::All {
-        lchown(path, Some(attr.uid), Some(attr.gid)).at("change owner of", path)?;
-    }
-    Ok(())
-}
-
 fn remove(path: &Path) -> Result<(), PathError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -180,47 +159,107 @@ fn remove(path: &Path) -> Result<(), PathError> {
     }
 }
 
-fn file(image: &ImageFs, attr: &Attr, path: &Path, keep: Keep) -> Result<(), ExtractError> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let new = UnnamedFile::new_in(dir).at("create", path)?;
-    // Holes stay holes: an image may claim more of them than any disk can hold.
-    new.file().set_len(attr.size).at("write", path)?;
-    let mut offset = 0;
-    while let Some((start, end)) = read(path, image.next_data(attr.ino, offset))? {
-        let len = usize::try_from(end - start).unwrap_or(PIECE).min(PIECE);
-        let piece = read(path, image.read(attr.ino, start, len))?;
-        new.file().write_all_at(&piece, start).at("write", path)?;
-        offset = start + piece.len().max(1) as u64;
-    }
-    set_metadata(image, attr, new.file(), path, keep)?;
-    Ok(new.persist(path).at("write", path)?)
+struct Extractor<'a> {
+    image: &'a ImageFs,
+    keep: Keep,
+    refused: Refused,
 }
 
-fn set_metadata(
-    image: &ImageFs,
-    attr: &Attr,
-    file: &File,
-    path: &Path,
-    keep: Keep,
-) -> Result<(), ExtractError> {
-    let mut mode = attr.mode & 0o1777;
-    if keep == Keep::All {
-        mode = attr.mode & 0o7777;
-        fchown(file, Some(attr.uid), Some(attr.gid)).at("change owner of", path)?;
-    }
-    file.set_permissions(Permissions::from_mode(mode)).at("change mode of", path)?;
-    if keep == Keep::All {
-        for name in read(path, image.xattr_names(attr.ino))? {
-            if let Some(value) = read(path, image.xattr(attr.ino, name))? {
-                let set = xattr::FileExt::set_xattr(file, OsStr::from_bytes(name), value);
-                set.at("set an xattr of", path)?;
+impl Extractor<'_> {
+    /// Makes what is no directory; whether it is there then.
+    fn leaf(&mut self, attr: &Attr, path: &Path) -> Result<bool, ExtractError> {
+        if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+            let (found, wanted) = ("a directory", "a file");
+            return Err(ExtractError::InTheWay { path: path.to_owned(), found, wanted });
+        }
+        match attr.mode & S_IFMT {
+            S_IFREG => self.file(attr, path)?,
+            S_IFLNK => {
+                let target = OsStr::from_bytes(read(path, self.image.readlink(attr.ino))?);
+                remove(path)?;
+                symlink(target, path).at("create", path)?;
+                self.own_link(attr, path)?;
+            }
+            // Devices and FIFOs are not content.
+            _ if self.keep == Keep::Content => return Ok(false),
+            kind => {
+                remove(path)?;
+                let kind = SFlag::from_bits_truncate(kind);
+                let mode = Mode::from_bits_truncate(attr.mode & 0o7777);
+                let made = mknod(path, kind, mode, u64::from(attr.rdev));
+                if !self.allowed(made.map_err(io::Error::from)).at("create", path)? {
+                    return Ok(false);
+                }
+                self.own_link(attr, path)?;
             }
         }
+        Ok(true)
     }
-    let time = system_time(attr.mtime);
-    file.set_times(FileTimes::new().set_modified(time).set_accessed(time))
-        .at("set the time of", path)?;
-    Ok(())
+
+    /// Whether something was done. What the system refuses is counted, if that may be.
+    fn allowed(&mut self, result: io::Result<()>) -> io::Result<bool> {
+        use nix::libc::{EINVAL, ENOTSUP, EPERM};
+        match result {
+            Ok(()) => Ok(true),
+            // An owner that a user namespace does not have, xattrs that a file system does not.
+            Err(error)
+                if self.keep == Keep::Allowed
+                    && matches!(error.raw_os_error(), Some(EPERM | EINVAL | ENOTSUP)) =>
+            {
+                self.refused.0 += 1;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn own_link(&mut self, attr: &Attr, path: &Path) -> Result<(), ExtractError> {
+        if self.keep != Keep::Content {
+            let owned = lchown(path, Some(attr.uid), Some(attr.gid));
+            self.allowed(owned).at("change owner of", path)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, attr: &Attr, path: &Path) -> Result<(), ExtractError> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let new = UnnamedFile::new_in(dir).at("create", path)?;
+        // Holes stay holes: an image may claim more of them than any disk can hold.
+        new.file().set_len(attr.size).at("write", path)?;
+        let mut offset = 0;
+        while let Some((start, end)) = read(path, self.image.next_data(attr.ino, offset))? {
+            let len = usize::try_from(end - start).unwrap_or(PIECE).min(PIECE);
+            let piece = read(path, self.image.read(attr.ino, start, len))?;
+            new.file().write_all_at(&piece, start).at("write", path)?;
+            offset = start + piece.len().max(1) as u64;
+        }
+        self.set_metadata(attr, new.file(), path)?;
+        Ok(new.persist(path).at("write", path)?)
+    }
+
+    fn set_metadata(&mut self, attr: &Attr, file: &File, path: &Path) -> Result<(), ExtractError> {
+        let mut mode = attr.mode & 0o1777;
+        if self.keep != Keep::Content {
+            let owned = fchown(file, Some(attr.uid), Some(attr.gid));
+            if self.allowed(owned).at("change owner of", path)? {
+                mode = attr.mode & 0o7777;
+            }
+        }
+        file.set_permissions(Permissions::from_mode(mode)).at("change mode of", path)?;
+        if self.keep != Keep::Content {
+            let image = self.image;
+            for name in read(path, image.xattr_names(attr.ino))? {
+                if let Some(value) = read(path, image.xattr(attr.ino, name))? {
+                    let set = xattr::FileExt::set_xattr(file, OsStr::from_bytes(name), value);
+                    self.allowed(set).at("set an xattr of", path)?;
+                }
+            }
+        }
+        let time = system_time(attr.mtime);
+        file.set_times(FileTimes::new().set_modified(time).set_accessed(time))
+            .at("set the time of", path)?;
+        Ok(())
+    }
 }
 
 fn system_time(time: Timestamp) -> SystemTime {

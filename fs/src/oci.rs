@@ -73,6 +73,12 @@ pub fn select(source: &Source, store: &Store) -> Result<Selection, LayoutError> 
     store::select(source, store)
 }
 
+/// Finds the image that a source names, which is to be copied or sent elsewhere: as
+/// [`select`], but no registry is asked what a name stands for that the store has.
+pub fn select_as_it_is(source: &Source, store: &Store) -> Result<Selection, LayoutError> {
+    store::select_as_it_is(source, store)
+}
+
 /// Finds and reads the image that a source names.
 pub fn open(source: &Source, store: &Store) -> Result<Image, LayoutError> {
     select(source, store)?.image()

@@ -25,6 +25,7 @@ use kfs_fs::oci::image::host_architecture;
 use kfs_fs::oci::manifest::Platform;
 use kfs_fs::oci::reference::Name;
 
+use super::save::not_to_a_terminal;
 use super::{Context, compression, kubeconfig, print};
 use crate::finding::FindArgs;
 use crate::report::{Failure, NOT_FOUND, USAGE};
@@ -55,9 +56,9 @@ pub(crate) struct Args {
     #[arg(long, short, alias = "kubefile", value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// Name of the new image
+    /// Name of the new image; it may have several
     #[arg(long, short, alias = "imageName", value_name = "NAME")]
-    tag: Option<String>,
+    tag: Vec<String>,
 
     /// Value of an ARG; without =VALUE it is taken from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
@@ -108,7 +109,7 @@ pub(crate) struct Args {
 
     /// Write the image, too: type=oci|docker|local|tar,dest=PATH; a directory alone is type=local
     #[arg(long, short, value_name = "OUTPUT", help_heading = "The image")]
-    output: Option<String>,
+    output: Vec<String>,
 
     /// A secret for RUN --mount=type=secret, never part of the image
     #[arg(long, value_name = "id=ID,src=FILE|env=NAME", help_heading = "RUN")]
@@ -248,7 +249,7 @@ enum CopyRuleArg {
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let cluster = cluster(args)?;
-    let output = args.output.as_deref().map(Output::parse).transpose()?;
+    let outputs = outputs(&args.output)?;
     let context = &context.finding(&args.find);
     let interrupts = Arc::new(Interrupts::default());
     let agents = flags::agents(&args.ssh)?;
@@ -260,7 +261,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let target = target.transpose()?;
     let target = target.unwrap_or_else(host);
     let plan = Plan::new(file, plan_options(args, &target)?)?;
-    if let Some(tag) = &args.tag {
+    for tag in &args.tag {
         // A wrong name is told before the work, not after it.
         tag.parse::<Name>()?;
     }
@@ -276,20 +277,41 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let started = Instant::now();
     let mut teller = Teller::new(context, args.progress);
     let mut report = |stage: &str, event: Event| teller.tell(stage, event);
-    let built = build::build(&plan, &options, &context.store()?, &sandbox, &mut report);
+    let store = context.store()?;
+    let built = build::build(&plan, &options, &store, &sandbox, &mut report);
     teller.end();
+    // Signals are held back as long as these live, and nobody asks for them any more.
+    drop((options, sandbox));
     let built = built?;
+    // The build gave it the first of its names.
+    for tag in args.tag.iter().skip(1) {
+        store.tag(&built.digest.to_string(), tag)?;
+    }
     if let Some(path) = &args.iidfile {
         std::fs::write(path, built.id.to_string()).at("write", path)?;
     }
-    teller.built(args.tag.as_deref(), &built, started.elapsed());
-    if let Some(output) = output {
-        output.write(&built, args.tag.as_deref(), context)?;
-        if output.is_stdout() {
-            return Ok(());
-        }
+    teller.built(&args.tag, &built, started.elapsed());
+    for output in &outputs {
+        output.write(&built, &args.tag, context)?;
     }
-    print(&format!("{}\n", built.digest))
+    match outputs.iter().any(Output::is_stdout) {
+        true => Ok(()),
+        false => print(&format!("{}\n", built.digest)),
+    }
+}
+
+/// Where the image goes beside the store; at most one may be standard output.
+fn outputs(texts: &[String]) -> Result<Vec<Output>, Failure> {
+    let outputs: Vec<Output> =
+        texts.iter().map(|text| Output::parse(text)).collect::<Result<_, _>>()?;
+    let to_stdout = outputs.iter().filter(|output| output.is_stdout()).count();
+    if to_stdout > 1 {
+        return Err(Failure::new("--output - is given more than once").code(USAGE));
+    }
+    if to_stdout == 1 {
+        not_to_a_terminal("name a file: --output type=tar,dest=FILE, or redirect standard output")?;
+    }
+    Ok(outputs)
 }
 
 /// Where clusters come from; sealer could also start some for a build.
@@ -328,7 +350,7 @@ fn build_options(
     Ok(build::Options {
         context: place.context.clone(),
         contexts: flags::contexts(&directories)?,
-        tag: args.tag.clone(),
+        tag: args.tag.first().cloned(),
         no_cache: args.no_cache,
         cache_from: flags::repositories("cache-from", &args.cache_from)?,
         cache_to: flags::repositories("cache-to", &args.cache_to)?,

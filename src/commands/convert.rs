@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         }
     };
     let store = context.store()?;
-    let image = oci::select(&args.image, &store)?;
+    let image = oci::select_as_it_is(&args.image, &store)?;
     let progress = Progress::new(context, &format!("converting {}", args.image));
     let conversion = Conversion { name: &args.name, compression, priorities: &priorities };
     let converted = convert(&image, &store, &conversion, &|bytes| progress.add(bytes))?;

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.store()?;
     // Nobody removes what is being copied.
     let writer = store.writer()?;
-    let selection = oci::select(&args.source, &store)?;
+    let selection = oci::select_as_it_is(&args.source, &store)?;
     let progress = Progress::new(context, &format!("Copying {}", args.source));
     let copied = |bytes| progress.add(bytes);
     let image = copy(args, context, &selection, &copied);

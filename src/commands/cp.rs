@@ -10,13 +10,14 @@ use kfs_fs::oci::reference::Source;
 
 use super::Context;
 use crate::finding::FindArgs;
-use crate::look::Look;
+use crate::look::{Look, extract_all};
 use crate::report::Failure;
 
 /// Copy a file or directory out of an image
 ///
 /// As with cp -r: if DEST is a directory the copy lies in it under its own name, else DEST is its
-/// name. Mode and time are kept; with --archive also owner, setuid bits, devices and xattrs.
+/// name. Mode and time are kept; with --archive also owner, setuid bits, devices and xattrs, as far
+/// as this user may give them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  kfs cp debian:12 /etc/apt ./apt-config")]
 pub(crate) struct Args {
@@ -54,6 +55,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         true => args.dest.join(OsStr::from_bytes(name)),
         false => args.dest.clone(),
     };
-    let keep = if args.archive { Keep::All } else { Keep::Content };
-    Ok(extract(&look.fs, ino, &target, keep)?)
+    if args.archive {
+        return extract_all(&look.fs, ino, &target, context);
+    }
+    extract(&look.fs, ino, &target, Keep::Content)?;
+    Ok(())
 }

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let store = context.store()?;
     // Nobody removes what is being sent.
     let writer = store.writer()?;
-    let selection = oci::select(&args.image, &store)?;
+    let selection = oci::select_as_it_is(&args.image, &store)?;
     let name = match (&args.destination, selection.name()) {
         (Some(name), _) => name.clone(),
         (None, Some(name)) => name.parse()?,

@@ -53,14 +53,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         Format::DockerArchive => oci::archive::Format::Docker,
     };
     let output = args.output.as_deref().filter(|file| *file != Path::new("-"));
-    if output.is_none() && io::stdout().is_terminal() {
-        return Err(Failure::new("an archive is not written to a terminal")
-            .hint("use -o FILE, or redirect standard output")
-            .code(USAGE));
+    if output.is_none() {
+        not_to_a_terminal("use -o FILE, or redirect standard output")?;
     }
     let reader = context.store_to_read();
-    let images: Vec<_> =
-        args.images.iter().map(|image| oci::select(image, &reader)).collect::<Result<_, _>>()?;
+    let images: Vec<_> = args
+        .images
+        .iter()
+        .map(|image| oci::select_as_it_is(image, &reader))
+        .collect::<Result<_, _>>()?;
     let names: Vec<_> = args.images.iter().map(ToString::to_string).collect();
     let progress = Progress::new(context, &format!("saving {}", names.join(", ")));
     let copied = |bytes| progress.add(bytes);
@@ -77,5 +78,13 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             stream(&mut file)
         }
         Some(path) => Ok(save_to_file(&images, format, path, &copied)?),
+    }
+}
+
+/// Refuses to write an archive to standard output if that is a terminal.
+pub(super) fn not_to_a_terminal(hint: &str) -> Result<(), Failure> {
+    match io::stdout().is_terminal() {
+        true => Err(Failure::new("an archive is not written to a terminal").hint(hint).code(USAGE)),
+        false => Ok(()),
     }
 }

@@ -101,6 +101,29 @@ fn a_signal_ends_a_copy_and_nothing_is_left() {
     assert_eq!(blobs, 3, "the base only");
 }
 
+/// A signal ends what nobody asks for signals any more.
+#[test]
+fn a_signal_ends_the_writing_of_an_output() {
+    let Some(shop) = Workshop::with_base() else { return };
+    let pipe = shop.path("pipe");
+    run(Command::new("mkfifo").arg(&pipe));
+    fs::write(shop.path("Dockerfile"), "FROM base\nRUN true\n").unwrap();
+    let output = format!("type=oci,dest={}", pipe.display());
+    let mut build = shop.kfs(&["build", "-f", "Dockerfile", "-t", "new", "-o", &output, "context"]);
+    let mut child = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut lines = stderr.lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("Built new")));
+    thread::sleep(Duration::from_millis(200));
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it goes on");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+}
+
 /// Nothing holds the name or the content of what a killed build did; the next one works.
 #[test]
 fn a_killed_build_is_as_if_it_had_not_been() {

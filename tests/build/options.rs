@@ -1,6 +1,7 @@
 //! What the command line asks for beside the file.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -135,6 +136,71 @@ fn outputs_of_every_kind() {
     let said = shop.fails(TEXT, &["--output", "type=tar,dest=none/x.tar"]);
     assert!(said.contains("none/x.tar: No such file"), "{said}");
     shop.assert_nothing_left();
+}
+
+#[test]
+fn several_names_and_outputs() {
+    let Some(shop) = workshop() else { return };
+    let outputs = ["-t", "other:2", "-o", "type=docker,dest=docker.tar", "-o", "out"];
+    let built = shop.build_with(TEXT, &outputs);
+    assert!(built.said.contains("Built new, other:2 in"), "{}", built.said);
+    for image in ["new", "other:2"] {
+        assert_eq!(shop.inspect(image)["digest"], built.digest.as_str());
+        let archived = format!("docker-archive:docker.tar:{image}");
+        assert_eq!(shop.ok(&["cat", &archived, "/tree/more"]), "more\n");
+    }
+    assert!(shop.path("out/tree/more").exists());
+    let said = shop.fails(TEXT, &["-t", "Wrong"]);
+    assert!(said.contains("lower-case"), "{said}");
+    let said = shop.fails(TEXT, &["-o", "-", "-o", "type=oci,dest=-"]);
+    assert!(said.contains("more than once"), "{said}");
+    shop.assert_nothing_left();
+}
+
+#[test]
+fn a_tar_that_cannot_be_written_leaves_the_old_one() {
+    let Some(shop) = workshop() else { return };
+    fs::write(shop.path("root.tar"), "old").unwrap();
+    let mut build = shop.kfs(&["build", "-f", "Dockerfile", "-o", "type=tar,dest=root.tar"]);
+    fs::write(shop.path("Dockerfile"), TEXT).unwrap();
+    // No tar is there to write it.
+    let output = build.arg("context").env("PATH", "/nowhere").output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    assert_eq!(fs::read(shop.path("root.tar")).unwrap(), b"old");
+}
+
+/// All that a user other than root cannot have is left out, and that is said once.
+#[test]
+fn a_user_gets_what_he_may_have() {
+    let Some(shop) = Workshop::new() else { return };
+    shop.import("base", |root| {
+        fs::write(root.join("file"), "x").unwrap();
+        std::os::unix::fs::chown(root.join("file"), Some(1), Some(2)).unwrap();
+        fs::set_permissions(root.join("file"), fs::Permissions::from_mode(0o4755)).unwrap();
+        run(Command::new("mknod").arg(root.join("null")).args(["c", "1", "3"]));
+        xattr::set(root.join("file"), "security.capability", &[0; 20]).ok();
+    });
+    let script = r#"
+        set -e
+        chmod 755 "$1"; install -d -o 65534 -g 65534 "$1/home"; cp "$0" "$1/kfs"
+        cp -r "$1/store" "$1/home/store"; chown -R 65534:65534 "$1/home"
+        cd "$1/home"; export KFS_ROOT=$PWD/store KFS_PULL=never HOME=$PWD
+        printf 'FROM base
+COPY Dockerfile /
+' >Dockerfile
+        user() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+        user "$1/kfs" build -t new -o out -o type=tar,dest=out.tar .
+        user "$1/kfs" cp -a base /file copy
+        stat -c %U:%a out/file copy; tar tf out.tar; ls out"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_kfs")]).arg(shop.path("."));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("nobody:755\nnobody:755\n./\n"), "{text}");
+    assert!(text.ends_with("Dockerfile\nfile\n"), "{text}");
+    assert_eq!(said.matches("left out: they need root").count(), 3, "{said}");
 }
 
 #[test]

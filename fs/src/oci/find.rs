@@ -355,6 +355,21 @@ pub(super) fn named(store: &Store, query: &str, typed: &str) -> Result<Selection
     }
 }
 
+/// Finds an image that is to be copied or sent elsewhere. What the store has under a name is what
+/// the user means by it, whenever registries are to be asked: it may have been built here.
+pub(super) fn as_it_is(store: &Store, query: &str, typed: &str) -> Result<Selection, LayoutError> {
+    let local = fetching(store, None)?.select(Some(query), typed);
+    let found = match local {
+        Err(LayoutError::NotFound { .. }) => return named(store, query, typed),
+        local => local?,
+    };
+    if let Some(wanted) = &store.lookup().platform {
+        let broken = |e| LayoutError::Image { name: typed.to_owned(), source: Box::new(e) };
+        wanted.check(&found.image()?).map_err(broken)?;
+    }
+    Ok(found)
+}
+
 /// Whether an image of the store will do for a platform that was asked for.
 fn is_for(found: &Selection, wanted: Option<&Wanted>) -> Result<bool, LayoutError> {
     match wanted {

@@ -555,6 +555,21 @@ pub(super) fn select(
     }
 }
 
+/// Finds the image that a source names, which is to be copied or sent elsewhere.
+pub(super) fn select_as_it_is(
+    source: &super::reference::Source,
+    store: &Store,
+) -> Result<Selection, LayoutError> {
+    use super::reference::Source;
+    match source {
+        Source::Store(query) => find::as_it_is(store, query, &source.to_string()),
+        Source::Registry(_)
+        | Source::Layout { .. }
+        | Source::OciArchive { .. }
+        | Source::DockerArchive { .. } => select(source, store),
+    }
+}
+
 /// Where a source's images are, and which of them it names.
 pub(super) fn layout_of<'a>(
     source: &'a super::reference::Source,

@@ -7,17 +7,18 @@ use std::process::{Command, Stdio};
 
 use kfs_builder::build::Built;
 use kfs_fs::error::AtPath as _;
-use kfs_fs::extract::{Keep, extract};
 use kfs_fs::filesystem::Ino;
 use kfs_fs::oci;
 use kfs_fs::oci::archive::Format;
 use kfs_fs::oci::archive::save::{save_to_file, save_to_stream};
-use kfs_fs::oci::reference::Source;
-use kfs_fs::oci::store::Store;
+use kfs_fs::oci::copy::narrow;
+use kfs_fs::oci::reference::{Name, Source};
+use kfs_fs::oci::store::{Part, Store};
+use kfs_fs::unnamed::WholeFile;
 
 use super::flags::fields;
 use crate::commands::Context;
-use crate::look::Look;
+use crate::look::{extract_all, open_fs};
 use crate::report::{Failure, USAGE};
 
 /// What is written, and where; no place is standard output.
@@ -78,47 +79,75 @@ impl Output {
         self.dest.is_none()
     }
 
-    /// Writes the image that was built.
+    /// Writes the image that was built, whatever its names stand for by now.
     pub(super) fn write(
         &self,
         built: &Built,
-        tag: Option<&str>,
+        tags: &[String],
         context: &Context,
     ) -> Result<(), Failure> {
-        let digest = built.digest.to_string();
-        let source: Source = tag.unwrap_or(&digest).parse()?;
+        let store = context.store()?;
+        // Nobody removes what is being written.
+        let _writer = store.writer()?;
         match self.kind {
-            Kind::Archive(format) => self.archive(&source, format, &context.store()?),
-            Kind::Directory | Kind::Tar => self.root(&source, context),
+            Kind::Archive(format) => self.archive(built, tags, format, &store),
+            Kind::Directory | Kind::Tar => self.root(built, tags, &store, context),
         }
     }
 
-    fn archive(&self, source: &Source, format: Format, store: &Store) -> Result<(), Failure> {
-        let images = [oci::select(source, store)?];
+    fn archive(
+        &self,
+        built: &Built,
+        tags: &[String],
+        format: Format,
+        store: &Store,
+    ) -> Result<(), Failure> {
+        let digest = built.digest.to_string();
+        let selection = store.layout()?.select(Some(&digest), &digest)?;
+        let mut images = Vec::new();
+        for tag in tags {
+            let name: Name = tag.parse()?;
+            images.push(narrow(&selection, true, Some(name.to_string()))?);
+        }
+        if images.is_empty() {
+            images.push(selection);
+        }
         match &self.dest {
             Some(path) => Ok(save_to_file(&images, format, path, &|_| {})?),
             None => Ok(save_to_stream(&images, format, store, &mut io::stdout().lock(), &|_| {})?),
         }
     }
 
-    fn root(&self, source: &Source, context: &Context) -> Result<(), Failure> {
-        let look = Look::open(source, context)?;
+    fn root(
+        &self,
+        built: &Built,
+        tags: &[String],
+        store: &Store,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let name = tags.first().cloned().unwrap_or_else(|| built.digest.to_string());
+        let image = oci::open_manifest(&Source::Store(name), built.digest, store)?;
+        let fs = open_fs(&image, &store.dir(Part::Indexes), context)?;
         if self.kind == Kind::Directory {
             let dest = self.dest.as_ref().expect("a directory has a place");
             fs::create_dir_all(dest).at("make directory", dest)?;
-            return Ok(extract(&look.fs, Ino::ROOT, dest, Keep::All)?);
+            return extract_all(&fs, Ino::ROOT, dest, context);
         }
-        let work = context.store()?.temp_dir()?;
+        let work = store.temp_dir()?;
         let root = work.path().join("root");
-        extract(&look.fs, Ino::ROOT, &root, Keep::All)?;
+        extract_all(&fs, Ino::ROOT, &root, context)?;
         let mut tar = Command::new("tar");
         tar.args(["--sort=name", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C"]);
         tar.arg(&root).args(["-c", "."]).stdin(Stdio::null());
-        if let Some(dest) = &self.dest {
-            tar.stdout(fs::File::create(dest).at("create", dest)?);
+        let file = self.dest.as_deref().map(WholeFile::create).transpose()?;
+        if let (Some(file), Some(dest)) = (&file, &self.dest) {
+            tar.stdout(file.file().try_clone().at("open", dest)?);
         }
         let status = tar.status().map_err(|error| Failure::new(format!("run tar: {error}")))?;
-        if status.success() { Ok(()) } else { Err(Failure::new(format!("tar: {status}"))) }
+        if !status.success() {
+            return Err(Failure::new(format!("tar: {status}")));
+        }
+        Ok(file.map_or(Ok(()), WholeFile::finish)?)
     }
 }
 

@@ -70,16 +70,17 @@ impl<'a> Teller<'a> {
     }
 
     /// Tells that the image is there.
-    pub(super) fn built(&self, tag: Option<&str>, built: &Built, took: Duration) {
-        match (&self.how, tag) {
+    pub(super) fn built(&self, tags: &[String], built: &Built, took: Duration) {
+        match (&self.how, tags) {
             (How::Json, _) if !self.context.quiet => print_line(&json!({
-                "event": "built", "seconds": took.as_secs_f64(), "name": tag,
+                "event": "built", "seconds": took.as_secs_f64(),
+                "name": tags.first(), "names": tags,
                 "digest": built.digest.to_string(), "id": built.id.to_string(),
             })),
-            (How::Plain | How::Tty(..), Some(tag)) => {
-                self.context.say(&format!("Built {tag} in {}", seconds(took)));
+            (How::Json, _) | (How::Plain | How::Tty(..), []) => {}
+            (How::Plain | How::Tty(..), tags) => {
+                self.context.say(&format!("Built {} in {}", tags.join(", "), seconds(took)));
             }
-            (How::Json | How::Plain | How::Tty(..), _) => {}
         }
     }
 

@@ -275,6 +275,23 @@ fn archives_of_skopeo_are_loaded() {
 }
 
 #[test]
+fn no_archive_is_written_to_a_terminal() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a:1", b"a");
+    fs::write(sandbox.path("Dockerfile"), "FROM scratch\nLABEL a=b\n").unwrap();
+    for typed in ["save a:1", "build -o - ."] {
+        let line = format!("{} {typed}", env!("CARGO_BIN_EXE_kfs"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]).current_dir(sandbox.dir.path());
+        script.env("KFS_ROOT", sandbox.store()).stdin(Stdio::null());
+        let Ok(output) = script.output() else { return skip("needs script") };
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("an archive is not written to a terminal"), "{said}");
+    }
+}
+
+#[test]
 fn damage_is_told_with_the_digest_and_a_code_of_its_own() {
     let sandbox = Sandbox::new();
     sandbox.gzip_image("a:1", &noise(5000));
@@ -450,6 +467,36 @@ fn a_full_disk_can_be_pruned_and_checked_root_only() {
         assert!(other(&["fsck"]).status.success());
         fs::remove_file(small.join("lost+found")).unwrap();
     }
+}
+
+/// With nothing in the store that could be made again.
+#[test]
+fn images_can_be_removed_from_a_full_disk_root_only() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("some.tar"), tar_of("file", &noise(200_000))).unwrap();
+    let small = sandbox.path("small");
+    fs::create_dir(&small).unwrap();
+    let args = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+    let Some(_mount) = Mount::new(small.clone(), &args) else {
+        return;
+    };
+    let other = |args: &[&str]| sandbox.command(args).env("KFS_ROOT", &small).output().unwrap();
+    for removal in [&["rmi", "a"][..], &["rmi", "a", "b"], &["prune", "--all"]] {
+        assert!(other(&["import", "some.tar", "a"]).status.success());
+        assert!(other(&["tag", "a", "b"]).status.success());
+        fs::write(small.join("lost+found"), vec![1; 1 << 20]).unwrap_err();
+        let (code, error) = failure(&other(&["tag", "a", "c"]));
+        assert!(code == 1 && error.contains("No space left on device"), "{error}");
+        let removed = other(removal);
+        assert!(removed.status.success(), "{removal:?}: {removed:?}");
+        let left = String::from_utf8(other(&["images", "-q"]).stdout).unwrap();
+        assert_eq!(left.lines().count(), usize::from(removal == ["rmi", "a"]), "{left}");
+        fs::remove_file(small.join("lost+found")).unwrap();
+        assert!(other(&["fsck"]).status.success());
+    }
+    // Once there is room again, it is held for the next time.
+    assert!(other(&["import", "some.tar", "a"]).status.success());
+    assert!(fs::metadata(small.join("reserve")).unwrap().len() > 0);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! traces/                                  what was read first of images
 //! tmp/                                     each entry locked by the process that uses it
 //! index.lock                               held to change index.json
+//! reserve                                  space to change it on a full disk
 //! writers.lock                             shared: blobs are being added; exclusive: removed
 //! ```
 //!
@@ -20,6 +21,7 @@ mod check;
 mod prune;
 mod remotes;
 mod remove;
+mod reserve;
 mod temp;
 mod users;
 mod write;
@@ -468,6 +470,31 @@ impl Store {
         &self,
         change: impl FnOnce(&Layout, &mut Index) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.change_and_write(change, |path, json| self.write_file(path, json))
+    }
+
+    /// The same for a change by which something is removed, which a full disk does not hinder.
+    fn remove_from_index<T>(
+        &self,
+        change: impl FnOnce(&Layout, &mut Index) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        self.change_and_write(change, |path, json| match self.write_file(path, json) {
+            Err(error)
+                if matches!(error.source.kind(), QuotaExceeded | StorageFull)
+                    && self.release_reserve()? =>
+            {
+                self.write_file(path, json)
+            }
+            written => written,
+        })
+    }
+
+    fn change_and_write<T>(
+        &self,
+        change: impl FnOnce(&Layout, &mut Index) -> Result<T, StoreError>,
+        write: impl Fn(&Path, &[u8]) -> Result<(), PathError>,
+    ) -> Result<T, StoreError> {
         let lock = self.lock_index().map_err(|error| self.writable(error.into()))?;
         let layout = self.layout()?;
         let mut index = layout.index.clone();
@@ -478,7 +505,8 @@ impl Store {
         if json.len() as u64 > MAX_JSON {
             return Err(StoreError::Full { path });
         }
-        self.write_file(&path, &json).map_err(|error| self.writable(error.into()))?;
+        write(&path, &json).map_err(|error| self.writable(error.into()))?;
+        self.hold_reserve(json.len());
         drop(lock);
         Ok(result)
     }

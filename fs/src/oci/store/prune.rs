@@ -149,7 +149,7 @@ impl Store {
         let names = self.take_names(wanted)?;
         // The index stays locked while blobs go: no image may be given a name meanwhile. It is
         // written after that, which may need the space that is free then.
-        self.change_index(|layout, index| {
+        self.remove_from_index(|layout, index| {
             let plan = Prune::plan(self, wanted, layout)?;
             plan.apply()?;
             index.manifests = plan.kept;
@@ -187,7 +187,7 @@ impl Store {
         if !(wanted.images && wanted.all) {
             return Ok(names);
         }
-        self.change_index(|layout, index: &mut Index| {
+        self.remove_from_index(|layout, index: &mut Index| {
             let doomed = Prune::new(self, wanted, layout)?.doomed();
             for entry in &mut index.manifests {
                 if doomed.contains(&entry.digest)

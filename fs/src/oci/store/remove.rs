@@ -62,7 +62,7 @@ impl Store {
     /// Removes a name, and with the last one the image. By an id, an image with several names is
     /// removed only by `force`.
     pub fn remove(&self, query: &str, force: bool) -> Result<Removal, StoreError> {
-        let (mut removal, doomed) = self.change_index(|layout, index| {
+        let (mut removal, doomed) = self.remove_from_index(|layout, index| {
             let (found, by) = layout.find(query)?;
             let removal =
                 Removal { untagged: untag(index, found, by, query, force)?, ..Removal::default() };
@@ -96,7 +96,7 @@ impl Store {
             }
         }
         // The index stays locked while blobs go: no image may be given a name meanwhile.
-        self.change_index(|layout, index| {
+        self.remove_from_index(|layout, index| {
             let is_doomed = |entry: &Descriptor| entry.digest == doomed.digest;
             if index.manifests.iter().any(|entry| is_doomed(entry) && ref_name(entry).is_some()) {
                 return Ok(());

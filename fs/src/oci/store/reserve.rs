@@ -1,0 +1,58 @@
+//! Space that the list of images may take on a full disk, so that images can be removed from one.
+//!
+//! It is held by a file. Whoever removes something, and has no space left to write the list, empties
+//! it; the next change of the list that finds room fills it again. A process that is killed between
+//! leaves that much free space.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::Store;
+use crate::error::{AtPath, PathError};
+
+const NAME: &str = "reserve";
+
+/// The least that is held, in bytes: some blocks for the list, and for what a file system writes
+/// beside it.
+const LEAST: u64 = 64 << 10;
+
+impl Store {
+    /// Holds what a list of this many bytes takes, twice: the old one goes after the new one is
+    /// there. To be called with the index locked. No room for it is no error.
+    pub(super) fn hold_reserve(&self, list: usize) {
+        let wanted = LEAST.max(2 * list as u64);
+        let path = self.root.join(NAME);
+        if fs::metadata(&path).is_ok_and(|file| file.len() >= wanted) {
+            return;
+        }
+        let hold = |file: &File| -> io::Result<()> {
+            let size = i64::try_from(wanted).map_err(io::Error::other)?;
+            fallocate(file.as_fd(), FallocateFlags::empty(), 0, size)?;
+            Ok(())
+        };
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let held = file.and_then(|file| hold(&file).or_else(|_| file.set_len(0)));
+        if let Err(error) = held {
+            tracing::debug!("no space is held for the list of images: {error}");
+        }
+    }
+
+    /// Gives the space free; whether there was some.
+    pub(super) fn release_reserve(&self) -> Result<bool, PathError> {
+        let path = self.root.join(NAME);
+        let file = match OpenOptions::new().write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file.at("open", &path)?,
+        };
+        if file.metadata().at("stat", &path)?.len() == 0 {
+            return Ok(false);
+        }
+        file.set_len(0).at("truncate", &path)?;
+        // Blocks can be had again when the file system has noted that they are free.
+        file.sync_all().at("sync", &path)?;
+        Ok(true)
+    }
+}

@@ -119,27 +119,33 @@ fn confirmed(args: &Args) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(true);
     }
-    let images = if args.all { "all images that are not mounted" } else { "images without a name" };
-    let what = match &args.what[..] {
-        [] => format!("{images}, unused blobs, build cache and indexes"),
-        what => {
-            let names = what.iter().map(|what| match what {
-                What::Images => images,
-                What::BuildCache => "the build cache",
-                What::Indexes => "unused indexes",
-                What::Cache if args.all => "all that was fetched of layers",
-                What::Cache => "what was fetched of unused layers",
-            });
-            names.collect::<Vec<_>>().join(", ")
-        }
-    };
-    talk(&format!("This removes {what}. Go on? [y/N]"));
+    talk(&format!("This removes {}. Go on? [y/N]", what_goes(&args.what, args.all)));
     let mut answer = String::new();
     io::stdin()
         .lock()
         .read_line(&mut answer)
         .map_err(|error| Failure::new(format!("read standard input: {error}")))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// What is removed, for people.
+fn what_goes(what: &[What], all: bool) -> String {
+    let images = if all { "all images that are not mounted" } else { "images without a name" };
+    if what.is_empty() {
+        let build_cache = if all { "the build cache" } else { "stale build cache" };
+        return format!(
+            "{images}, blobs of no image, {build_cache}, and indexes and fetched parts of layers that \
+             no image has then"
+        );
+    }
+    let names = what.iter().map(|what| match what {
+        What::Images => images,
+        What::BuildCache => "the build cache",
+        What::Indexes => "unused indexes",
+        What::Cache if all => "all that was fetched of layers",
+        What::Cache => "what was fetched of unused layers",
+    });
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// Bytes, or with a decimal (kB, MB, GB, TB) or binary (KiB, ...; K, M, G, T) unit.
@@ -199,6 +205,17 @@ mod tests {
         for text in ["", "GB", "1.2.3MB", "-1", "5 apples"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_question_names_all_that_goes() {
+        for all in [false, true] {
+            let text = what_goes(&[], all);
+            for part in ["images", "blobs", "build cache", "indexes", "fetched parts"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+        assert_eq!(what_goes(&[What::Cache], true), "all that was fetched of layers");
     }
 
     #[test]

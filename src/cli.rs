@@ -83,6 +83,10 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
 
 /// Runs the command that was typed.
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+    if let Command::Completions(args) = &cli.command {
+        // Also where there is no place for a store.
+        return commands::completions::run(args);
+    }
     let context = Context::new(cli.root, cli.quiet)?;
     // These have a log.
     let logs = matches!(cli.command, Command::Mount(_) | Command::Supervise(_) | Command::Serve(_));

@@ -109,6 +109,19 @@ fn usage() {
 }
 
 #[test]
+fn completions_offer_what_is_for_people_and_need_no_home() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kfs"));
+        let output = command.args(["completions", shell]).env_clear().output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && script.contains("passthrough"), "{shell}");
+        for hidden in ["__supervise", "timings"] {
+            assert!(!script.contains(hidden), "{shell}: {hidden}");
+        }
+    }
+}
+
+#[test]
 fn images() {
     let home = Home::new();
     home.image();

@@ -6,7 +6,7 @@
 //! | 1 | the operation failed |
 //! | 2 | wrong usage |
 //! | 3 | an image, path or mount that was named does not exist |
-//! | 4 | a mount point is busy or not empty |
+//! | 4 | what is needed is in use: a mount point, an upper, the store or its cache |
 //! | 5 | content does not match its digest, or its format is broken |
 //! | 128 + n | ended by signal n, in good order |
 
@@ -24,7 +24,6 @@ use kfs_builder::build::{BuildError, StepError};
 use kfs_builder::context::ContextError;
 use kfs_builder::kubefile::KubefileError;
 use kfs_builder::remote::{RemoteContextError, RemoteError};
-use kfs_fs::cache::CacheError;
 use kfs_fs::error::PathError;
 use kfs_fs::extract::ExtractError;
 use kfs_fs::filesystem::{OpenError, ReadError};
@@ -53,7 +52,7 @@ pub(crate) struct Failure {
 pub(crate) const USAGE: u8 = 2;
 /// Exit code: something named does not exist.
 pub(crate) const NOT_FOUND: u8 = 3;
-/// Exit code: a mount point is in use.
+/// Exit code: a mount point, an upper, the store or its cache is in use.
 pub(crate) const BUSY: u8 = 4;
 /// Exit code: content is not what its digest or format says.
 pub(crate) const CORRUPT: u8 = 5;
@@ -150,7 +149,13 @@ impl From<MeasureError> for Failure {
                 Self::from_error(&error).hint("install it, or leave the tool out of --against")
             }
             MeasureError::NoProgram(_) => Self::from_error(&error).code(NOT_FOUND),
-            MeasureError::Interrupted => Self::from_error(&error).code(128 + 2),
+            MeasureError::Interrupted(signal) => {
+                Self::from_error(&error).code(128 + u8::try_from(signal).unwrap_or_default())
+            }
+            MeasureError::Build { code, .. } => {
+                let code = code.and_then(|code| u8::try_from(code).ok());
+                Self::from_error(&error).code(code.unwrap_or(1))
+            }
             MeasureError::System { .. }
             | MeasureError::Command { .. }
             | MeasureError::Side(_)
@@ -201,10 +206,7 @@ impl From<StoreError> for Failure {
             StoreError::Corrupt(_) | StoreError::DiffId { .. } => {
                 Self::from_error(&error).code(CORRUPT)
             }
-            StoreError::Cache(ref cause) => match cause {
-                CacheError::Busy(_) => Self::from_error(&error).code(BUSY).hint("try again later"),
-                CacheError::Path(_) | CacheError::Full { .. } => Self::from_error(&error),
-            },
+            StoreError::Cache(error) => error.into(),
             StoreError::Mounts(error) => (*error).into(),
             StoreError::Busy { .. } => {
                 Self::from_error(&error).code(BUSY).hint("try again when it is done")

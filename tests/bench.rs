@@ -8,6 +8,8 @@ mod server;
 mod skip;
 
 use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -18,7 +20,7 @@ use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
 use host_tools::install_tools;
-use server::Registry;
+use server::{Demands, Registry};
 use skip::skip;
 
 /// A registry with the image `tools:1`, which is also the image `x:1` of the store `origin`.
@@ -221,21 +223,72 @@ fn what_cannot_be_measured_is_said() {
 #[test]
 fn an_interrupted_measurement_leaves_nothing() {
     let Some(bench) = Bench::start() else { return };
-    let mut command = bench.command("origin", &["cold-start", "x:1", "--", "sleep", "600"]);
-    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let sleeps = || {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        mounts.contains(bench.0.path("tmp").to_str().unwrap())
-    };
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !sleeps() {
-        assert!(Instant::now() < deadline, "nothing is mounted");
-        thread::sleep(Duration::from_millis(20));
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let mut command = bench.command("origin", &["cold-start", "x:1", "--", "sleep", "600"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let sleeps = || {
+            let mounts = fs::read_to_string("/proc/mounts").unwrap();
+            mounts.contains(bench.0.path("tmp").to_str().unwrap())
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !sleeps() {
+            assert!(Instant::now() < deadline, "nothing is mounted");
+            thread::sleep(Duration::from_millis(20));
+        }
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        bench.assert_nothing_left();
     }
-    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{output:?}");
-    bench.assert_nothing_left();
+}
+
+/// A registry that takes connections and never answers.
+#[test]
+fn a_signal_ends_the_search_for_an_image() {
+    let Some(bench) = Bench::start() else { return };
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("{}/a:1", silent.local_addr().unwrap());
+    for args in [&["cold-start", &name, "--", "true"][..], &["fs", &name]] {
+        let mut child = bench.command("unused", args).stderr(Stdio::null()).spawn().unwrap();
+        let (_connection, _) = silent.accept().unwrap();
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "{args:?} goes on");
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(15));
+    }
+    // What is left of them goes with the next one.
+    bench.json("origin", &["cold-start", "x:1", "--runs=1", "--format=json", "--", "/bin/true"]);
+}
+
+#[test]
+fn an_image_of_a_registry_on_this_machine_that_speaks_https_is_copied_first() {
+    if !geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        return skip("needs root and /dev/fuse");
+    }
+    let demands = Demands { tls: true, ..Demands::default() };
+    let Some(registry) = Registry::start_with(demands) else { return };
+    let certs = registry
+        .path("home/.config/containers/certs.d")
+        .join(registry.name("").trim_end_matches('/'));
+    fs::create_dir_all(&certs).unwrap();
+    fs::copy(registry.path("ca.crt"), certs.join("ca.crt")).unwrap();
+    let root = registry.path("root");
+    install_tools(&root);
+    let tar = registry.path("x.tar");
+    let status = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status();
+    assert!(status.unwrap().success());
+    registry.ok("origin", &["import", "x.tar", "x:1"]);
+    registry.ok("origin", &["push", "x:1", &registry.name("tools:1")]);
+    fs::create_dir(registry.path("tmp")).unwrap();
+    let name = registry.name("tools:1");
+    let args = ["bench", "cold-start", &name, "--runs=1", "--format=json", "--", "/bin/true"];
+    let output = registry.command("unused", &args).env("TMPDIR", registry.path("tmp")).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_adds_up(&serde_json::from_slice(&output.stdout).unwrap(), 1);
 }
 
 #[test]
@@ -264,6 +317,12 @@ fn an_image_and_the_same_tree_unpacked_are_walked_and_read() {
     }
     assert_eq!(state(&bench.0.path("origin")), before);
     assert!(!bench.0.path("unused").exists(), "the store is not touched");
+    let blank = bench.0.path("tmp").join("with blank");
+    fs::create_dir(&blank).unwrap();
+    let mut command = bench.command("origin", &["fs", "x:1", "--runs=1"]);
+    let output = command.env("TMPDIR", &blank).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::remove_dir(blank).unwrap();
     let output = bench.run("unused", &["fs", "root", "--runs=1"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains("COLD root"), "{text}");
@@ -302,5 +361,9 @@ fn the_steps_of_a_build_say_what_they_took() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("Dockerfile:2") && said.contains("broken"), "{said}");
+    assert_eq!(said.matches("kfs: ").count(), 1, "{said}");
     bench.assert_nothing_left();
+    fs::write(context.join("Dockerfile"), "FROM oci:nowhere\n").unwrap();
+    let output = bench.run("origin", &["build", "context/Dockerfile"]);
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -149,8 +149,8 @@ fn build(
     let status = child.wait().map_err(|error| process::failed(command, error.to_string()))?;
     if !status.success() {
         let said = lines.iter().filter(|line| !line.starts_with("{\"event\""));
-        let said: Vec<&str> = said.map(String::as_str).collect();
-        return Err(MeasureError::Side(said.join("\n")));
+        let said: Vec<&str> = said.map(|line| line.strip_prefix("kfs: ").unwrap_or(line)).collect();
+        return Err(MeasureError::Build { code: status.code(), said: said.join("\n") });
     }
     Ok(lines)
 }

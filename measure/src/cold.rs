@@ -98,7 +98,7 @@ pub fn measure(
             scratch.remove(&dir)?;
             match measured {
                 Ok(run) => side.runs.push(run),
-                Err(MeasureError::Interrupted) => return Err(MeasureError::Interrupted),
+                Err(error @ MeasureError::Interrupted(_)) => return Err(error),
                 Err(error) if side.tool == Tool::Kfs => return Err(error),
                 Err(error) => side.error = Some(error.to_string()),
             }

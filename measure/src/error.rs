@@ -38,9 +38,17 @@ pub enum MeasureError {
     /// The process that measures one side failed.
     #[error("{0}")]
     Side(String),
-    /// The user wants it to end.
+    /// A build that is measured failed.
+    #[error("{said}")]
+    Build {
+        /// The code with which it ended; none if a signal has ended it.
+        code: Option<i32>,
+        /// What it said last.
+        said: String,
+    },
+    /// The user wants it to end, by this signal.
     #[error("interrupted")]
-    Interrupted,
+    Interrupted(i32),
     /// The image's description cannot be read.
     #[error(transparent)]
     Image(#[from] LayoutError),

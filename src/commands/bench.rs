@@ -7,7 +7,7 @@ mod fs;
 mod page;
 mod proxy;
 
-use kfs_builder::interrupt::Interrupts;
+use kfs_builder::interrupt::{Interrupted, Interrupts};
 use kfs_measure::MeasureError;
 
 use super::Context;
@@ -37,15 +37,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Holds back the signals that ask to end until they are asked for. To be called before there are
-/// threads, which would be interrupted else.
-fn hold_signals() -> Result<Interrupts, Failure> {
-    let interrupts = Interrupts::default();
-    interrupts.hold().map_err(|error| Failure::new(format!("hold back signals: {error}")))?;
-    Ok(interrupts)
+/// Holds back the signals that ask to end until they are asked for. To be called when nothing takes
+/// long without asking, and before there are threads that live on: they would be interrupted.
+fn hold_signals(interrupts: &Interrupts) -> Result<(), Failure> {
+    interrupts.hold().map_err(|error| Failure::new(format!("hold back signals: {error}")))
 }
 
 /// Fails once such a signal has come.
 fn check(interrupts: &Interrupts) -> Result<(), MeasureError> {
-    interrupts.check().map_err(|_| MeasureError::Interrupted)
+    interrupts.check().map_err(|Interrupted(signal)| MeasureError::Interrupted(signal as i32))
 }

@@ -3,13 +3,15 @@
 use kfs_fs::cache::CacheError;
 use kfs_fs::trace::TraceError;
 
-use super::{CORRUPT, Failure};
+use super::{BUSY, CORRUPT, Failure};
 
 impl From<CacheError> for Failure {
     fn from(error: CacheError) -> Self {
         match error {
             CacheError::Path(error) => error.into(),
-            CacheError::Busy(_) => Self::from_error(&error).hint("try again in a moment"),
+            CacheError::Busy(_) => {
+                Self::from_error(&error).code(BUSY).hint("try again in a moment")
+            }
             CacheError::Full { .. } => Self::from_error(&error),
         }
     }

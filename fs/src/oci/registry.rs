@@ -106,6 +106,14 @@ impl Registries {
         Ok(Repository { client: self.clone(), name, endpoints })
     }
 
+    /// Whether the registry of a name, not one of its mirrors, speaks http; none as long as it was
+    /// not asked for anything.
+    pub fn speaks_http(&self, name: &Name) -> Result<Option<bool>, RegistryError> {
+        let repository = self.repository(name)?;
+        let own = repository.endpoints.iter().find(|endpoint| endpoint.host_name == name.domain());
+        Ok(own.and_then(|endpoint| endpoint.host.plain()))
+    }
+
     /// Asks a registry whether it lets us in with the credentials that it is for.
     pub fn check(&self, host: &str) -> Result<(), RegistryError> {
         let place = conf::Place {

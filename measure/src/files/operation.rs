@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(run(Operation::Sequential), (2, 10_003));
         assert_eq!(run(Operation::Random), (2000, 2000 * 4096));
         assert!(plan.random.iter().all(|(_, offset)| *offset == 0 || *offset == 4096));
-        let stopped = plan.run(Operation::Walk, dir.path(), &|| Err(MeasureError::Interrupted));
-        assert!(matches!(stopped, Err(MeasureError::Interrupted)));
+        let stopped = plan.run(Operation::Walk, dir.path(), &|| Err(MeasureError::Interrupted(2)));
+        assert!(matches!(stopped, Err(MeasureError::Interrupted(2))));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kfs_builder::interrupt::Interrupts;
 use kfs_builder::kubefile::{Dialect, Kubefile};
 use kfs_builder::plan::{self, Base, Plan};
 use kfs_fs::error::AtPath as _;
@@ -55,9 +56,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let interrupts = super::hold_signals()?;
+    let interrupts = Interrupts::default();
     let check = || super::check(&interrupts);
     let bases = bases(args, context)?;
+    super::hold_signals(&interrupts)?;
     let scratch = Scratch::new()?;
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(format!("find the kfs program: {error}")))?;

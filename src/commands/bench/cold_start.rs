@@ -1,16 +1,17 @@
 //! `kfs bench cold-start`
 
-use std::fs::File;
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
+use kfs_builder::interrupt::Interrupts;
 use kfs_fs::error::{AtPath as _, PathError};
 use kfs_fs::oci::find::{Lookup, Pull};
 use kfs_fs::oci::layout::LayoutError;
 use kfs_fs::oci::reference::{Name, Source};
 use kfs_fs::oci::store::Store;
 use kfs_fs::oci::{self, Image, transfer};
+use kfs_fs::unnamed::WholeFile;
 use kfs_measure::cold::{self, Options, Tool};
 use kfs_measure::origin::Origin;
 use kfs_measure::proxy::Shape;
@@ -78,16 +79,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     // Before anything is copied or measured.
     args.against.iter().try_for_each(|tool| tool.versions().map(drop))?;
-    let html = args
-        .html
-        .as_ref()
-        .map(|path| Ok::<_, PathError>((File::create(path).at("create", path)?, path)));
+    let html =
+        args.html.as_deref().map(|path| Ok::<_, PathError>((WholeFile::create(path)?, path)));
     let html = html.transpose()?;
-    let interrupts = super::hold_signals()?;
+    let interrupts = Interrupts::default();
     let check = || super::check(&interrupts);
     let scratch = Scratch::new()?;
     let found = find(args, context, &scratch.directory("origin")?)?;
-    check()?;
+    super::hold_signals(&interrupts)?;
+    let (address, repository, _origin) = registry(&found)?;
     if !geteuid().is_root() {
         context.say("note: the page cache is not dropped: that needs root");
     }
@@ -97,8 +97,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         version: format!("kfs {}", env!("CARGO_PKG_VERSION")),
         name: args.image.to_string(),
         image: &found.image,
-        origin: found.address,
-        repository: found.repository.clone(),
+        origin: address,
+        repository,
         command: args.command.clone(),
         against: args.against.clone(),
         net: args.net.unwrap_or_default(),
@@ -113,8 +113,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             context.say(&format!("warning: {} failed: {error}", side.tool.name()));
         }
     }
-    if let Some((mut file, path)) = html {
-        file.write_all(page::page(&report).as_bytes()).at("write", path)?;
+    if let Some((file, path)) = html {
+        file.file().write_all(page::page(&report).as_bytes()).at("write", path)?;
+        file.finish()?;
     }
     match args.format {
         ListFormat::Table => print(&cold_table::text(&report)),
@@ -122,27 +123,25 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// An image, and a registry on this machine that has it.
+/// An image, and where clients find it.
 struct Found {
     image: Image,
-    address: SocketAddr,
-    /// As clients name it there.
-    repository: String,
-    /// Ends with the value.
-    _origin: Option<Origin>,
+    /// A registry that speaks http, and the image's name there; none: one is to be made.
+    registry: Option<(SocketAddr, String)>,
 }
 
 /// Finds the image without a change to the user's store: what is looked up goes into `kept`.
 fn find(args: &Args, context: &Context, kept: &Path) -> Result<Found, Failure> {
-    let registries = Some(args.connect.registries(kept));
-    let never = Lookup { registries, pull: Pull::Never, ..Lookup::default() };
+    let registries = args.connect.registries(kept);
+    let never =
+        Lookup { registries: Some(registries.clone()), pull: Pull::Never, ..Lookup::default() };
     let own = Store::open_readonly(&context.root).with_lookup(never.clone());
     let name: Name = match &args.image {
         Source::Registry(name) => name.clone(),
         source => match (oci::open(source, &own), source) {
             (Ok(image), Source::Store(name)) if is_remote(&image) => name.parse()?,
             (Err(LayoutError::NotFound { .. }), Source::Store(name)) => name.parse()?,
-            (found, _) => return serve(found?),
+            (found, _) => return Ok(Found { image: found?, registry: None }),
         },
     };
     let store = Store::open(kept)?.with_lookup(Lookup { pull: Pull::Missing, ..never });
@@ -152,13 +151,16 @@ fn find(args: &Args, context: &Context, kept: &Path) -> Result<Found, Failure> {
             (_, Some(digest)) => format!("@{digest}"),
             (tag, None) => format!(":{}", tag.unwrap_or("latest")),
         };
-        let repository = format!("{}{reference}", name.path());
-        return Ok(Found { image, address, repository, _origin: None });
+        // One on this machine may speak https all the same.
+        if registries.speaks_http(&name)? == Some(true) {
+            let repository = format!("{}{reference}", name.path());
+            return Ok(Found { image, registry: Some((address, repository)) });
+        }
     }
     let progress = Progress::new(context, &format!("Copying {name}"));
     transfer::pull(&store, &name, false, &|bytes| progress.add(bytes))?;
     drop(progress);
-    serve(oci::open(&Source::Registry(name), &store)?)
+    Ok(Found { image: oci::open(&Source::Registry(name), &store)?, registry: None })
 }
 
 /// Whether a layer of it is not on this machine.
@@ -166,8 +168,8 @@ pub(super) fn is_remote(image: &Image) -> bool {
     image.layers.iter().any(|layer| layer.blob.is_remote())
 }
 
-/// Where the registry of a name listens, if it speaks http: one on this machine, or one of which
-/// the user says so.
+/// Where the registry of a name listens, if it may speak http: one on this machine, or one of
+/// which the user says so.
 fn plain_address(name: &Name, connect: &ConnectArgs) -> Result<Option<SocketAddr>, Failure> {
     let domain = name.domain();
     let host = if domain.contains(':') { domain.to_owned() } else { format!("{domain}:80") };
@@ -184,10 +186,12 @@ fn plain_address(name: &Name, connect: &ConnectArgs) -> Result<Option<SocketAddr
     }
 }
 
-/// Makes a registry of an image.
-fn serve(image: Image) -> Result<Found, Failure> {
-    let origin = Origin::start(image.clone())
+/// The registry of an image, and its name there. One that is made ends with the last value.
+fn registry(found: &Found) -> Result<(SocketAddr, String, Option<Origin>), Failure> {
+    if let Some((address, repository)) = &found.registry {
+        return Ok((*address, repository.clone(), None));
+    }
+    let origin = Origin::start(found.image.clone())
         .map_err(|error| Failure::new(format!("serve the image on this machine: {error}")))?;
-    let address = origin.address();
-    Ok(Found { image, address, repository: "image:bench".to_owned(), _origin: Some(origin) })
+    Ok((origin.address(), "image:bench".to_owned(), Some(origin)))
 }

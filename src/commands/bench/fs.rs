@@ -1,11 +1,12 @@
 //! `kfs bench fs`
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use kfs_builder::interrupt::Interrupts;
 use kfs_fs::content;
 use kfs_fs::error::AtPath as _;
-use kfs_fs::extract::{Keep, extract};
 use kfs_fs::filesystem::{ImageFs, Ino};
 use kfs_fs::oci::find::{Lookup, Pull};
 use kfs_fs::oci::layout::LayoutError;
@@ -21,6 +22,7 @@ use super::cold_start::is_remote;
 use crate::commands::mount::absolute;
 use crate::commands::{Context, ListFormat, print, print_json};
 use crate::finding::ConnectArgs;
+use crate::look::extract_all;
 use crate::progress::Progress;
 use crate::report::Failure;
 use crate::table::Table;
@@ -52,21 +54,22 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let interrupts = super::hold_signals()?;
-    let check = || super::check(&interrupts);
     let root = geteuid().is_root();
     if !root {
         context.say("note: the page cache is not dropped: that needs root");
     }
+    let interrupts = Interrupts::default();
+    let check = || super::check(&interrupts);
     let measure = |places: &[Place<'_>]| files::measure(places, args.runs.into(), root, &check);
     let report = if args.what.is_dir() {
         let path = args.what.canonicalize().at("resolve", &args.what)?;
         let name = args.what.display().to_string();
+        super::hold_signals(&interrupts)?;
         measure(&[Place { name, path, renew: None }])?
     } else {
         let scratch = Scratch::new()?;
         let (mount, unpacked) = prepare(args, context, &scratch)?;
-        check()?;
+        super::hold_signals(&interrupts)?;
         let kfs = Place { name: "kfs".to_owned(), path: mount.at.clone(), renew: Some(&mount) };
         let disk = Place { name: "unpacked".to_owned(), path: unpacked, renew: None };
         mount.renew()?;
@@ -94,11 +97,12 @@ fn prepare(
     let indexes = scratch.directory("indexes")?;
     context.say(&format!("Unpacking {}", image.name));
     let fs = ImageFs::open_with(&image, &indexes, &|_| (), content::Options::default())?;
-    extract(&fs, Ino::ROOT, &unpacked, Keep::All)?;
+    extract_all(&fs, Ino::ROOT, &unpacked, context)?;
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(format!("find the kfs program: {error}")))?;
     let at = scratch.directory("mnt")?;
-    Ok((Remount { program, store, source: source.to_string(), at }, unpacked))
+    let source = source.to_string();
+    Ok((Remount { program, store, source, at, mounted: Cell::new(false) }, unpacked))
 }
 
 /// The image, whole on this machine, and as another store finds it. The user's store is not
@@ -139,6 +143,7 @@ struct Remount {
     store: PathBuf,
     source: String,
     at: PathBuf,
+    mounted: Cell<bool>,
 }
 
 impl Remount {
@@ -156,11 +161,12 @@ impl Remount {
 
 impl Renew for Remount {
     fn renew(&self) -> Result<(), MeasureError> {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        if self.at.to_str().is_some_and(|at| mounts.contains(at)) {
+        if self.mounted.take() {
             self.kfs(&["umount"])?;
         }
-        self.kfs(&["mount", &self.source])
+        self.kfs(&["mount", &self.source])?;
+        self.mounted.set(true);
+        Ok(())
     }
 }
 

@@ -179,16 +179,27 @@ fn a_cold_start_from_the_store_needs_no_registry_and_leaves_the_store_alone() {
 #[test]
 fn other_tools_are_measured_by_the_same_means() {
     let Some(bench) = Bench::start() else { return };
-    let against = "--against=buildah,skopeo+umoci";
-    let programs = ["buildah", "skopeo", "umoci"];
+    let against = "--against=buildah,skopeo+umoci,podman";
+    let programs = ["buildah", "skopeo", "umoci", "podman"];
     if programs.iter().any(|program| Command::new(program).arg("--version").output().is_err()) {
-        return skip("needs buildah, skopeo and umoci");
+        return skip("needs buildah, skopeo, umoci and podman");
     }
+    // podman wants a directory with a shorter path for itself.
+    let long = bench.0.path("tmp").join("a-directory-with-a-name-that-is-really-long");
+    fs::create_dir(&long).unwrap();
     let args = ["cold-start", "x:1", against, "--runs=1", "--format=json", "--", "/bin/true"];
-    let report = bench.json("origin", &args);
-    for (number, phases) in
-        [(1, ["pull", "run"].as_slice()), (2, &["copy", "unpack", "exec", "exit"])]
-    {
+    let output = bench.command("origin", &args).env("TMPDIR", &long).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::remove_dir(long).unwrap();
+    bench.assert_nothing_left();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (number, place, phases) in [
+        (0, "chroot", ["resolve", "index", "mount", "first byte", "exec", "exit"].as_slice()),
+        (1, "chroot", &["pull", "run"]),
+        (2, "chroot", &["copy", "unpack", "exec", "exit"]),
+        (3, "container", &["pull and run"]),
+    ] {
+        assert_eq!(report["sides"][number]["runsIn"], place);
         let side = &report["sides"][number];
         assert_eq!(side["error"], Value::Null, "{side}");
         let cold = &side["runs"][0]["starts"][0];

@@ -38,6 +38,9 @@ use side::{Clocked, Spec};
 /// PATH of a command whose image says nothing of it (as containers/common has it).
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The runtime that asks least of a machine.
+const RUNC: &str = "runc";
+
 /// How often it is looked whether the user wants an end.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -90,13 +93,12 @@ pub fn measure(
     for tool in &options.against {
         sides.push(Side::new(*tool, tool.versions()?));
     }
+    let short = Scratch::short()?;
+    let bench = Bench { options, proxy: &proxy, scratch, short: &short, check };
     for run in 1..=options.runs {
         for side in sides.iter_mut().filter(|side| side.error.is_none()) {
             tell(Step { run, tool: side.tool });
-            let dir = scratch.directory("side")?;
-            let measured = measure_side(options, side.tool, &proxy, &dir, check);
-            scratch.remove(&dir)?;
-            match measured {
+            match bench.run_of(side) {
                 Ok(run) => side.runs.push(run),
                 Err(error @ MeasureError::Interrupted(_)) => return Err(error),
                 Err(error) if side.tool == Tool::Kfs => return Err(error),
@@ -116,47 +118,83 @@ pub fn measure(
     })
 }
 
-fn measure_side(
-    options: &Options<'_>,
-    tool: Tool,
-    proxy: &Proxy,
-    dir: &Path,
-    check: &dyn Fn() -> Result<(), MeasureError>,
-) -> Result<Run, MeasureError> {
-    let config = &options.image.config.config;
-    let mut env: Vec<(String, String)> = config
-        .env
-        .iter()
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+/// What all runs have in common.
+struct Bench<'a> {
+    options: &'a Options<'a>,
+    proxy: &'a Proxy,
+    scratch: &'a Scratch,
+    short: &'a Scratch,
+    check: &'a dyn Fn() -> Result<(), MeasureError>,
+}
+
+impl Bench<'_> {
+    /// A run of a side. If podman's first one fails, it is done again with runc: its own runtime
+    /// may want more than this machine allows.
+    fn run_of(&self, side: &mut Side) -> Result<Run, MeasureError> {
+        match self.measured(side) {
+            Err(MeasureError::Side(error))
+                if side.tool == Tool::Podman
+                    && side.runs.is_empty()
+                    && side.runtime.is_none()
+                    && tool::in_path(RUNC) =>
+            {
+                side.runtime = Some(RUNC.to_owned());
+                // What failed for another reason does so again, and that is told.
+                self.measured(side).map_err(|_| MeasureError::Side(error))
+            }
+            measured => measured,
+        }
+    }
+
+    fn measured(&self, side: &Side) -> Result<Run, MeasureError> {
+        let (dir, short) = (self.scratch.directory("side")?, self.short.directory("side")?);
+        let measured = self.measure_in(side, &dir, &short);
+        self.scratch.remove(&dir)?;
+        self.short.remove(&short)?;
+        measured
+    }
+
+    fn measure_in(&self, side: &Side, dir: &Path, short: &Path) -> Result<Run, MeasureError> {
+        let Options { program, image, repository, command, .. } = self.options;
+        let config = &image.config.config;
+        let directory = match config.working_dir.as_str() {
+            "" => "/".to_owned(),
+            directory => directory.to_owned(),
+        };
+        let spec = Spec {
+            tool: side.tool,
+            program: program.clone(),
+            dir: dir.to_owned(),
+            short: short.to_owned(),
+            runtime: side.runtime.clone(),
+            image: format!("{}/{repository}", self.proxy.address()),
+            command: command.clone(),
+            env: environment(&config.env),
+            directory,
+            drop_caches: geteuid().is_root(),
+        };
+        self.proxy.clear();
+        let clocked = run_side(&spec, self.check)?;
+        let seen = self.proxy.seen("");
+        let touched = match side.tool {
+            Tool::Kfs => touched::of(&dir.join("store"), image)?,
+            Tool::Podman | Tool::Buildah | Tool::SkopeoUmoci => None,
+        };
+        Ok(Run::new(&clocked, &seen, touched, image))
+    }
+}
+
+/// The variables of an image, with those that every command has.
+fn environment(image: &[String]) -> Vec<(String, String)> {
+    let pairs = image.iter().filter_map(|pair| pair.split_once('='));
+    let mut env: Vec<(String, String)> =
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     for (name, value) in [("PATH", PATH), ("HOME", "/root")] {
         if !env.iter().any(|(known, _)| known == name) {
             env.push((name.to_owned(), value.to_owned()));
         }
     }
-    let directory = match config.working_dir.as_str() {
-        "" => "/".to_owned(),
-        directory => directory.to_owned(),
-    };
-    let spec = Spec {
-        tool,
-        program: options.program.clone(),
-        dir: dir.to_owned(),
-        image: format!("{}/{}", proxy.address(), options.repository),
-        command: options.command.clone(),
-        env,
-        directory,
-        drop_caches: geteuid().is_root(),
-    };
-    proxy.clear();
-    let clocked = run_side(&spec, check)?;
-    let seen = proxy.seen("");
-    let touched = match tool {
-        Tool::Kfs => touched::of(&dir.join("store"), options.image)?,
-        Tool::Podman | Tool::Buildah | Tool::SkopeoUmoci => None,
-    };
-    Ok(Run::new(&clocked, &seen, touched, options.image))
+    env
 }
 
 /// Has a side measured by a process of its own.

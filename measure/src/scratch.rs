@@ -40,9 +40,18 @@ impl Scratch {
     pub fn new() -> Result<Self, PathError> {
         let parent = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
         let parent = parent.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-        let parent = parent.canonicalize().at("resolve", &parent)?;
+        Self::new_in(&parent, &format!("{NAME}{}", std::process::id()))
+    }
+
+    /// Another new directory, with a short path, for what is small.
+    pub fn short() -> Result<Self, PathError> {
+        Self::new_in(Path::new("/tmp"), &format!("{NAME}s{}", std::process::id()))
+    }
+
+    fn new_in(parent: &Path, name: &str) -> Result<Self, PathError> {
+        let parent = parent.canonicalize().at("resolve", parent)?;
         sweep(&parent);
-        let path = parent.join(format!("{NAME}{}", std::process::id()));
+        let path = parent.join(name);
         DirBuilder::new().mode(0o700).create(&path).at("create", &path)?;
         let lock = File::open(&path).at("open", &path)?;
         lock.lock().at("lock", &path)?;

@@ -52,6 +52,10 @@ pub struct Side {
     pub tool: Tool,
     /// What it says of its version.
     pub versions: Vec<String>,
+    /// What its command runs in: `chroot` or `container`.
+    pub runs_in: String,
+    /// The runtime of its containers, if the tool's own choice does not work here.
+    pub runtime: Option<String>,
     /// Why there are no more runs.
     pub error: Option<String>,
     /// As many as were wanted, unless there is an error.
@@ -142,7 +146,8 @@ impl From<&kfs_fs::oci::Layer> for Layer {
 
 impl Side {
     pub(super) fn new(tool: Tool, versions: Vec<String>) -> Self {
-        Self { tool, versions, error: None, runs: Vec::new() }
+        let runs_in = tool.runs_in().to_owned();
+        Self { tool, versions, runs_in, runtime: None, error: None, runs: Vec::new() }
     }
 
     /// The start of a kind whose time is the median; with the run that it belongs to. None if

@@ -27,6 +27,10 @@ pub(super) struct Spec {
     pub(super) program: PathBuf,
     /// An empty directory.
     pub(super) dir: PathBuf,
+    /// Another empty directory, with a short path: podman wants one of at most 50 characters.
+    pub(super) short: PathBuf,
+    /// The runtime of containers; none for the tool's own choice.
+    pub(super) runtime: Option<String>,
     /// The image as a name in a registry of this machine.
     pub(super) image: String,
     pub(super) command: Vec<String>,

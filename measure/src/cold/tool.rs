@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use kfs_fs::error::AtPath as _;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
 
 use super::side::{Ended, Kind, Spec};
@@ -83,6 +84,14 @@ impl Tool {
         self.programs().iter().map(version).collect()
     }
 
+    /// What its command runs in: a container takes more to start than a chroot.
+    pub fn runs_in(self) -> &'static str {
+        match self {
+            Self::Kfs | Self::Buildah | Self::SkopeoUmoci => "chroot",
+            Self::Podman => "container",
+        }
+    }
+
     /// From what is there to the program's exit.
     pub(super) fn start(self, spec: &Spec, kind: Kind) -> Result<Vec<Ended>, MeasureError> {
         let at = At(spec);
@@ -100,7 +109,8 @@ impl Tool {
         match self {
             Self::Kfs => at.run(at.kfs_command("umount").arg(at.path("mnt"))).map(drop),
             Self::Buildah => at.run(at.buildah_command("rm").arg(CONTAINER)).map(drop),
-            Self::Podman | Self::SkopeoUmoci => Ok(()),
+            Self::Podman => at.run(at.podman_command("rm").args(["--force", CONTAINER])).map(drop),
+            Self::SkopeoUmoci => Ok(()),
         }
     }
 }
@@ -209,16 +219,23 @@ impl At<'_> {
     }
 
     /// `what` with the options for a private store.
-    fn podman(&self) -> Result<Vec<Ended>, MeasureError> {
+    fn podman_command(&self, what: &str) -> Command {
         let mut command = Command::new("podman");
-        command.arg("--root").arg(self.path("root")).arg("--runroot").arg(self.path("run"));
-        command.arg("--tmpdir").arg(self.path("tmp"));
-        command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"]);
-        command.args(["--events-backend", "none"]);
-        if in_path("runc") {
-            command.args(["--runtime", "runc"]);
+        let short = &self.0.short;
+        command.arg("--root").arg(self.path("root")).arg("--runroot").arg(short.join("run"));
+        command.arg("--tmpdir").arg(short.join("tmp"));
+        command.args(["--storage-driver", self.storage_driver()]);
+        command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        if let Some(runtime) = &self.0.runtime {
+            command.args(["--runtime", runtime]);
         }
-        command.args(["run", "--rm", "--quiet", "--tls-verify=false", "--signature-policy"]);
+        command.arg(what);
+        command
+    }
+
+    fn podman(&self) -> Result<Vec<Ended>, MeasureError> {
+        let mut command = self.podman_command("run");
+        command.args(["--name", CONTAINER, "--quiet", "--tls-verify=false", "--signature-policy"]);
         command.arg(self.policy()?);
         // What a root without CAP_SYS_RESOURCE may not raise, and what takes time of its own.
         command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]);
@@ -234,10 +251,18 @@ impl At<'_> {
         Ok(vec![Ended::now("pull and run")])
     }
 
+    /// An overlayfs lies on none.
+    fn storage_driver(&self) -> &'static str {
+        match statfs(&self.0.dir).map(|it| it.filesystem_type()) {
+            Ok(OVERLAYFS_SUPER_MAGIC) => "vfs",
+            Ok(_) | Err(_) => "overlay",
+        }
+    }
+
     fn buildah_command(&self, what: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("buildah");
         command.arg("--root").arg(self.path("root")).arg("--runroot").arg(self.path("run"));
-        command.args(["--storage-driver", "overlay"]).arg(what);
+        command.args(["--storage-driver", self.storage_driver()]).arg(what);
         command
     }
 
@@ -278,7 +303,7 @@ impl At<'_> {
     }
 }
 
-fn in_path(program: &str) -> bool {
+pub(super) fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }

@@ -42,6 +42,7 @@ fn head(report: &Report) -> String {
 fn sides(report: &Report) -> Table {
     let mut table = Table::new(&[
         "SIDE",
+        "RUNS IN",
         "COLD",
         "SECOND",
         "WARM",
@@ -54,9 +55,10 @@ fn sides(report: &Report) -> Table {
     let ours = report.sides.first().and_then(|kfs| Some(kfs.median(Kind::Cold)?.1.seconds));
     for side in &report.sides {
         let Some((_, cold)) = side.median(Kind::Cold) else {
-            let mut cells = [const { String::new() }; 9];
+            let mut cells = [const { String::new() }; 10];
             cells[0] = side.tool.name().to_owned();
-            cells[1] = "failed".to_owned();
+            cells[1] = runs_in(side);
+            cells[2] = "failed".to_owned();
             table.row(cells);
             continue;
         };
@@ -64,6 +66,7 @@ fn sides(report: &Report) -> Table {
         let ratio = ours.filter(|_| side.tool != Tool::Kfs);
         table.row([
             side.tool.name().to_owned(),
+            runs_in(side),
             seconds(cold.seconds),
             time(Kind::Second),
             time(Kind::Warm),
@@ -75,6 +78,14 @@ fn sides(report: &Report) -> Table {
         ]);
     }
     table
+}
+
+/// What a side's command runs in, for people.
+pub(super) fn runs_in(side: &Side) -> String {
+    match &side.runtime {
+        Some(runtime) => format!("{} ({runtime})", side.runs_in),
+        None => side.runs_in.clone(),
+    }
 }
 
 /// The phases of kfs's starts.

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write as _};
 
 use kfs_measure::cold::{Kind, Report, Request, Run, Side, Start, Tool};
 
-use super::cold_table::seconds;
+use super::cold_table::{runs_in, seconds};
 use crate::table::size;
 
 const STYLE: &str = include_str!("page.css");
@@ -130,7 +130,9 @@ fn percent(part: f64, whole: f64) -> f64 {
 }
 
 fn bars(html: &mut Html, report: &Report) {
-    html.raw("<h2>Beside other tools</h2><p>Medians. Each group has a scale of its own.</p>\n");
+    html.raw("<h2>Beside other tools</h2><p>Medians. Each group has a scale of its own. \
+              A container takes more to start than a chroot; unmounting and removing are outside of \
+              all times.</p>\n");
     for (kind, title) in [
         (Kind::Cold, "Cold: nothing is there"),
         (Kind::Second, "Second start: what the first one left on disk"),
@@ -143,7 +145,8 @@ fn bars(html: &mut Html, report: &Report) {
             let Some(took) = time(side) else { continue };
             let class = if side.tool == Tool::Kfs { "ours" } else { "theirs" };
             let bar = (0.0, percent(took, longest), class.to_owned());
-            html.row(side.tool.name(), &side.versions.join(", "), &[bar], &seconds(took));
+            let name = format!("{}, {}", side.tool.name(), runs_in(side));
+            html.row(&name, &side.versions.join(", "), &[bar], &seconds(took));
         }
     }
     for side in &report.sides {

@@ -76,7 +76,7 @@ make_app() {
     mkdir "$work/app/data"
     head -c 50M /dev/urandom | split -b 1M - "$work/app/data/part-"
     KFS_ROOT=$work/apps kfs --quiet build --compression gzip -t "$registry/team/app-$1:$2" "$work/app" >/dev/null
-    KFS_ROOT=$work/apps kfs --quiet push --plain-http "$registry/team/app-$1:$2"
+    KFS_ROOT=$work/apps kfs --quiet push --plain-http "$registry/team/app-$1:$2" >/dev/null
 }
 
 # build WHAT: a row.
@@ -127,7 +127,7 @@ build "again"
 sed -i 's/tag: v1/tag: v2/' "$work/context/charts/app-7/values.yaml"
 build "one tag changed"
 
-KFS_ROOT=$work/store kfs --quiet push --plain-http "$registry/cluster:v1"
+KFS_ROOT=$work/store kfs --quiet push --plain-http "$registry/cluster:v1" >/dev/null
 head_row "One image out of it, at 1 Gbit/s and 20 ms" "what" "s" "MB over the net"
 for how in serve_one pull_all; do
     start_proxy 1gbit,20ms

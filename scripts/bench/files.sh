@@ -222,9 +222,9 @@ bench_read() {
     kfs umount "$work/kfs"
     storage=$work/registry
     start_registry
-    kfs --quiet convert big "$registry/big:zstd-chunked" --to zstd-chunked
-    kfs --quiet push --plain-http "$registry/big:zstd-chunked"
-    kfs --quiet rmi big "$registry/big:zstd-chunked"
+    kfs --quiet convert big "$registry/big:zstd-chunked" --to zstd-chunked >/dev/null
+    kfs --quiet push --plain-http "$registry/big:zstd-chunked" >/dev/null
+    kfs --quiet rmi big "$registry/big:zstd-chunked" >/dev/null
     kfs --quiet prune --all --force >/dev/null 2>&1
     bench_cached
     bench_cached --passthrough

@@ -18,6 +18,7 @@
 //! have each a fixed share of [`Options::memory`].
 
 mod fetch;
+mod pace;
 mod plan;
 mod queue;
 mod stats;
@@ -29,7 +30,8 @@ use std::time::{Duration, Instant};
 
 pub use self::stats::Stats;
 
-use self::plan::Readers;
+use self::pace::Pace;
+use self::plan::{FARTHEST, Readers};
 pub(crate) use self::queue::Waiter;
 use self::queue::{Hint, Queue};
 pub(crate) use self::stats::Counters;
@@ -61,6 +63,9 @@ impl Default for Options {
 #[derive(Debug)]
 pub(crate) struct Content(Arc<Shared>);
 
+/// A span whose stored bytes are that many is far more than a file's chunk.
+const LARGE_SPAN: u64 = 256 << 10;
+
 /// What workers and readers share.
 #[derive(Debug)]
 struct Shared {
@@ -74,6 +79,7 @@ struct Shared {
     clock: Condvar,
     /// Bytes of replies that are begun and wait for more.
     parked: AtomicU64,
+    pace: Pace,
     counters: Counters,
 }
 
@@ -122,6 +128,7 @@ impl Content {
             work: Condvar::new(),
             clock: Condvar::new(),
             parked: AtomicU64::new(0),
+            pace: Pace::default(),
             counters: Counters::default(),
         }))
     }
@@ -189,25 +196,34 @@ impl Content {
     }
 
     /// Has a span fetched; `waiter` is called with it, at the latest with an error when
-    /// [`Options::timeout`] has passed, maybe before this returns.
-    pub(crate) fn want(&self, id: SpanId, waiter: Waiter) {
+    /// [`Options::timeout`] has passed, maybe before this returns. `file` are the spans of its file
+    /// from there on, which are fetched beside it if they are few.
+    pub(crate) fn want(&self, id: SpanId, file: Range<usize>, waiter: Waiter) {
         let until = Instant::now() + self.0.options.timeout;
-        let refused = self.0.lock().want(id, until, waiter);
+        let beside = self.0.rest_of_file(id.0, file);
+        let mut queue = self.0.lock();
+        let refused = queue.want(id, until, waiter);
+        if refused.is_none()
+            && let Some(beside) = beside
+        {
+            queue.hint(beside);
+        }
+        drop(queue);
         match refused {
             None => self.0.start_threads(),
             Some(waiter) => waiter(Err(self.0.closed(id))),
         }
     }
 
-    /// Has a span fetched and waits for it.
-    pub(crate) fn wait(&self, id: SpanId) -> Result<Arc<Vec<u8>>, SpanError> {
+    /// As [`Content::want`], and waits for it.
+    pub(crate) fn wait(&self, id: SpanId, file: Range<usize>) -> Result<Arc<Vec<u8>>, SpanError> {
         let (done, answer) = std::sync::mpsc::sync_channel(1);
         let waiter = move |result| {
             if done.send(result).is_err() {
                 tracing::debug!("nobody waits for a span any more");
             }
         };
-        self.want(id, Box::new(waiter));
+        self.want(id, file, Box::new(waiter));
         answer.recv().unwrap_or_else(|_| Err(self.0.closed(id)))
     }
 
@@ -348,6 +364,28 @@ impl Shared {
         for hint in hints {
             queue.hint(hint);
         }
+    }
+
+    /// What to fetch of a file of which somebody misses the first of these spans. Programs and
+    /// libraries are read here and there, one page fault after the other, and soon as a whole: that
+    /// is a round trip for each, unless it is guessed at the first. Of a large file that is read
+    /// here and there most is never read, and where spans are large, as in gzip, a read brings
+    /// enough by itself.
+    fn rest_of_file(&self, layer: usize, spans: Range<usize>) -> Option<Hint> {
+        let of = self.layers.get(layer)?;
+        let first = of.stored(spans.start)?;
+        let start = first.start;
+        if first.end - start >= LARGE_SPAN {
+            return None;
+        }
+        let length = |span| Some(of.stored(span)?.end.saturating_sub(start));
+        if length(spans.end.checked_sub(1)?)? > FARTHEST {
+            return None;
+        }
+        let window = self.pace.window();
+        let inside = |span: &usize| length(*span).is_some_and(|length| length <= window);
+        let end = spans.clone().take_while(inside).last()? + 1;
+        Some(Hint { layer, spans: spans.start..end })
     }
 
     fn closed(&self, (layer, span): SpanId) -> SpanError {

@@ -202,7 +202,7 @@ impl Shared {
     /// How far to fetch beyond a span that somebody waits for.
     fn extra(&self, of: &LayerContent, span: usize) -> u64 {
         let mut readers = of.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        of.stored(span).map_or(RANDOM, |stored| readers.extra(&stored))
+        of.stored(span).map_or(RANDOM, |stored| readers.extra(&stored, self.pace.window()))
     }
 
     /// Memory that a job takes: what is read, and one decoded span beside the batch.
@@ -333,7 +333,9 @@ impl Shared {
         let len = usize::try_from(range.end - range.start).expect("a piece, or one span");
         let mut bytes = vec![0; len];
         Counters::add(&self.counters.requests, 1);
+        let began = Instant::now();
         of.layer.blob.read_exact_at(range.start, &mut bytes).map_err(failed)?;
+        self.pace.note(len as u64, began.elapsed());
         Counters::add(&self.counters.bytes_fetched, len as u64);
         Ok(Stored { start: range.start, bytes })
     }

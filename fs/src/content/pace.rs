@@ -3,13 +3,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::plan::{FARTHEST, RANDOM};
+use super::plan::FARTHEST;
 
 /// Guesses that fit into a second: what each costs in time is hardly noticed.
 const GUESSES: u64 = 10;
 
+/// What is guessed as long as nothing is known of the net, in bytes.
+const AT_FIRST: u64 = 512 << 10;
+
+/// The least that is guessed.
+const LEAST: u64 = 2 * TELLING;
+
 /// A shorter fetch only says how long a round trip takes, in bytes.
-const TELLING: u64 = 32 << 10;
+const TELLING: u64 = 128 << 10;
 
 /// The speed of the last fetches, round trips included.
 #[derive(Debug, Default)]
@@ -19,8 +25,8 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A fetch of so many bytes took that long. The more it differs from those before, the sooner
-    /// the next ones matter: each counts as much as all before it.
+    /// A fetch of so many bytes took that long. It counts as much as all before it, so that a net
+    /// that changes is soon known.
     pub(super) fn note(&self, bytes: u64, took: Duration) {
         if bytes < TELLING {
             return;
@@ -32,11 +38,12 @@ impl Pace {
         self.rate.store(now.max(1), Ordering::Relaxed);
     }
 
-    /// What may be fetched on a guess, in bytes of a blob.
+    /// What may be fetched on a guess, in bytes of a blob. Never so little that it would tell
+    /// nothing any more.
     pub(super) fn window(&self) -> u64 {
         match self.rate.load(Ordering::Relaxed) {
-            0 => RANDOM * 4,
-            rate => (rate / GUESSES).clamp(RANDOM, FARTHEST / 2),
+            0 => AT_FIRST,
+            rate => (rate / GUESSES).clamp(LEAST, FARTHEST / 2),
         }
     }
 }
@@ -48,15 +55,15 @@ mod tests {
     #[test]
     fn a_guess_costs_a_tenth_of_a_second() {
         let pace = Pace::default();
-        assert_eq!(pace.window(), 384 << 10);
+        assert_eq!(pace.window(), AT_FIRST);
         pace.note(100, Duration::from_secs(1));
-        assert_eq!(pace.window(), 384 << 10, "too short to tell");
+        assert_eq!(pace.window(), AT_FIRST, "too short to tell");
         pace.note(1 << 20, Duration::from_millis(100));
         assert_eq!(pace.window(), 1 << 20);
         for _ in 0..20 {
-            pace.note(100_000, Duration::from_secs(1));
+            pace.note(200_000, Duration::from_secs(1));
         }
-        assert_eq!(pace.window(), RANDOM, "a slow net");
+        assert_eq!(pace.window(), LEAST, "a slow net");
         for _ in 0..20 {
             pace.note(1 << 20, Duration::ZERO);
         }

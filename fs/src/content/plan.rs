@@ -28,7 +28,7 @@ const READERS: usize = 16;
 /// is read here and there in a place, as a library is by page faults, is soon read as a whole.
 const NEIGHBOUR: u64 = 1 << 20;
 
-/// The farthest that such a fetch goes.
+/// The farthest that such a fetch goes, however slow the net is.
 const MOST_BESIDE: u64 = 4 * RANDOM;
 
 /// Where a span's stored bytes lie, as the plan needs to know it.
@@ -146,8 +146,9 @@ impl Readers {
         range
     }
 
-    /// How far the fetch of a missing span with these stored bytes goes beyond it, in bytes.
-    pub(super) fn extra(&mut self, stored: &Range<u64>) -> u64 {
+    /// How far the fetch of a missing span with these stored bytes goes beyond it, in bytes; on a
+    /// guess at most half of what the net allows to guess, as somebody waits for it.
+    pub(super) fn extra(&mut self, stored: &Range<u64>, guess: u64) -> u64 {
         let reader = self.known.iter().rfind(|reader| reader.at == stored.end);
         let sequential = reader.map_or(RANDOM, Reader::window).min(PIECE);
         let near = |fetch: &Fetch| {
@@ -155,7 +156,8 @@ impl Readers {
                 && fetch.place.start <= stored.end.saturating_add(NEIGHBOUR)
         };
         let last = self.fetches.iter().rfind(|fetch| near(fetch));
-        let beside = last.map_or(RANDOM, |last| (last.extra * 2).min(MOST_BESIDE));
+        let most = (guess / 2).clamp(MOST_BESIDE, PIECE);
+        let beside = last.map_or(RANDOM, |last| (last.extra * 2).min(most));
         let extra = sequential.max(beside);
         self.fetches.push(Fetch { place: stored.start..stored.end.saturating_add(extra), extra });
         if self.fetches.len() > READERS {
@@ -253,11 +255,14 @@ mod tests {
     #[test]
     fn fetches_beside_each_other_grow_and_those_elsewhere_do_not() {
         let mut readers = Readers::default();
-        let mut extra = |at: u64| readers.extra(&(at..at + 4 * KIB)) / RANDOM;
+        let mut extra = |at: u64| readers.extra(&(at..at + 4 * KIB), 0) / RANDOM;
         assert_eq!([extra(900 * KIB), extra(1500 * KIB), extra(700 * KIB)], [1, 2, 4]);
         assert_eq!(extra(800 * KIB), 4, "the most");
         assert_eq!(extra(100 << 20), 1, "elsewhere");
         assert_eq!(extra(600 * KIB), 4, "the place is remembered");
+        let mut extra = |at: u64| readers.extra(&(at..at + 4 * KIB), FARTHEST);
+        assert_eq!(extra(700 * KIB), 8 * RANDOM, "a fast net");
+        assert_eq!(extra(800 * KIB), PIECE);
     }
 
     #[test]
@@ -267,7 +272,7 @@ mod tests {
             let at = n * 7919 % 1000 * PIECE;
             let stored = at..at + 4 * KIB;
             assert_eq!(readers.read(&stored), 0..0);
-            assert_eq!(readers.extra(&stored), RANDOM);
+            assert_eq!(readers.extra(&stored, FARTHEST), RANDOM);
         }
         assert!(readers.known.len() <= READERS);
     }

@@ -4,6 +4,7 @@
 //! not there it stops, asks for it, and goes on from the same place when the span comes: each
 //! wait brings it forward, so that it ends however little memory there is.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{ImageFs, Ino, ReadError};
@@ -36,7 +37,10 @@ impl ImageFs {
                 arrived.as_ref().map(|(id, content): &(_, Arc<Vec<u8>>)| (*id, &content[..]));
             match self.fill(&inode, &mut reply, span)? {
                 None => return Ok(reply.bytes),
-                Some(id) => arrived = Some((id, self.content.wait(id)?)),
+                Some(id) => {
+                    let rest = self.rest(&inode, id, &reply);
+                    arrived = Some((id, self.content.wait(id, rest)?));
+                }
             }
         }
     }
@@ -95,6 +99,7 @@ impl ImageFs {
             Ok(Some(id)) => id,
             Err(error) => return done(Err(error)),
         };
+        let rest = self.rest(&inode, id, &reply);
         let parked = reply.filled > 0 && self.content.may_park(reply.size);
         if !parked {
             // Begins anew when the span comes: what is there now will hardly have to be fetched.
@@ -105,6 +110,7 @@ impl ImageFs {
         let size = reply.size;
         self.content.want(
             id,
+            rest,
             Box::new(move |content| {
                 if parked {
                     fs.content.leave(size);
@@ -115,6 +121,18 @@ impl ImageFs {
                 }
             }),
         );
+    }
+
+    /// The spans of a file from one on at which a read of it stopped, as far as they lie in the
+    /// same layer.
+    fn rest(&self, inode: &Inode, (layer, span): SpanId, reply: &Reply) -> Range<usize> {
+        let at = reply.offset + reply.filled as u64;
+        let end = self.tree.extents_from(inode, at).ok().and_then(|extents| {
+            let last = extents.take_while(|extent| extent.layer == layer).last()?;
+            let end = last.content_offset.saturating_add(last.len);
+            self.content.index(layer)?.span_at(end.checked_sub(1)?)
+        });
+        span..end.unwrap_or(span).max(span) + 1
     }
 
     /// Copies until the reply is complete, or to the first span that has to be fetched, which is

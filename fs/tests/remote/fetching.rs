@@ -98,7 +98,7 @@ fn ten_thousand_small_reads_at_once_need_few_threads_and_requests() {
 #[test]
 fn all_who_want_the_same_wait_for_one_fetch() {
     let store = Store::new();
-    let image = one_file(&store, MIB);
+    let image = one_file(&store, CHUNK);
     image.remote.set(Network::Stalled);
     let fs = image.open(&store, Options::default());
     let file = find(&fs, "file");
@@ -112,6 +112,24 @@ fn all_who_want_the_same_wait_for_one_fetch() {
         image.remote.set(Network::Works);
     });
     assert_eq!(image.remote.take_reads().len(), 1);
+}
+
+#[test]
+fn more_of_a_small_file_comes_with_its_first_read() {
+    let store = Store::new();
+    let image = one_file(&store, 2 * MIB);
+    let fs = image.open(&store, Options::default());
+    let file = find(&fs, "file");
+    fs.read(file, 0, 10).unwrap();
+    while fs.stats().in_flight > 0 || image.remote.sent() < MIB as u64 / 3 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let reads = image.remote.take_reads();
+    assert_eq!(reads.len(), 2, "what was asked for, and what came beside it: {reads:?}");
+    image.remote.set(Network::Gone);
+    let at = 5 * CHUNK;
+    assert!(fs.read(file, at as u64, 10).unwrap() == image.files["file"][at..at + 10]);
+    assert!(fs.read(file, MIB as u64, 10).is_err(), "nothing is known of the net yet");
 }
 
 #[test]

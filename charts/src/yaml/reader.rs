@@ -264,6 +264,18 @@ mod tests {
     }
 
     #[test]
+    fn a_long_text_is_not_repeated_by_aliases() {
+        let long = "x".repeat(1 << 20);
+        let one = format!("a: &a {long}\nb: [{}]\n", vec!["*a"; 1000].join(","));
+        let error = crate::yaml::documents("x", &one).unwrap_err().to_string();
+        assert!(error.contains("aliases make it too big"), "{error}");
+        // Nor by many documents, each of which is not too big.
+        let ten = format!("--- {{a: &a {long}, b: [{}]}}\n", ["*a"; 9].join(","));
+        assert!(crate::yaml::documents("x", &ten).is_ok());
+        assert!(crate::yaml::documents("x", &ten.repeat(7)).is_err());
+    }
+
+    #[test]
     fn a_bomb_of_aliases_is_not_unfolded() {
         let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for level in 1..20 {

@@ -30,6 +30,6 @@ mod yaml;
 pub use chart::Chart;
 pub use error::Error;
 pub use render::{Options, Rendered, Role, render, render_text, to_text};
-pub use template::Limits;
+pub use template::{Limits, Stop};
 pub use values::{merge_values, parse_values, set_values};
 pub use yaml::documents;

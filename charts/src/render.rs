@@ -16,7 +16,7 @@ use crate::chart::coalesce::coalesce;
 use crate::chart::dependencies::{Node, is_in_range, table};
 use crate::chart::{Chart, schema};
 use crate::functions::{Host, Time, base_name, clean_path};
-use crate::template::{Limits, Set, run};
+use crate::template::{Limits, Set, Stop, run};
 use crate::value::{Entries, Map, MapKind, Value};
 use crate::{Error, json};
 use capabilities::{Capabilities, KubeVersion};
@@ -55,6 +55,8 @@ pub struct Options {
     pub seed: Option<[u8; 32]>,
     /// What the templates may use.
     pub limits: Limits,
+    /// Ends the rendering early, with an error.
+    pub stop: Stop,
 }
 
 impl Default for Options {
@@ -73,6 +75,7 @@ impl Default for Options {
             now: None,
             seed: None,
             limits: Limits::default(),
+            stop: Stop::default(),
         }
     }
 }
@@ -138,7 +141,8 @@ pub fn render_text(
     limits: &Limits,
 ) -> Result<Vec<u8>, Error> {
     on_big_stack(|| {
-        let host = Host::new(limits.clone(), Time::from(SystemTime::now()), new_seed());
+        let now = Time::from(SystemTime::now());
+        let host = Host::new(limits.clone(), now, new_seed(), Stop::default());
         let set = Rc::new(Set::default());
         set.parse(name, text)?;
         Ok(run::run(&host, &set, name, json::from_serde(data))?)
@@ -294,7 +298,7 @@ fn run_templates(
 
     let now = options.now.unwrap_or_else(SystemTime::now);
     let seed = options.seed.unwrap_or_else(new_seed);
-    let host = Host::new(options.limits.clone(), Time::from(now), seed);
+    let host = Host::new(options.limits.clone(), Time::from(now), seed, options.stop.clone());
     let mut paths: Vec<&String> = units.keys().collect();
     // Deeper ones first, so that those of the chart itself replace what has the same name.
     paths.sort_by_key(|path| std::cmp::Reverse((path.matches('/').count(), *path)));

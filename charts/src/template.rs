@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tree::Block;
 
@@ -73,12 +74,15 @@ impl fmt::Display for Place {
     }
 }
 
+/// Functions that read this much take as long as a step.
+pub(crate) const BYTES_A_STEP: usize = 256;
+
 /// What a run may use before it is stopped.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Nodes of templates that are walked, each time counted.
+    /// Nodes of templates that are walked, each time counted, and what functions do in that time.
     pub steps: u64,
-    /// Bytes of strings and lists made by functions and templates, in all.
+    /// Bytes of strings, lists and maps made by functions and templates, in all.
     pub bytes: usize,
     /// Bytes of one string.
     pub text: usize,
@@ -90,6 +94,27 @@ impl Default for Limits {
     /// At least four times of what any of a hundred real charts needs; depth as Helm has it.
     fn default() -> Limits {
         Limits { steps: 50_000_000, bytes: 256 << 20, text: 32 << 20, depth: 1000 }
+    }
+}
+
+/// Whether what a run does is not wanted any more. The default is never.
+#[derive(Clone, Default)]
+pub struct Stop(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl Stop {
+    /// As this says, which is asked often, from another thread.
+    pub fn when(is_wanted: impl Fn() -> bool + Send + Sync + 'static) -> Stop {
+        Stop(Some(Arc::new(is_wanted)))
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.as_ref().is_some_and(|is_wanted| is_wanted())
+    }
+}
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stop").finish_non_exhaustive()
     }
 }
 

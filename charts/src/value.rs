@@ -16,6 +16,9 @@ use std::rc::Rc;
 /// Containers within containers beyond this are taken for a cycle: what walks values stops there.
 pub(crate) const MAX_DEPTH: usize = 500;
 
+/// About what an item of a list or an entry of a map takes beside its texts, in bytes.
+pub(crate) const ENTRY: usize = 64;
+
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Value {
     #[default]
@@ -62,6 +65,11 @@ pub(crate) trait Object: std::fmt::Debug {
     /// What its `String` method gives, if it has one.
     fn text(&self) -> Option<String> {
         None
+    }
+
+    /// About how much memory it takes by itself, in bytes.
+    fn weight(&self) -> usize {
+        ENTRY
     }
 }
 
@@ -291,6 +299,35 @@ impl Value {
 
     fn is_container(&self) -> bool {
         matches!(self, Value::List(_) | Value::Map(_))
+    }
+
+    /// About how much memory the value takes with all that is in it, in bytes. For values that
+    /// were just made: what walks them is not bounded.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Value::Nil | Value::Bool(_) | Value::Int(..) | Value::Float(_) => 0,
+            Value::Text(text) => text.len(),
+            Value::Raw(bytes) | Value::Bytes(bytes) => bytes.len(),
+            Value::List(list) => list.items().iter().map(|item| ENTRY + item.weight()).sum(),
+            Value::Map(map) => {
+                let entries = map.entries();
+                entries.iter().map(|(key, value)| ENTRY + key.len() + value.weight()).sum()
+            }
+            Value::Object(object) => object.weight(),
+        }
+    }
+
+    /// How many bytes a function has before it that takes the value, as far as it looks at all of
+    /// it but not into what is in it.
+    pub(crate) fn reach(&self) -> usize {
+        match self {
+            Value::Nil | Value::Bool(_) | Value::Int(..) | Value::Float(_) => 0,
+            Value::Text(text) => text.len(),
+            Value::Raw(bytes) | Value::Bytes(bytes) => bytes.len(),
+            Value::List(list) => size_of_val(list.items()),
+            Value::Map(map) => map.len() * ENTRY,
+            Value::Object(object) => object.weight(),
+        }
     }
 
     /// Whether `if` takes it: neither nil nor zero nor without items.

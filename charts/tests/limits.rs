@@ -23,6 +23,14 @@ fn loops_end() {
         "{{ range 1000000000 }}{{ end }}",
         "{{ $l := until 1000 }}{{ range $l }}{{ $_ := uniq $l }}{{ end }}",
         "{{ range until 1000 }}{{ $_ := bcrypt \"x\" }}{{ end }}",
+        // Few steps, each of which would take long.
+        "{{ $b := repeat 1000000 \"x\" }}{{ range until 1000 }}{{ $_ := sha256sum $b }}{{ end }}",
+        "{{ $l := until 10000 }}{{ range until 1000 }}{{ $_ := join \"\" (compact $l) }}{{ end }}",
+        "{{ $d := splitn \"\" 10000 (repeat 10000 \"x\") }}{{ range until 1000 }}{{ $_ := pick $d }}{{ end }}",
+        "{{ $d := splitn \"\" 10000 (repeat 10000 \"x\") }}{{ range until 1000 }}{{ range $d }}{{ break }}{{ end }}{{ end }}",
+        "{{ $l := list (until 10000) }}{{ $m := list (until 10000) }}{{ range until 1000 }}{{ $_ := deepEqual $l $m }}{{ end }}",
+        "{{ $x := list 1 }}{{ range until 60 }}{{ $x = list $x $x }}{{ end }}{{ range until 1000 }}{{ $_ := toJson $x }}{{ end }}",
+        "{{ $t := repeat 100000 \"{{/**/}}\" }}{{ range until 1000 }}{{ $_ := tpl $t $ }}{{ end }}",
     ] {
         assert!(stopped(text).contains("more than 100000 steps"), "{text}");
     }
@@ -80,6 +88,7 @@ fn texts_and_lists_stay_small() {
         "{{ randBytes 1000000000 }}",
         "{{ wrapWith 1 (repeat 1000 \"y\") (repeat 10000 \"x\") }}",
         "{{ join (repeat 1000 \"y\") (until 10000) }}",
+        "{{ regexReplaceAll \".*\" (repeat 1000 .big) (repeat 100000 \"$0\") }}",
     ] {
         assert!(stopped(text).contains("too long"), "{text}: {}", stopped(text));
     }
@@ -89,6 +98,26 @@ fn texts_and_lists_stay_small() {
     assert!(stopped(output).contains("too long"));
     let all = "{{ range until 1000 }}{{ $x := repeat 1000 $.big }}{{ end }}";
     assert!(stopped(all).contains("makes more than"), "{}", stopped(all));
+    for text in [
+        // A text of many parts.
+        "{{ split \",\" (repeat 1000000 \",\") }}",
+        "{{ splitList \",\" (repeat 1000000 \",\") }}",
+        "{{ splitList \"\" (repeat 1000000 \",\") }}",
+        "{{ splitn \",\" 1000000 (repeat 1000000 \",\") }}",
+        "{{ regexFindAll \",\" (repeat 1000000 \",\") -1 }}",
+        "{{ regexSplit \",\" (repeat 1000000 \",\") -1 }}",
+        "{{ chunk 1 (until 30000) | len }}{{ range until 100 }}{{ $_ := chunk 1 (until 30000) }}{{ end }}",
+        // Maps, and what documents say.
+        "{{ $d := split \",\" (repeat 1000 \",\") }}{{ range until 1000 }}{{ $_ := omit $d }}{{ end }}",
+        "{{ $d := split \",\" (repeat 1000 \",\") }}{{ range until 1000 }}{{ $_ := keys $d $d $d $d }}{{ end }}",
+        "{{ $t := printf \"[%s1]\" (repeat 100000 \"1,\") }}{{ range until 10 }}{{ $_ := fromJsonArray $t }}{{ end }}",
+        "{{ $t := printf \"[%s1]\" (repeat 100000 \"1,\") }}{{ range until 10 }}{{ $_ := mustFromJson $t }}{{ end }}",
+        "{{ $t := printf \"[%s1]\" (repeat 100000 \"1,\") }}{{ range until 10 }}{{ $_ := fromYamlArray $t }}{{ end }}",
+        "{{ $t := printf \"a=[%s1]\" (repeat 100000 \"1,\") }}{{ range until 10 }}{{ $_ := fromToml $t }}{{ end }}",
+        "{{ $t := repeat 1000000 \"x\" }}{{ range until 100 }}{{ $_ := tpl $t $ }}{{ end }}",
+    ] {
+        assert!(stopped(text).contains("makes more than"), "{text}: {}", stopped(text));
+    }
     let lists = "{{ $l := list }}{{ range until 20000 }}{{ $l = append $l . }}{{ end }}";
     assert!(stopped(lists).contains("makes more than"), "{}", stopped(lists));
 }

@@ -25,7 +25,10 @@ pub(super) fn find(name: &str) -> Option<Function> {
         }),
         "kindOf" => fixed(1, |_, args| Ok(args.any(0).kind_name().into())),
         "kindIs" => fixed(2, |_, args| Ok((*args.text(0)? == *args.any(1).kind_name()).into())),
-        "deepEqual" => fixed(2, |_, args| Ok(compare::deep_equal(args.any(0), args.any(1)).into())),
+        "deepEqual" => fixed(2, |host, args| {
+            let (is_equal, steps) = compare::deep_equal(args.any(0), args.any(1));
+            host.steps(steps).map(|()| is_equal.into())
+        }),
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::arguments::strval_text;
 use super::{Args, Function, Host, Outcome, fixed, variadic};
-use crate::value::{Entries, List, MAX_DEPTH, Map, Value};
+use crate::value::{ENTRY, Entries, List, MAX_DEPTH, Map, Value};
 
 pub(super) fn find(name: &str) -> Option<Function> {
     Some(match name {
@@ -29,8 +29,8 @@ pub(super) fn find(name: &str) -> Option<Function> {
         "values" => {
             fixed(1, |_, args| Ok(Value::list(args.map(0)?.entries().values().cloned().collect())))
         }
-        "pick" => variadic(1, |_, args| chosen(args, true)),
-        "omit" => variadic(1, |_, args| chosen(args, false)),
+        "pick" => variadic(1, |host, args| chosen(host, args, true)),
+        "omit" => variadic(1, |host, args| chosen(host, args, false)),
         "merge" | "mustMerge" => variadic(1, |host, args| merged(host, args, false)),
         "mergeOverwrite" | "mustMergeOverwrite" => {
             variadic(1, |host, args| merged(host, args, true))
@@ -46,7 +46,7 @@ fn dict(host: &Host, args: Args<'_>) -> Outcome {
         let key = strval_text(&pair[0], host.limits.text)?;
         entries.insert(key, pair.get(1).cloned().unwrap_or_else(|| "".into()));
     }
-    host.charge(entries.len() * 64)?;
+    host.charge(entries.len() * ENTRY)?;
     Ok(Value::Map(Map::from(entries)))
 }
 
@@ -60,22 +60,29 @@ fn pluck(_: &Host, args: Args<'_>) -> Outcome {
 }
 
 /// In the order of the alphabet, though nobody may count on that.
-fn keys(_: &Host, args: Args<'_>) -> Outcome {
+fn keys(host: &Host, args: Args<'_>) -> Outcome {
     let mut found = Vec::new();
     for at in 0..args.len() {
-        found.extend(args.map(at)?.entries().keys().cloned());
+        let map = args.map(at)?;
+        host.charge(map.len() * ENTRY)?;
+        found.extend(map.entries().keys().cloned());
     }
     Ok(Value::List(List::texts(found)))
 }
 
-fn chosen(args: Args<'_>, named: bool) -> Outcome {
+fn chosen(host: &Host, args: Args<'_>, named: bool) -> Outcome {
     let mut names = std::collections::HashSet::new();
     for at in 1..args.len() {
         names.insert(args.text(at)?);
     }
-    let entries = args.map(0)?.snapshot();
-    let kept = entries.into_iter().filter(|(key, _)| names.contains(key) == named);
-    Ok(Value::Map(Map::from(kept.collect::<Entries>())))
+    let mut kept = Entries::new();
+    for (key, value) in args.map(0)?.entries().iter() {
+        if names.contains(key) == named {
+            host.charge(ENTRY)?;
+            kept.insert(key.clone(), value.clone());
+        }
+    }
+    Ok(Value::Map(Map::from(kept)))
 }
 
 fn merged(host: &Host, args: Args<'_>, overwrite: bool) -> Outcome {

@@ -16,17 +16,15 @@ pub(super) fn find(name: &str) -> Option<Function> {
             let text = text.map_err(|_| "the value cannot be written as YAML")?;
             Ok(text.strip_suffix('\n').unwrap_or(&text).into())
         }),
-        "fromYaml" => fixed(1, |_, args| Ok(a_map(yaml::read(&args.text(0)?), IN_YAML))),
-        "fromYamlArray" => fixed(1, |_, args| Ok(a_list(yaml::read(&args.text(0)?), IN_YAML))),
-        "fromJson" => fixed(1, |_, args| Ok(a_map(json::read(&args.text(0)?), ""))),
-        "fromJsonArray" => fixed(1, |_, args| Ok(a_list(json::read(&args.text(0)?), ""))),
-        "mustFromJson" => fixed(1, |_, args| json::read(&args.text(0)?)),
-        "toJson" => fixed(1, |host, args| {
-            Ok(json::write(args.any(0), Style::Html, host.limits.text).unwrap_or_default().into())
-        }),
-        "toPrettyJson" => fixed(1, |host, args| {
-            Ok(json::write(args.any(0), Style::Pretty, host.limits.text).unwrap_or_default().into())
-        }),
+        "fromYaml" => fixed(1, |host, args| Ok(a_map(read(host, args, yaml::read)?, IN_YAML))),
+        "fromYamlArray" => {
+            fixed(1, |host, args| Ok(a_list(read(host, args, yaml::read)?, IN_YAML)))
+        }
+        "fromJson" => fixed(1, |host, args| Ok(a_map(read(host, args, json::read)?, ""))),
+        "fromJsonArray" => fixed(1, |host, args| Ok(a_list(read(host, args, json::read)?, ""))),
+        "mustFromJson" => fixed(1, |host, args| read(host, args, json::read)?),
+        "toJson" => fixed(1, |host, args| to_json(host, args, Style::Html)),
+        "toPrettyJson" => fixed(1, |host, args| to_json(host, args, Style::Pretty)),
         "toRawJson" | "mustToRawJson" => fixed(1, |host, args| as_json(host, args, Style::Raw)),
         "mustToJson" => fixed(1, |host, args| as_json(host, args, Style::Html)),
         "mustToPrettyJson" => fixed(1, |host, args| as_json(host, args, Style::Pretty)),
@@ -38,7 +36,7 @@ pub(super) fn find(name: &str) -> Option<Function> {
             let text = toml::write(args.any(0), host.limits.text);
             Ok(text.unwrap_or_else(|message| message).into())
         }),
-        "fromToml" => fixed(1, |_, args| Ok(a_map(toml::read(&args.text(0)?), ""))),
+        "fromToml" => fixed(1, |host, args| Ok(a_map(read(host, args, toml::read)?, ""))),
         "b64enc" => fixed(1, |_, args| Ok(encoding::base64_encode(args.bytes(0)?).into())),
         "b32enc" => fixed(1, |_, args| Ok(encoding::base32_encode(args.bytes(0)?).into())),
         "b64dec" => fixed(1, |_, args| {
@@ -57,6 +55,13 @@ pub(super) fn find(name: &str) -> Option<Function> {
     })
 }
 
+/// What a text says, which is charged with all that is in it.
+fn read(host: &Host, args: Args<'_>, read: fn(&str) -> Outcome) -> Result<Outcome, String> {
+    let value = read(&args.text(0)?);
+    host.charge(value.as_ref().map_or(0, Value::weight))?;
+    Ok(value)
+}
+
 /// Numbers that JSON does not have make it empty; what is too big is an error all the same.
 fn to_yaml(host: &Host, args: Args<'_>, style: yaml::Style) -> Result<String, String> {
     match yaml::write(args.any(0), style, host.limits.text) {
@@ -64,9 +69,23 @@ fn to_yaml(host: &Host, args: Args<'_>, style: yaml::Style) -> Result<String, St
             text.truncate(text.strip_suffix('\n').unwrap_or(&text).len());
             Ok(text)
         }
-        Err(yaml::Unwritable::Number) => Ok(String::new()),
+        Err(yaml::Unwritable::Number) => unwritable(host),
         Err(yaml::Unwritable::TooBig) => Err("the YAML text is too long".into()),
     }
+}
+
+/// What cannot be written makes it empty.
+fn to_json(host: &Host, args: Args<'_>, style: Style) -> Outcome {
+    match json::write(args.any(0), style, host.limits.text) {
+        Some(text) => Ok(text.into()),
+        None => unwritable(host).map(Value::from),
+    }
+}
+
+/// Nothing; as much may have been written of it as fits, and that took its time.
+fn unwritable(host: &Host) -> Result<String, String> {
+    host.reads(host.limits.text)?;
+    Ok(String::new())
 }
 
 fn as_json(host: &Host, args: Args<'_>, style: Style) -> Outcome {

@@ -5,7 +5,10 @@ use std::cell::{Cell, RefCell};
 use sha2::{Digest as _, Sha256};
 
 use super::time::Time;
-use crate::template::Limits;
+use crate::template::{BYTES_A_STEP, Limits, Stop};
+
+/// After so many steps it is asked whether to go on.
+const STEPS_AT_ONCE: u64 = 10_000;
 
 /// Blocks and pipelines within one another in all templates that are running: what the stack holds.
 const MAX_NESTING: usize = 30_000;
@@ -13,6 +16,7 @@ const MAX_NESTING: usize = 30_000;
 pub(crate) struct Host {
     pub(crate) limits: Limits,
     pub(crate) now: Time,
+    stop: Stop,
     steps: Cell<u64>,
     bytes: Cell<usize>,
     depth: Cell<usize>,
@@ -21,10 +25,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(limits: Limits, now: Time, seed: [u8; 32]) -> Host {
+    pub(crate) fn new(limits: Limits, now: Time, seed: [u8; 32], stop: Stop) -> Host {
         Host {
             limits,
             now,
+            stop,
             steps: Cell::new(0),
             bytes: Cell::new(0),
             depth: Cell::new(0),
@@ -34,11 +39,26 @@ impl Host {
     }
 
     pub(crate) fn step(&self) -> Result<(), String> {
-        self.steps.set(self.steps.get() + 1);
-        if self.steps.get() > self.limits.steps {
+        self.steps(1)
+    }
+
+    /// Counts what takes as long as so many steps.
+    pub(crate) fn steps(&self, count: usize) -> Result<(), String> {
+        let before = self.steps.get();
+        let after = before.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        self.steps.set(after);
+        if after > self.limits.steps {
             return Err(format!("the template takes more than {} steps", self.limits.steps));
         }
+        if before / STEPS_AT_ONCE != after / STEPS_AT_ONCE && self.stop.is_wanted() {
+            return Err("rendering was stopped".into());
+        }
         Ok(())
+    }
+
+    /// Counts the time that a function takes to read so many bytes.
+    pub(crate) fn reads(&self, bytes: usize) -> Result<(), String> {
+        self.steps(bytes / BYTES_A_STEP)
     }
 
     /// Counts what was made.

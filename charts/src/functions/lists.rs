@@ -3,7 +3,7 @@
 use super::arguments::limited;
 use super::go::as_index;
 use super::{Args, Function, Host, Outcome, fixed, variadic};
-use crate::value::{ItemKind, List, Value, compare};
+use crate::value::{ENTRY, ItemKind, List, Value, compare};
 
 pub(super) fn find(name: &str) -> Option<Function> {
     Some(match name {
@@ -70,8 +70,9 @@ fn part(items: Option<&[Value]>) -> Value {
 
 fn contains(host: &Host, items: &[Value], wanted: &Value) -> Result<bool, String> {
     for item in items {
-        host.step()?;
-        if compare::deep_equal(item, wanted) {
+        let (is_equal, steps) = compare::deep_equal(item, wanted);
+        host.steps(steps)?;
+        if is_equal {
             return Ok(true);
         }
     }
@@ -123,12 +124,13 @@ fn concat(host: &Host, args: Args<'_>) -> Outcome {
     Ok(Value::list(items))
 }
 
-fn chunk(_: &Host, args: Args<'_>) -> Outcome {
+fn chunk(host: &Host, args: Args<'_>) -> Outcome {
     let size = args.count(0)?;
     if size == 0 {
         return Err("runtime error: integer divide by zero".into());
     }
     let list = args.list(1)?;
+    host.charge(list.items().len().div_ceil(size) * ENTRY)?;
     let chunks = list.items().chunks(size).map(|items| Value::list(items.to_vec()));
     Ok(Value::List(List::of(ItemKind::Lists, chunks.collect())))
 }

@@ -4,8 +4,9 @@ mod syntax;
 
 use regex::{Regex, RegexBuilder};
 
+use super::strings::charged;
 use super::{Args, Function, Host, Outcome, fixed};
-use crate::value::{List, Value};
+use crate::value::{ENTRY, List, Value};
 
 pub(crate) use syntax::translated;
 
@@ -21,12 +22,12 @@ pub(super) fn find(name: &str) -> Option<Function> {
             let text = args.text(1)?;
             Ok(compiled(args)?.find(&text).map_or("", |found| found.as_str()).into())
         }),
-        "regexFindAll" | "mustRegexFindAll" => fixed(3, |_, args| {
+        "regexFindAll" | "mustRegexFindAll" => fixed(3, |host, args| {
             let text = args.text(1)?;
             let most = usize::try_from(args.int(2)?).unwrap_or(usize::MAX);
             let regex = compiled(args)?;
             let found = regex.find_iter(&text).take(most).map(|found| found.as_str());
-            let mut list = List::texts(found);
+            let mut list = List::texts(charged(host, found)?);
             list.nil = list.items().is_empty();
             Ok(Value::List(list))
         }),
@@ -60,20 +61,24 @@ fn replaced(
 ) -> Outcome {
     let (text, by) = (args.text(1)?, args.text(2)?);
     let regex = compiled(args)?;
+    let references = by.matches('$').count();
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
     for captures in regex.captures_iter(&text) {
         let found = captures.get(0).ok_or("a match has no text")?;
         out.push_str(&text[at..found.start()]);
+        // Each reference is at most to all that was found.
+        let added = references.checked_mul(found.len()).and_then(|all| all.checked_add(by.len()));
+        let length = added.and_then(|added| added.checked_add(out.len()));
+        super::arguments::limited(length, host.limits.text)?;
         add(&captures, &by, &mut out);
-        super::arguments::limited(Some(out.len()), host.limits.text)?;
         at = found.end();
     }
     out.push_str(&text[at..]);
     Ok(out.into())
 }
 
-fn split(_: &Host, args: Args<'_>) -> Outcome {
+fn split(host: &Host, args: Args<'_>) -> Outcome {
     let text = args.text(1)?;
     let most = args.int(2)?;
     if most == 0 {
@@ -92,6 +97,7 @@ fn split(_: &Host, args: Args<'_>) -> Outcome {
         end = found.start();
         // A match of nothing at the start makes no part.
         if found.end() != 0 {
+            host.charge(ENTRY)?;
             parts.push(&text[start..end]);
         }
         start = found.end();

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::arguments::{limited, strval, strval_text};
 use super::{Args, Function, Host, Outcome, fixed, variadic};
 use crate::value::format::{self, Out};
-use crate::value::{Entries, List, Map, MapKind, Value};
+use crate::value::{ENTRY, Entries, List, Map, MapKind, Value};
 
 pub(super) fn find(name: &str) -> Option<Function> {
     Some(match name {
@@ -53,12 +53,15 @@ pub(super) fn find(name: &str) -> Option<Function> {
         "toStrings" => fixed(1, |host, args| Ok(Value::List(strslice(host, args.any(0))?))),
         "join" => fixed(2, join),
         "sortAlpha" => fixed(1, sort_alpha),
-        "split" => fixed(2, |_, args| Ok(numbered(parts(&args.text(1)?, &args.text(0)?, -1)))),
-        "splitn" => {
-            fixed(3, |_, args| Ok(numbered(parts(&args.text(2)?, &args.text(0)?, args.int(1)?))))
+        "split" => {
+            fixed(2, |host, args| numbered(host, parts(host, &args.text(1)?, &args.text(0)?, -1)?))
         }
-        "splitList" => fixed(2, |_, args| {
-            Ok(Value::List(List::texts(parts(&args.text(1)?, &args.text(0)?, -1))))
+        "splitn" => fixed(3, |host, args| {
+            numbered(host, parts(host, &args.text(2)?, &args.text(0)?, args.int(1)?)?)
+        }),
+        "splitList" => fixed(2, |host, args| {
+            let (text, between) = (args.text(1)?, args.text(0)?);
+            Ok(Value::List(List::texts(parts(host, &text, &between, -1)?)))
         }),
         _ => return words::find(name).or_else(|| random::find(name)),
     })
@@ -226,31 +229,43 @@ fn sort_alpha(host: &Host, args: Args<'_>) -> Outcome {
 }
 
 /// `strings.SplitN`; a negative `limit` is none.
-pub(super) fn parts<'t>(text: &'t str, between: &str, limit: i64) -> Vec<&'t str> {
+pub(super) fn parts<'t>(
+    host: &Host,
+    text: &'t str,
+    between: &str,
+    limit: i64,
+) -> Result<Vec<&'t str>, String> {
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
     if most == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     if !between.is_empty() {
-        return text.splitn(most, between).collect();
+        return charged(host, text.splitn(most, between));
     }
-    let mut chars: Vec<&str> = Vec::new();
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        if chars.len() + 1 == most {
-            chars.push(rest);
-            break;
-        }
-        let (first, after) = rest.split_at(c.len_utf8());
-        chars.push(first);
-        rest = after;
-    }
-    chars
+    // Each character by itself; the last part is all that is left.
+    let starts = text.char_indices().map(|(at, _)| at).take(most);
+    charged(
+        host,
+        starts.enumerate().map(|(index, at)| {
+            let rest = &text[at..];
+            let size = rest.chars().next().map_or(0, char::len_utf8);
+            if index + 1 == most { rest } else { &rest[..size] }
+        }),
+    )
+}
+
+/// Parts of a text, as many as may be made.
+pub(super) fn charged<'t>(
+    host: &Host,
+    parts: impl Iterator<Item = &'t str>,
+) -> Result<Vec<&'t str>, String> {
+    parts.map(|part| host.charge(ENTRY + part.len()).map(|()| part)).collect()
 }
 
 /// `_0`, `_1`, ...
-fn numbered(parts: Vec<&str>) -> Value {
+fn numbered(host: &Host, parts: Vec<&str>) -> Outcome {
+    host.charge(parts.len() * ENTRY)?;
     let entries = parts.into_iter().enumerate();
     let entries = entries.map(|(index, part)| (Rc::from(format!("_{index}")), part.into()));
-    Value::Map(Map::of(MapKind::Text, entries.collect::<Entries>()))
+    Ok(Value::Map(Map::of(MapKind::Text, entries.collect::<Entries>())))
 }

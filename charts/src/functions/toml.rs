@@ -4,8 +4,16 @@ use super::time::layout;
 use crate::value::format::{Out, TooBig};
 use crate::value::{Entries, List, MAX_DEPTH, Map, Value, number};
 
+/// Values in one text. It takes what marks could part values as that, within texts too.
+const MAX_VALUES: usize = 1_000_000;
+
 /// The value of a text.
 pub(super) fn read(text: &str) -> Result<Value, String> {
+    let marks =
+        text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{' | b'=' | b'.')).count();
+    if marks > MAX_VALUES {
+        return Err("toml: too many values".into());
+    }
     let table: toml::Table = toml::from_str(text).map_err(|error| format!("toml: {error}"))?;
     Ok(table_value(table))
 }

@@ -1,26 +1,25 @@
 //! `.Files`: what a chart has beside its templates.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::chart::{File, pattern};
 use crate::encoding::base64_encode;
 use crate::functions::base_name;
 use crate::template::Limits;
-use crate::value::{Entries, List, Map, MapKind, Object, Value};
+use crate::value::{ENTRY, Entries, List, Map, MapKind, Object, Value};
 use crate::yaml;
 
 #[derive(Debug)]
-pub(super) struct Files(Vec<(Rc<str>, Arc<[u8]>)>);
+pub(super) struct Files(Vec<(Rc<str>, Rc<[u8]>)>);
 
 impl Files {
     pub(super) fn new(files: &[File]) -> Files {
-        Files(files.iter().map(|file| (file.name.as_str().into(), file.data.clone())).collect())
+        Files(files.iter().map(|file| (file.name.as_str().into(), file.data[..].into())).collect())
     }
 
-    fn get(&self, name: &str) -> &[u8] {
+    fn get(&self, name: &str) -> Rc<[u8]> {
         let file = self.0.iter().find(|(known, _)| **known == *name);
-        file.map_or(&[], |(_, data)| data)
+        file.map_or_else(|| Rc::from([]), |(_, data)| data.clone())
     }
 
     /// Those that a pattern matches; a pattern that is none matches all.
@@ -41,7 +40,8 @@ impl Files {
     }
 
     fn lines(&self, name: &str) -> Value {
-        let text = String::from_utf8_lossy(self.get(name));
+        let data = self.get(name);
+        let text = String::from_utf8_lossy(&data);
         if text.is_empty() {
             return Value::List(List::texts::<&str>([]));
         }
@@ -59,7 +59,7 @@ impl Object for Files {
     }
 
     fn field(&self, name: &str) -> Option<Value> {
-        Some(Value::Bytes(self.get(name).into()))
+        Some(Value::Bytes(self.get(name)))
     }
 
     fn call(&self, method: &str, arguments: &[Value]) -> Option<Result<Value, String>> {
@@ -70,7 +70,7 @@ impl Object for Files {
         };
         Some(match method {
             "Get" => argument().map(|name| Value::string(self.get(&name).to_vec())),
-            "GetBytes" => argument().map(|name| Value::Bytes(self.get(&name).into())),
+            "GetBytes" => argument().map(|name| Value::Bytes(self.get(&name))),
             "Glob" => argument().map(|text| Value::Object(Rc::new(self.glob(&text)))),
             "Lines" => argument().map(|name| self.lines(&name)),
             "AsConfig" => self.as_map(|data| Value::string(data.to_vec())),
@@ -79,9 +79,13 @@ impl Object for Files {
         })
     }
 
+    fn weight(&self) -> usize {
+        self.0.len() * ENTRY
+    }
+
     fn plain(&self) -> Value {
         let entries = self.0.iter();
-        let entries = entries.map(|(name, data)| (name.clone(), Value::Bytes(data[..].into())));
+        let entries = entries.map(|(name, data)| (name.clone(), Value::Bytes(data.clone())));
         Value::Map(Map::from(entries.collect::<Entries>()))
     }
 }

@@ -99,6 +99,12 @@ impl Run<'_> {
         self.host.step().map_err(|message| self.fault(line, message))
     }
 
+    /// Objects are made into plain values to be looked at.
+    fn reads_object(&self, line: u32, value: &Value) -> Result<(), Fault> {
+        let Value::Object(object) = value else { return Ok(()) };
+        self.host.reads(object.weight()).map_err(|message| self.fault(line, message))
+    }
+
     fn write(&mut self, line: u32, bytes: &[u8]) -> Result<(), Fault> {
         let charged = self.host.charge(bytes.len());
         charged.map_err(|message| self.fault(line, message))?;
@@ -171,6 +177,7 @@ impl Run<'_> {
     fn condition(&mut self, branch: &Branch, dot: &Value, moves: bool) -> Result<Flow, Fault> {
         let scope = self.variables.len();
         let value = self.pipe(&branch.pipe, dot)?;
+        self.reads_object(branch.pipe.line, &value)?;
         let flow = if !value.is_true() {
             self.block(&branch.otherwise, dot)
         } else if moves {
@@ -185,6 +192,7 @@ impl Run<'_> {
     fn range(&mut self, branch: &Branch, dot: &Value) -> Result<Flow, Fault> {
         let line = branch.pipe.line;
         let value = self.pipe(&branch.pipe, dot)?;
+        self.reads_object(line, &value)?;
         let value = match value {
             Value::Object(object) => object.plain(),
             value => value,
@@ -200,6 +208,7 @@ impl Run<'_> {
                 }
             }
             Value::Map(map) => {
+                self.host.reads(value.reach()).map_err(|message| self.fault(line, message))?;
                 for (key, item) in map.snapshot() {
                     empty = false;
                     if !self.turn(branch, Value::Text(key), item)? {
@@ -422,10 +431,13 @@ impl Run<'_> {
     ) -> Result<Value, Fault> {
         match value {
             Value::Object(object) => {
+                self.reads_object(line, value)?;
                 if let Some(result) = object.call(name, arguments) {
-                    return result.map_err(|message| {
-                        self.fault(line, format!("error calling {name}: {message}"))
-                    });
+                    return result
+                        .and_then(|value| self.host.charge(value.weight()).map(|()| value))
+                        .map_err(|message| {
+                            self.fault(line, format!("error calling {name}: {message}"))
+                        });
                 }
                 if let Some(value) = object.field(name) {
                     return self.not_called(line, name, arguments).map(|()| value);

@@ -3,6 +3,10 @@
 use std::cmp::Ordering;
 
 use super::{MAX_DEPTH, Value};
+use crate::template::BYTES_A_STEP;
+
+/// What one comparison may take, in steps: values that share their parts could take for ever.
+const MAX_STEPS: usize = 10_000_000;
 
 /// The kinds that the comparison functions know.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,7 @@ fn eq_one(left: &Value, right: &Value) -> Result<bool, String> {
             let name = if comparable(left) { right } else { left }.type_name();
             return Err(format!("non-comparable type {name}"));
         }
-        return Ok(deep_equal(left, right));
+        return Ok(deep_equal(left, right).0);
     }
     Ok(order(left, right) == Some(Ordering::Equal))
 }
@@ -99,16 +103,19 @@ pub(crate) fn compare(left: &Value, right: &Value) -> Result<Option<Ordering>, S
     Ok(order(left, right))
 }
 
-/// `reflect.DeepEqual`: equal types and equal contents.
-pub(crate) fn deep_equal(left: &Value, right: &Value) -> bool {
-    equal_within(left, right, MAX_DEPTH, &mut 10_000_000)
+/// `reflect.DeepEqual`: equal types and equal contents; and how many steps it took to tell. What
+/// takes too many is not equal.
+pub(crate) fn deep_equal(left: &Value, right: &Value) -> (bool, usize) {
+    let mut budget = MAX_STEPS;
+    let is_equal = equal_within(left, right, MAX_DEPTH, &mut budget);
+    (is_equal, MAX_STEPS - budget)
 }
 
 fn equal_within(left: &Value, right: &Value, depth: usize, budget: &mut usize) -> bool {
     if depth == 0 || *budget == 0 {
         return false;
     }
-    *budget -= 1;
+    *budget = budget.saturating_sub(1 + left.reach() / BYTES_A_STEP);
     match (left, right) {
         (Value::Nil, Value::Nil) => true,
         (Value::Bool(left), Value::Bool(right)) => left == right,
@@ -176,8 +183,8 @@ mod tests {
             map.set("a", Value::list(vec![Value::int(1)]));
             Value::Map(map)
         };
-        assert!(deep_equal(&map(MapKind::Any), &map(MapKind::Any)));
-        assert!(!deep_equal(&map(MapKind::Any), &map(MapKind::Values)));
-        assert!(!deep_equal(&Value::int(1), &Value::int64(1)));
+        assert_eq!(deep_equal(&map(MapKind::Any), &map(MapKind::Any)), (true, 3));
+        assert!(!deep_equal(&map(MapKind::Any), &map(MapKind::Values)).0);
+        assert!(!deep_equal(&Value::int(1), &Value::int64(1)).0);
     }
 }

@@ -33,9 +33,11 @@ impl Run<'_> {
             Body::Plain(call) => {
                 let arguments = self.arguments(line, operands, dot, last)?;
                 self.step(line)?;
-                let value = call(self.host, Args(&arguments))
-                    .and_then(|value| self.host.charge(size(&value)).map(|()| value));
-                value
+                let reach = arguments.iter().map(Value::reach).sum();
+                self.host
+                    .reads(reach)
+                    .and_then(|()| call(self.host, Args(&arguments)))
+                    .and_then(|value| self.host.charge(size(&value)).map(|()| value))
                     .map_err(|message| self.fault(line, format!("error calling {name}: {message}")))
             }
             Body::Include => {
@@ -83,7 +85,10 @@ impl Run<'_> {
 
     /// Runs a text as a template; what it defines is known only within it.
     fn tpl(&mut self, line: u32, text: Rc<str>, data: Value) -> Result<Value, Fault> {
+        let fault = |message| self.fault(line, message);
+        self.host.reads(text.len()).map_err(fault)?;
         if !text.contains("{{") {
+            self.host.charge(text.len()).map_err(fault)?;
             return Ok(Value::string(without_no_value(text.as_bytes().to_vec())));
         }
         let name = format!("{} (tpl)", self.file);

@@ -29,6 +29,9 @@ pub(crate) const MAX_FILE: u64 = 5 << 20;
 /// As Helm: bytes of all files of a chart.
 pub(crate) const MAX_CHART: u64 = 100 << 20;
 
+/// Members of archives, headers and directories too.
+const MAX_MEMBERS: usize = 50_000;
+
 /// Charts within charts.
 const MAX_DEPTH: usize = 32;
 
@@ -50,6 +53,36 @@ pub(crate) struct File {
     /// Below the chart.
     pub(crate) name: String,
     pub(crate) data: Arc<[u8]>,
+}
+
+/// What is left of what a chart may take with all charts in it, in archives within archives too.
+struct Budget {
+    /// What errors call the chart.
+    chart: String,
+    /// Bytes of files.
+    bytes: u64,
+    /// Bytes of what archives unpack to: headers count, and what is skipped.
+    unpacked: u64,
+    /// Members of archives.
+    members: usize,
+}
+
+impl Budget {
+    fn new(chart: &str) -> Budget {
+        let (bytes, unpacked) = (MAX_CHART, 2 * MAX_CHART);
+        Budget { chart: chart.into(), bytes, unpacked, members: MAX_MEMBERS }
+    }
+
+    /// Takes a file of so many bytes; `name` is what errors call it.
+    fn file(&mut self, name: impl FnOnce() -> String, size: u64) -> Result<(), Error> {
+        if size > MAX_FILE {
+            return Err(Error::TooBig { name: name(), limit: MAX_FILE });
+        }
+        let left = self.bytes.checked_sub(size);
+        let too_big = || Error::TooBig { name: self.chart.clone(), limit: MAX_CHART };
+        self.bytes = left.ok_or_else(too_big)?;
+        Ok(())
+    }
 }
 
 impl Chart {
@@ -75,10 +108,11 @@ impl Chart {
         let name = path.display().to_string();
         if std::fs::metadata(path).map_err(io)?.is_dir() {
             let name = path.file_name().map_or(name, |name| name.to_string_lossy().into_owned());
-            return from_files(&name, directory::files(path, root)?, 0);
+            let mut budget = Budget::new(&path.display().to_string());
+            return from_files(&name, directory::files(path, root, &mut budget)?, 0, &mut budget);
         }
         let file = std::fs::File::open(path).map_err(io)?;
-        from_files(&name, archive::files(&name, std::io::BufReader::new(file))?, 0)
+        Chart::from_archive(&name, std::io::BufReader::new(file))
     }
 
     /// Loads a chart from an archive that is read elsewhere; `place` is what errors call it.
@@ -87,20 +121,25 @@ impl Chart {
     ///
     /// As `load`.
     pub fn from_archive(place: &str, stored: impl std::io::BufRead) -> Result<Chart, Error> {
-        from_files(place, archive::files(place, stored)?, 0)
+        let mut budget = Budget::new(place);
+        from_files(place, archive::files(place, stored, &mut budget)?, 0, &mut budget)
     }
 
-    /// Makes a chart of the files of its directory, by their names below it; `.helmignore` among
-    /// them counts. `place` is what errors call the chart.
+    /// Makes a chart of the files of its directory, given by their names below it and their sizes
+    /// in bytes. `read` gives what is in one; it is asked only for those that `.helmignore`, which
+    /// is one of them, leaves. `place` is what errors call the chart.
     ///
     /// # Errors
     ///
-    /// As `load`; and if a name leads out of the chart.
-    pub fn from_files(
+    /// As `load`; if a name leads out of the chart; and if `read` fails.
+    pub fn from_files<E: From<Error>>(
         place: &str,
-        files: impl IntoIterator<Item = (String, Vec<u8>)>,
-    ) -> Result<Chart, Error> {
-        from_files(place, directory::given(place, files)?, 0)
+        files: impl IntoIterator<Item = (String, u64)>,
+        read: impl FnMut(&str) -> Result<Vec<u8>, E>,
+    ) -> Result<Chart, E> {
+        let mut budget = Budget::new(place);
+        let files = directory::given(place, files, read, &mut budget)?;
+        Ok(from_files(place, files, 0, &mut budget)?)
     }
 
     /// The chart's name, as `Chart.yaml` has it.
@@ -125,7 +164,12 @@ impl Chart {
 }
 
 /// Makes a chart of its files; `place` is what errors call it.
-fn from_files(place: &str, files: Vec<File>, depth: usize) -> Result<Chart, Error> {
+fn from_files(
+    place: &str,
+    files: Vec<File>,
+    depth: usize,
+    budget: &mut Budget,
+) -> Result<Chart, Error> {
     if depth > MAX_DEPTH {
         let message = format!("more than {MAX_DEPTH} charts within one another");
         return Err(Error::Invalid { file: place.into(), message });
@@ -168,7 +212,7 @@ fn from_files(place: &str, files: Vec<File>, depth: usize) -> Result<Chart, Erro
         chart.take(file).map_err(|(file, message)| invalid(&file, message))?;
     }
     for (name, files) in below {
-        if let Some(dependency) = dependency(place, &name, files, depth + 1)? {
+        if let Some(dependency) = dependency(place, &name, files, depth + 1, budget)? {
             chart.dependencies.push(dependency);
         }
     }
@@ -181,6 +225,7 @@ fn dependency(
     name: &str,
     files: Vec<File>,
     depth: usize,
+    budget: &mut Budget,
 ) -> Result<Option<Chart>, Error> {
     if name.starts_with(['_', '.']) {
         return Ok(None);
@@ -191,7 +236,8 @@ fn dependency(
             let message = "a directory with the name of an archive".into();
             return Err(Error::Invalid { file: place, message });
         };
-        return from_files(&place, archive::files(&place, &*file.data)?, depth).map(Some);
+        let files = archive::files(&place, &*file.data, budget)?;
+        return from_files(&place, files, depth, budget).map(Some);
     }
     let below = files.into_iter().filter_map(|file| {
         let name = file.name.split_once('/')?.1.to_owned();
@@ -202,7 +248,7 @@ fn dependency(
     if below.is_empty() {
         return Ok(None);
     }
-    from_files(&place, below, depth).map(Some)
+    from_files(&place, below, depth, budget).map(Some)
 }
 
 impl Chart {

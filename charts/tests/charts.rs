@@ -1,9 +1,10 @@
 //! Small charts, made here: what is in them, how they are put together, and how they are packed.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
-use kfs_charts::{Chart, Error, Options, Role, render, to_text};
+use kfs_charts::{Chart, Error, Options, Role, Stop, render, to_text};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -157,8 +158,8 @@ fn an_archive_is_the_directory() {
 
 #[test]
 fn files_that_were_read_elsewhere_are_a_chart_too() {
-    let file = |name: &str, data: &str| (name.to_owned(), data.as_bytes().to_vec());
-    let files = [
+    let file = |name: &str, data: &str| (name.to_owned(), data.to_owned());
+    let files = BTreeMap::from([
         file(
             "templates/t.yaml",
             "kind: X\nv: {{ .Files.Get \"out/a\" }}{{ .Files.Get \"in/a\" }}\n",
@@ -168,16 +169,32 @@ fn files_that_were_read_elsewhere_are_a_chart_too() {
         file(".helmignore", "out/\n"),
         file("out/a", "out"),
         file("in/a", "in"),
-    ];
-    let chart = Chart::from_files("where/c", files.clone()).unwrap();
+    ]);
+    let sizes = || files.iter().map(|(name, data)| (name.clone(), data.len() as u64));
+    let mut asked = Vec::new();
+    let read = |name: &str| {
+        asked.push(name.to_owned());
+        Ok::<_, Error>(files[name].as_bytes().to_vec())
+    };
+    // What is left out may be as big as it likes, and is not read.
+    let big = |name: &str| (name.to_owned(), 60 << 20);
+    let chart = Chart::from_files("where/c", sizes().chain([big("out/b")]), read).unwrap();
     let documents = render(&chart, &Options::default()).unwrap();
     assert_eq!(documents[0].text, "kind: X\nv: in\n");
+    assert!(!asked.iter().any(|name| name.starts_with("out/")), "{asked:?}");
+    let small = |name: &str| Ok::<_, Error>(files.get(name).map_or(vec![], |d| d.clone().into()));
     for name in ["/a", "../a", "a/../../b", "a//b", ""] {
-        let files = files.iter().cloned().chain([file(name, "x")]);
-        assert!(Chart::from_files("where/c", files).is_err(), "{name}");
+        let sizes = sizes().chain([(name.to_owned(), 1)]);
+        assert!(Chart::from_files("where/c", sizes, small).is_err(), "{name}");
     }
-    let big = ("a".to_owned(), vec![0; 6 << 20]);
-    assert!(matches!(Chart::from_files("c", [big]), Err(Error::TooBig { .. })));
+    let error = Chart::from_files("c", sizes().chain([big("a")]), small).unwrap_err();
+    assert!(matches!(error, Error::TooBig { .. }), "{error}");
+    // Many files, each of them small enough.
+    let many = (0..30).map(|number| (format!("x{number}"), 4 << 20));
+    let error = Chart::from_files("c", sizes().chain(many), small).unwrap_err();
+    assert!(matches!(&error, Error::TooBig { limit, .. } if *limit == 100 << 20), "{error}");
+    let failing = |_: &str| Err(Error::Thread);
+    assert!(matches!(Chart::from_files("c", sizes(), failing), Err(Error::Thread)));
     let error = Chart::from_archive("where/c.tgz", &b"x"[..]).unwrap_err().to_string();
     assert!(error.starts_with("where/c.tgz: "), "{error}");
 }
@@ -285,6 +302,40 @@ fn what_is_too_big_is_not_read() {
     write(dir.path(), "c.tgz", packer.finish().unwrap());
     let error = Chart::load(&dir.path().join("c.tgz")).unwrap_err();
     assert!(matches!(&error, Error::TooBig { limit, .. } if *limit == 100 << 20), "{error}");
+}
+
+#[test]
+fn archives_in_archives_have_one_limit() {
+    let chart = |name: &str, files: &[(&str, &[u8])]| {
+        let dir = chart_of(&[]);
+        write(
+            dir.path(),
+            "c/Chart.yaml",
+            format!("apiVersion: v2\nname: {name}\nversion: 1.0.0\n"),
+        );
+        files.iter().for_each(|(name, data)| write(dir.path(), &format!("c/{name}"), data));
+        dir
+    };
+    let big = vec![0; 5 << 20];
+    let files = ["a", "b", "c", "d", "e"].map(|name| (name, &big[..]));
+    let inner = packed(chart("inner", &files).path());
+    let outer = |count: usize| {
+        let names: Vec<String> = (0..count).map(|number| format!("charts/{number}.tgz")).collect();
+        let files: Vec<(&str, &[u8])> = names.iter().map(|name| (&name[..], &inner[..])).collect();
+        packed(chart("outer", &files).path())
+    };
+    Chart::from_archive("c", &outer(3)[..]).unwrap();
+    let error = Chart::from_archive("c", &outer(5)[..]).unwrap_err();
+    assert!(matches!(&error, Error::TooBig { limit, .. } if *limit == 100 << 20), "{error}");
+}
+
+#[test]
+fn a_rendering_that_is_not_wanted_any_more_ends() {
+    let dir = chart_of(&[("templates/t.yaml", "{{ range until 900000 }}{{ end }}")]);
+    let options = |wanted: bool| Options { stop: Stop::when(move || wanted), ..Options::default() };
+    rendered(&dir, &options(false)).unwrap();
+    let error = rendered(&dir, &options(true)).unwrap_err().to_string();
+    assert!(error.contains("t.yaml:1: ") && error.contains("stopped"), "{error}");
 }
 
 #[test]

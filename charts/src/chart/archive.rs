@@ -4,24 +4,22 @@ use std::io::Read;
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{File, MAX_CHART, MAX_FILE};
+use super::{Budget, File, MAX_FILE, MAX_MEMBERS};
 use crate::Error;
 
-/// Members of an archive, headers and directories too.
-const MAX_MEMBERS: usize = 50_000;
-
 /// The files of a gzip'd tar below its one directory; `archive` is what errors call it.
-pub(super) fn files(archive: &str, stored: impl std::io::BufRead) -> Result<Vec<File>, Error> {
+pub(super) fn files(
+    archive: &str,
+    stored: impl std::io::BufRead,
+    budget: &mut Budget,
+) -> Result<Vec<File>, Error> {
     let fault = |message: String| Error::Archive { archive: archive.into(), message };
     let broken = |error: std::io::Error| fault(error.to_string());
-    // Headers count too, as does what is skipped.
-    let mut tar = tar::Archive::new(MultiGzDecoder::new(stored).take(2 * MAX_CHART));
+    let mut tar = tar::Archive::new(MultiGzDecoder::new(stored).take(budget.unpacked));
     let mut files = Vec::new();
-    let mut left = MAX_CHART;
-    for (count, member) in tar.entries().map_err(broken)?.enumerate() {
-        if count >= MAX_MEMBERS {
-            return Err(fault(format!("more than {MAX_MEMBERS} members")));
-        }
+    for member in tar.entries().map_err(broken)? {
+        let left = budget.members.checked_sub(1);
+        budget.members = left.ok_or_else(|| fault(format!("more than {MAX_MEMBERS} members")))?;
         let member = member.map_err(broken)?;
         let kind = member.header().entry_type();
         if kind.is_dir() || kind.is_pax_global_extensions() || kind.is_pax_local_extensions() {
@@ -33,21 +31,13 @@ pub(super) fn files(archive: &str, stored: impl std::io::BufRead) -> Result<Vec<
         if !kind.is_file() && !kind.is_contiguous() && !kind.is_gnu_sparse() {
             return Err(fault(format!("{stored_name} is not a regular file")));
         }
-        let size = member.size();
-        if size > MAX_FILE {
-            return Err(Error::TooBig {
-                name: format!("{archive}: {stored_name}"),
-                limit: MAX_FILE,
-            });
-        }
-        left = left
-            .checked_sub(size)
-            .ok_or_else(|| Error::TooBig { name: archive.into(), limit: MAX_CHART })?;
+        budget.file(|| format!("{archive}: {stored_name}"), member.size())?;
         let mut data = Vec::new();
         member.take(MAX_FILE).read_to_end(&mut data).map_err(broken)?;
         let data = data.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&data);
         files.push(File { name, data: data.into() });
     }
+    budget.unpacked = tar.into_inner().limit();
     if files.is_empty() {
         return Err(fault("no files in chart archive".into()));
     }

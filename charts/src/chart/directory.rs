@@ -1,11 +1,15 @@
 //! The files of a chart's directory.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::ignore::Rules;
-use super::{File, MAX_CHART, MAX_FILE};
+use super::{Budget, File, MAX_FILE};
 use crate::Error;
+
+/// The file that says which others are not part of the chart.
+const IGNORE: &str = ".helmignore";
 
 /// Directories within one another; links can make a circle.
 const MAX_DEPTH: usize = 64;
@@ -14,10 +18,10 @@ const MAX_DEPTH: usize = 64;
 const MAX_FILES: usize = 20_000;
 
 /// All that `.helmignore` leaves, by name. Links are followed within `root`.
-pub(super) fn files(path: &Path, root: &Path) -> Result<Vec<File>, Error> {
+pub(super) fn files(path: &Path, root: &Path, budget: &mut Budget) -> Result<Vec<File>, Error> {
     let real =
         |path: &Path| path.canonicalize().map_err(|source| Error::Io { path: path.into(), source });
-    let file = path.join(".helmignore");
+    let file = path.join(IGNORE);
     let text = match read(&file) {
         Ok(data) => String::from_utf8_lossy(&data).into_owned(),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -28,55 +32,59 @@ pub(super) fn files(path: &Path, root: &Path) -> Result<Vec<File>, Error> {
     let rules = Rules::parse(&text)
         .map_err(|message| Error::Invalid { file: file.display().to_string(), message })?;
     let (path, root) = (real(path)?, real(root)?);
-    let mut walk = Walk { top: path.clone(), root, rules, files: Vec::new(), left: MAX_CHART };
+    let mut walk = Walk { top: path.clone(), root, rules, files: Vec::new(), budget };
     walk.directory(&path, "", 0)?;
     Ok(walk.files)
 }
 
-/// What `.helmignore` leaves of files that were read elsewhere.
-pub(super) fn given(
+/// What `.helmignore` leaves of files that are read elsewhere, by name. They are given by their
+/// names and sizes in bytes.
+pub(super) fn given<E: From<Error>>(
     place: &str,
-    files: impl IntoIterator<Item = (String, Vec<u8>)>,
-) -> Result<Vec<File>, Error> {
+    files: impl IntoIterator<Item = (String, u64)>,
+    mut read: impl FnMut(&str) -> Result<Vec<u8>, E>,
+    budget: &mut Budget,
+) -> Result<Vec<File>, E> {
+    let mut sizes: BTreeMap<String, u64> = files.into_iter().collect();
+    let invalid = |name: &str, message: String| {
+        let file = if name.is_empty() { place.into() } else { format!("{place}/{name}") };
+        Error::Invalid { file, message }
+    };
+    let text = match sizes.get(IGNORE) {
+        Some(size) if *size <= MAX_FILE => read(IGNORE)?,
+        // Too big to be one, which the budget tells.
+        Some(_) | None => Vec::new(),
+    };
+    let rules = Rules::parse(&String::from_utf8_lossy(&text));
+    let rules = rules.map_err(|message| invalid(IGNORE, message))?;
+    sizes.retain(|name, _| !rules.ignores_file(name));
+    if sizes.len() > MAX_FILES {
+        return Err(invalid("", format!("more than {MAX_FILES} files")).into());
+    }
     let mut given = Vec::new();
-    let mut left = MAX_CHART;
-    for (name, data) in files {
-        let size = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        if size > MAX_FILE {
-            return Err(Error::TooBig { name: format!("{place}/{name}"), limit: MAX_FILE });
-        }
-        left = left
-            .checked_sub(size)
-            .ok_or_else(|| Error::TooBig { name: place.into(), limit: MAX_CHART })?;
+    for (name, size) in sizes {
         if name.starts_with('/') || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            let message = "the name is not one of a file below the chart".into();
-            return Err(Error::Invalid { file: format!("{place}/{name}"), message });
+            return Err(
+                invalid(&name, "the name is not one of a file below the chart".into()).into()
+            );
         }
+        budget.file(|| format!("{place}/{name}"), size)?;
+        let data = read(&name)?;
         let data = data.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&data);
         given.push(File { name, data: data.into() });
     }
-    let text = given.iter().find(|file| file.name == ".helmignore");
-    let text = text.map(|file| String::from_utf8_lossy(&file.data).into_owned());
-    let rules = Rules::parse(&text.unwrap_or_default())
-        .map_err(|message| Error::Invalid { file: format!("{place}/.helmignore"), message })?;
-    given.retain(|file| !rules.ignores_file(&file.name));
-    given.sort_by(|left, right| left.name.cmp(&right.name));
     Ok(given)
 }
 
-struct Walk {
+struct Walk<'b> {
     top: PathBuf,
     root: PathBuf,
     rules: Rules,
     files: Vec<File>,
-    left: u64,
+    budget: &'b mut Budget,
 }
 
-impl Walk {
-    fn too_big(&self) -> Error {
-        Error::TooBig { name: self.top.display().to_string(), limit: MAX_CHART }
-    }
-
+impl Walk<'_> {
     fn directory(&mut self, path: &Path, prefix: &str, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
             let message = format!("more than {MAX_DEPTH} directories within one another");
@@ -121,7 +129,7 @@ impl Walk {
         }
         let data = read(path)?;
         let size = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        self.left = self.left.checked_sub(size).ok_or_else(|| self.too_big())?;
+        self.budget.file(|| path.display().to_string(), size)?;
         if self.files.len() >= MAX_FILES {
             let message = format!("more than {MAX_FILES} files");
             return Err(Error::Invalid { file: self.top.display().to_string(), message });

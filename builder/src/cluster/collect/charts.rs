@@ -69,11 +69,10 @@ pub(super) fn chart(
     settings: &ChartSettings,
     collection: &mut Collection,
 ) -> Result<(), FilesError> {
-    let outcome = match load(files, place)? {
-        Ok(chart) => render(files, place, &chart, settings, collection)?,
-        Err(error) => Err(error),
-    };
+    let outcome =
+        load(files, place).and_then(|chart| render(files, place, &chart, settings, collection));
     if let Err(error) = outcome {
+        let error = error.of_chart()?;
         let place_of = Place { file: place.to_owned(), line: None, kind: Kind::Chart };
         let reason = format!("the chart cannot be rendered: {error}");
         let text = place.rsplit('/').next().unwrap_or(place).to_owned();
@@ -83,17 +82,46 @@ pub(super) fn chart(
     Ok(())
 }
 
-fn load(files: &Files<'_>, place: &str) -> Result<Result<Chart, kfs_charts::Error>, FilesError> {
+/// Why a chart is not rendered.
+#[derive(Debug, thiserror::Error)]
+enum Unrendered {
+    #[error(transparent)]
+    Chart(#[from] kfs_charts::Error),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+}
+
+impl Unrendered {
+    /// What is wrong with the chart, if it is that and not that files cannot be searched.
+    fn of_chart(self) -> Result<String, FilesError> {
+        match self {
+            Self::Chart(error) => Ok(error.to_string()),
+            Self::Files(error @ FilesError::TooLarge { .. }) => Ok(error.to_string()),
+            Self::Files(error) => Err(error),
+        }
+    }
+}
+
+/// The values that a file sets, none if it is not there.
+fn values_of(files: &Files<'_>, file: &str) -> Result<Value, Unrendered> {
+    Ok(match files.bytes(file)? {
+        Some(text) => parse_values(file, &text)?,
+        None => Value::Object(Map::new()),
+    })
+}
+
+fn load(files: &Files<'_>, place: &str) -> Result<Chart, Unrendered> {
     if is_archive(place) {
         let archive = files.bytes(place)?.unwrap_or_default();
-        return Ok(Chart::from_archive(place, &archive[..]));
+        return Ok(Chart::from_archive(place, &archive[..])?);
     }
-    let mut parts = Vec::new();
+    let mut sizes = Vec::new();
     for file in files.below(place)? {
         let name = file.strip_prefix(place).unwrap_or(&file).trim_start_matches('/').to_owned();
-        parts.push((name, files.bytes(&file)?.unwrap_or_default()));
+        sizes.push((name, files.size(&file)?));
     }
-    Ok(Chart::from_files(place, parts))
+    let read = |name: &str| Ok(files.bytes(&join(place, name))?.unwrap_or_default());
+    Chart::from_files(place, sizes, read)
 }
 
 fn render(
@@ -102,17 +130,16 @@ fn render(
     chart: &Chart,
     settings: &ChartSettings,
     collection: &mut Collection,
-) -> Result<Result<(), kfs_charts::Error>, FilesError> {
+) -> Result<(), Unrendered> {
     let beside = place.rsplit_once('/').map_or("", |(directory, _)| directory);
     let mut values = Value::Object(Map::new());
     let override_file = join(beside, &format!("{}.values.yaml", chart.name()));
-    if let Some(text) = files.text(&override_file)? {
-        match parse_values(&override_file, text.as_bytes()) {
-            Ok(beside) => merge_values(&mut values, beside),
-            Err(error) => {
-                let mut found = Found { file: &override_file, kind: Kind::Chart, collection };
-                found.skip(chart.name(), None, &format!("its values cannot be read: {error}"));
-            }
+    match values_of(files, &override_file) {
+        Ok(beside) => merge_values(&mut values, beside),
+        Err(error) => {
+            let error = error.of_chart()?;
+            let mut found = Found { file: &override_file, kind: Kind::Chart, collection };
+            found.skip(chart.name(), None, &format!("its values cannot be read: {error}"));
         }
     }
     for name in ["", chart.name()] {
@@ -138,11 +165,10 @@ fn render(
         (options.skip_checks, options.skip_schema) = (true, true);
         documents = kfs_charts::render(chart, &options);
     }
-    Ok(documents.map(|documents| {
-        for document in documents {
-            rendered(&format!("{place}: {}", document.source), &document.text, collection);
-        }
-    }))
+    for document in documents? {
+        rendered(&format!("{place}: {}", document.source), &document.text, collection);
+    }
+    Ok(())
 }
 
 /// Whether a chart only does not pass a check, and can be rendered without it.

@@ -268,3 +268,48 @@ fn charts_are_rendered_with_what_is_said_of_them() {
     let without = collect(&Files::Directory(dir.path()), none, &settings).unwrap();
     assert_eq!(without, Collection::default());
 }
+
+/// A chart with one image; its files are below `place`.
+fn put_chart(dir: &std::path::Path, place: &str, image: &str) {
+    let place = dir.join(place);
+    std::fs::create_dir_all(place.join("templates")).unwrap();
+    let name = place.file_name().unwrap().to_str().unwrap();
+    let chart = format!("apiVersion: v2\nname: {name}\nversion: 1.0.0\n");
+    std::fs::write(place.join("Chart.yaml"), chart).unwrap();
+    std::fs::write(place.join("templates/a.yaml"), format!("image: {image}\n")).unwrap();
+}
+
+fn put_big(path: std::path::PathBuf) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::File::create(path).unwrap().set_len(70 << 20).unwrap();
+}
+
+#[test]
+fn what_a_chart_leaves_out_may_be_big_and_a_chart_that_is_too_big_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let charts = dir.path().join("charts");
+    for name in ["app", "big", "small"] {
+        put_chart(&charts, name, &format!("a/{name}:1"));
+    }
+    std::fs::write(charts.join("app/.helmignore"), "registry/\n").unwrap();
+    put_big(charts.join("app/registry/blob"));
+    put_big(charts.join("big/registry/blob"));
+    put_big(charts.join("other.tgz"));
+    put_big(charts.join("small.values.yaml"));
+    let files = Files::Directory(dir.path());
+    let collection = collect(&files, Scope::ALL, &ChartSettings::default()).unwrap();
+    let images: Vec<&str> = collection.images.keys().map(ImageName::as_str).collect();
+    // What cannot be rendered is searched by its lines.
+    assert_eq!(images, ["app", "big", "small"].map(|name| format!("docker.io/a/{name}:1")));
+    let told: Vec<String> =
+        collection.skipped.iter().map(|s| format!("{}: {}", s.place.file, s.reason)).collect();
+    let expected = [
+        "charts/big: the chart cannot be rendered: charts/big/registry/blob: larger than 5242880",
+        "charts/other.tgz: the chart cannot be rendered: charts/other.tgz has 73400320 bytes",
+        "charts/small.values.yaml: its values cannot be read: charts/small.values.yaml has 7340",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.starts_with(expected), "{told}");
+    }
+}

@@ -336,6 +336,11 @@ impl<'a> Files<'a> {
     }
 }
 
+/// A name in a directory, empty for the files' own root.
+pub(super) fn join(directory: &str, name: &str) -> String {
+    if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
+}
+
 fn missing(file: &str) -> PathError {
     let source = io::ErrorKind::NotFound.into();
     PathError { action: "open", path: PathBuf::from(file), source }

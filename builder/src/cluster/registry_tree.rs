@@ -50,7 +50,8 @@ impl<'a> RegistryTree<'a> {
         Ok(None)
     }
 
-    /// The names of all repositories that have a manifest, in order.
+    /// The names of all repositories that have a manifest, in order. Symlinks are not followed: no
+    /// registry makes any, and they could go round in circles.
     pub fn repositories(&self) -> Result<BTreeSet<String>, FilesError> {
         let root = format!("{}{V2}/repositories", self.base);
         let mut found = BTreeSet::new();
@@ -59,7 +60,9 @@ impl<'a> RegistryTree<'a> {
             for child in self.files.directories(&format!("{root}{name}"))? {
                 if child == "_manifests" {
                     found.insert(name.trim_start_matches('/').to_owned());
-                } else if !child.starts_with('_') {
+                } else if !child.starts_with('_')
+                    && !self.files.is_link(&format!("{root}{name}/{child}"))?
+                {
                     open.push(format!("{name}/{child}"));
                 }
             }
@@ -176,5 +179,25 @@ impl<'a> RegistryTree<'a> {
     fn blob_path(&self, digest: Digest) -> String {
         let hex = digest.hex();
         format!("{}{V2}/blobs/sha256/{}/{hex}/data", self.base, &hex[..2])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_are_listed_without_symlinks() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("registry/docker/registry/v2/repositories");
+        for name in ["web", "library/nginx"] {
+            std::fs::create_dir_all(root.join(name).join("_manifests")).unwrap();
+        }
+        for name in ["a", "b", "library/c"] {
+            std::os::unix::fs::symlink(&root, root.join(name)).unwrap();
+        }
+        let tree = RegistryTree::find(Files::Directory(dir.path())).unwrap().unwrap();
+        let names: Vec<String> = tree.repositories().unwrap().into_iter().collect();
+        assert_eq!(names, ["library/nginx", "web"]);
     }
 }

@@ -10,12 +10,10 @@ use kfs_charts::{Chart, Options, merge_values, parse_values};
 use serde_json::{Map, Value};
 
 use super::{Collection, Found, Kind, Place, Skipped, lines, rendered};
-use crate::cluster::files::{Files, FilesError};
+use crate::cluster::files::{Files, FilesError, join};
 
 /// The file that makes a directory a chart.
 const CHART: &str = "Chart.yaml";
-/// Charts of a directory are looked for this deep.
-const MAX_DEPTH: usize = 16;
 
 /// With what charts are rendered.
 #[derive(Clone, Debug, Default)]
@@ -40,21 +38,26 @@ pub(super) fn below(
     settings: &ChartSettings,
     collection: &mut Collection,
 ) -> Result<(), FilesError> {
-    let mut open = vec![(directory.to_owned(), 0)];
-    while let Some((directory, depth)) = open.pop() {
-        if files.is_file(&join(&directory, CHART))? {
-            chart(files, &directory, settings, collection)?;
-            continue;
-        }
-        for archive in files.files(&directory)?.iter().filter(|name| is_archive(name)) {
-            chart(files, &join(&directory, archive), settings, collection)?;
-        }
-        if depth < MAX_DEPTH {
-            let children = files.directories(&directory)?.into_iter();
-            open.extend(children.map(|child| (join(&directory, &child), depth + 1)));
-        }
+    for place in places(files, directory)? {
+        chart(files, &place, settings, collection)?;
     }
     Ok(())
+}
+
+/// The charts below a directory, itself among them, as far as they are not parts of others:
+/// directories and archives.
+pub(super) fn places(files: &Files<'_>, directory: &str) -> Result<Vec<String>, FilesError> {
+    let mut places = Vec::new();
+    files.each_directory(directory, &mut |directory, names| {
+        if names.iter().any(|name| name == CHART) {
+            places.push(directory.to_owned());
+            return Ok(false);
+        }
+        let archives = names.iter().filter(|name| is_archive(name));
+        places.extend(archives.map(|name| join(directory, name)));
+        Ok(true)
+    })?;
+    Ok(places)
 }
 
 /// Whether this directory or archive is a chart, as far as can be told from outside.
@@ -191,8 +194,4 @@ fn by_lines(files: &Files<'_>, place: &str, collection: &mut Collection) -> Resu
 
 fn is_archive(name: &str) -> bool {
     name.ends_with(".tgz") || name.ends_with(".tar.gz")
-}
-
-fn join(directory: &str, name: &str) -> String {
-    if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
 }

@@ -313,3 +313,16 @@ fn what_a_chart_leaves_out_may_be_big_and_a_chart_that_is_too_big_is_told() {
         assert!(told.starts_with(expected), "{told}");
     }
 }
+
+#[test]
+fn charts_are_found_once_however_symlinks_go_round() {
+    let dir = tempfile::tempdir().unwrap();
+    put_chart(dir.path(), "charts/app", "in/side:1");
+    for name in ["a", "b", "c", "d"] {
+        std::os::unix::fs::symlink(".", dir.path().join("charts").join(name)).unwrap();
+    }
+    let files = Files::Directory(dir.path());
+    let collection = collect(&files, Scope::ALL, &ChartSettings::default()).unwrap();
+    let places: Vec<_> = collection.images.values().flatten().map(|p| p.file.as_str()).collect();
+    assert_eq!(places, ["charts/app: app/templates/a.yaml"]);
+}

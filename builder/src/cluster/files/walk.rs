@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use kfs_fs::error::AtPath;
 use kfs_fs::filesystem::Resolved;
 
-use super::{At, Files, FilesError, inside};
+use super::{At, Files, FilesError, inside, join};
 
 /// Directories are followed this deep.
 const MAX_DEPTH: usize = 64;
@@ -35,42 +35,61 @@ impl Walk {
     }
 }
 
+type Visit<'v> = dyn FnMut(&str, &[String]) -> Result<bool, FilesError> + 'v;
+
 impl Files<'_> {
     /// The regular files below a directory, in order; none if it is not there.
     pub fn below(&self, directory: &str) -> Result<BTreeSet<String>, FilesError> {
         let mut files = BTreeSet::new();
-        if let At::Directory = self.at(directory)? {
-            self.walk(directory, &mut Walk::default(), &mut files)?;
-        }
+        self.each_directory(directory, &mut |directory, names| {
+            files.extend(names.iter().map(|name| join(directory, name)));
+            Ok(true)
+        })?;
         Ok(files)
+    }
+
+    /// Calls `visit` with a directory, if it is there, and with those below it, each with the names
+    /// of its regular files; it says whether to go on to what is below.
+    pub(in crate::cluster) fn each_directory(
+        &self,
+        directory: &str,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), FilesError> {
+        match self.at(directory)? {
+            At::Directory => self.walk(directory, &mut Walk::default(), visit),
+            At::File(_) | At::Nothing => Ok(()),
+        }
     }
 
     fn walk(
         &self,
         directory: &str,
         walk: &mut Walk,
-        files: &mut BTreeSet<String>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), FilesError> {
         let identity = self.identity(directory)?;
         if walk.open.len() > MAX_DEPTH || walk.open.contains(&identity) {
             return Ok(());
         }
-        walk.open.push(identity);
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
         for name in self.names(directory)? {
-            let path = if directory.is_empty() { name } else { format!("{directory}/{name}") };
-            match self.at(&path)? {
-                At::File(_) => {
-                    files.insert(path);
-                }
-                At::Directory => {
-                    let outside = walk.behind_link;
-                    walk.behind_link |= self.is_link(&path)?;
-                    walk.count(&path)?;
-                    self.walk(&path, walk, files)?;
-                    walk.behind_link = outside;
-                }
+            match self.at(&join(directory, &name))? {
+                At::File(_) => files.push(name),
+                At::Directory => directories.push(name),
                 At::Nothing => {}
             }
+        }
+        if !visit(directory, &files)? {
+            return Ok(());
+        }
+        walk.open.push(identity);
+        for name in directories {
+            let path = join(directory, &name);
+            let outside = walk.behind_link;
+            walk.behind_link |= self.is_link(&path)?;
+            walk.count(&path)?;
+            self.walk(&path, walk, visit)?;
+            walk.behind_link = outside;
         }
         walk.open.pop();
         Ok(())
@@ -92,7 +111,8 @@ impl Files<'_> {
         }
     }
 
-    fn is_link(&self, file: &str) -> Result<bool, FilesError> {
+    /// Whether there is a symlink of this name.
+    pub(in crate::cluster) fn is_link(&self, file: &str) -> Result<bool, FilesError> {
         match self {
             Self::Directory(root) => {
                 let path = root.join(file);

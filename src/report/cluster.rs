@@ -20,6 +20,7 @@ impl From<FilesError> for Failure {
         match error {
             FilesError::Path(error) => error.into(),
             FilesError::Image { source, .. } => source.into(),
+            FilesError::Interrupted(interrupted) => interrupted.into(),
             FilesError::TooLarge { .. } | FilesError::Links(_) => Self::from_error(&error),
         }
     }

@@ -230,6 +230,7 @@ impl Site<'_> {
     ) -> Result<(Collection, BTreeSet<ImageName>), CarryError> {
         let finished = self.finished(self.plan.target());
         let (scope, mut charts) = (&collecting.scope, collecting.charts.clone());
+        charts.interrupts = self.options.interrupts.clone();
         charts.kube_version =
             charts.kube_version.or_else(|| kube_version(&finished.config.config.labels));
         let mut found = collect::collect(&Files::Built(&finished.view), *scope, &charts)?;

@@ -15,6 +15,7 @@ use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::filesystem::{ImageFs, Ino, ReadError, Resolved};
 use kfs_fs::layer::Kind;
 
+use crate::interrupt::Interrupted;
 use crate::view::{ImageFile, Seen, View};
 
 use walk::MAX_LINKED;
@@ -54,6 +55,9 @@ pub enum FilesError {
     /// Symlinks that lead to symlinks that lead to symlinks.
     #[error("{0}: symlinks lead to more than {MAX_LINKED} directories")]
     Links(String),
+    /// A signal wants the search to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A file is too large to be a list or a manifest.
     #[error("{file} has {size} bytes, too many to be searched for images")]
     TooLarge {

@@ -5,12 +5,14 @@
 //! is told of; its templates are then searched by their lines, which is better than nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use kfs_charts::{Chart, Options, merge_values, parse_values};
+use kfs_charts::{Chart, Options, Stop, merge_values, parse_values};
 use serde_json::{Map, Value};
 
 use super::{Collection, Found, Kind, Place, Skipped, lines, rendered};
 use crate::cluster::files::{Files, FilesError, join};
+use crate::interrupt::Interrupts;
 
 /// The file that makes a directory a chart.
 const CHART: &str = "Chart.yaml";
@@ -22,6 +24,8 @@ pub struct ChartSettings {
     pub kube_version: Option<String>,
     /// Values by the name of the chart; those under the empty name are for all.
     pub values: BTreeMap<String, Value>,
+    /// Ends the search when a signal has come.
+    pub interrupts: Arc<Interrupts>,
 }
 
 impl ChartSettings {
@@ -72,8 +76,10 @@ pub(super) fn chart(
     settings: &ChartSettings,
     collection: &mut Collection,
 ) -> Result<(), FilesError> {
+    settings.interrupts.check()?;
     let outcome =
         load(files, place).and_then(|chart| render(files, place, &chart, settings, collection));
+    settings.interrupts.check()?;
     if let Err(error) = outcome {
         let error = error.of_chart()?;
         let place_of = Place { file: place.to_owned(), line: None, kind: Kind::Chart };
@@ -156,6 +162,10 @@ fn render(
         namespace: chart.name().to_owned(),
         kube_version: settings.kube_version.clone(),
         include_crds: true,
+        stop: Stop::when({
+            let interrupts = settings.interrupts.clone();
+            move || interrupts.check().is_err()
+        }),
         ..Options::default()
     };
     let mut documents = kfs_charts::render(chart, &options);

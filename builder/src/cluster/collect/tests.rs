@@ -246,7 +246,11 @@ fn charts_are_rendered_with_what_is_said_of_them() {
         ),
     ]);
     let values = [("one".to_owned(), serde_json::json!({ "image": "set" }))].into();
-    let settings = ChartSettings { kube_version: Some("1.22.0".to_owned()), values };
+    let settings = ChartSettings {
+        kube_version: Some("1.22.0".to_owned()),
+        values,
+        ..ChartSettings::default()
+    };
     let collection = collect(&Files::Directory(dir.path()), Scope::ALL, &settings).unwrap();
     let images: Vec<&str> = collection.images.keys().map(ImageName::as_str).collect();
     let expected = [
@@ -325,4 +329,23 @@ fn charts_are_found_once_however_symlinks_go_round() {
     let collection = collect(&files, Scope::ALL, &ChartSettings::default()).unwrap();
     let places: Vec<_> = collection.images.values().flatten().map(|p| p.file.as_str()).collect();
     assert_eq!(places, ["charts/app: app/templates/a.yaml"]);
+}
+
+#[test]
+fn a_signal_ends_a_rendering() {
+    let dir = tempfile::tempdir().unwrap();
+    let loops = "{{ range until 900000 }}{{ range until 50 }}{{ end }}{{ end }}";
+    put_chart(dir.path(), "charts/app", loops);
+    let settings = ChartSettings::default();
+    let started = std::time::Instant::now();
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            settings.interrupts.cancel();
+        });
+        collect(&Files::Directory(dir.path()), Scope::ALL, &settings).unwrap_err()
+    });
+    assert!(matches!(error, FilesError::Interrupted(_)), "{error}");
+    let took = started.elapsed().as_secs();
+    assert!(took < 5, "the signal took {took} s");
 }

@@ -10,7 +10,7 @@
 //! | `charts/**` | Helm charts, directories and archives; `<chart>.values.yaml` beside them |
 //! | `images/shim/**` | lists, one reference a line |
 //! | `images/skopeo/tar.txt` | archives that come with the image: `docker-archive:FILE@NAME` |
-//! | `application/apps/*/**` | as `charts` if it is a chart, else as `manifests` |
+//! | `application/apps/*/**` | charts as in `charts`, all else as in `manifests` |
 //! | `imageListWithAuth.yaml` | lists with credentials (see [`auth`]) |
 //!
 //! Nothing is fetched here, and nothing outside the files that are given is read.
@@ -149,11 +149,17 @@ fn apps(
 ) -> Result<(), FilesError> {
     for app in files.directories(APPS)? {
         let place = format!("{APPS}/{app}");
-        let is_chart = charts::is_chart(files, &place)?;
-        if is_chart && scope.charts {
-            charts::chart(files, &place, settings, collection)?;
-        } else if !is_chart && scope.manifests {
-            manifests(files, &place, collection)?;
+        let charts = charts::places(files, &place)?;
+        for chart in charts.iter().filter(|_| scope.charts) {
+            charts::chart(files, chart, settings, collection)?;
+        }
+        let in_chart = |file: &str| {
+            charts.iter().any(|chart| file.strip_prefix(chart).is_some_and(|f| f.starts_with('/')))
+        };
+        for file in files.below(&place)?.iter().filter(|_| scope.manifests) {
+            if is_manifest(file) && !in_chart(file) {
+                manifest(files, file, collection)?;
+            }
         }
     }
     Ok(())

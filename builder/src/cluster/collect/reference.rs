@@ -72,3 +72,21 @@ pub(super) fn is_likely(text: &str) -> bool {
     let is_picture = pictures.iter().any(|end| last.ends_with(end));
     last.contains(':') || last.contains('@') || (text.contains('/') && !is_picture)
 }
+
+/// Whether a text can be read as a name and has a tag or digest. A host with a port is none.
+pub(super) fn is_full(text: &str) -> bool {
+    let (path, last) = text.rsplit_once('/').unwrap_or(("", text));
+    let is_host = path.is_empty() && last.split(':').next().is_some_and(is_host);
+    last.contains([':', '@']) && !is_host && matches!(read(text), Ok(Some(_)))
+}
+
+/// Whether a text can be read as a name and starts with a registry's host.
+pub(super) fn has_registry(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(first, _)| first.contains(':') || is_host(first))
+        && matches!(read(text), Ok(Some(_)))
+}
+
+/// Whether this can only be a host, as Docker tells it.
+fn is_host(text: &str) -> bool {
+    text.contains('.') || text == "localhost"
+}

@@ -25,7 +25,7 @@ fn in_manifest(text: &str) -> (Vec<String>, Vec<String>) {
 
 #[test]
 fn manifests_are_decoded() {
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 19] = [
         ("image: nginx", &["docker.io/library/nginx:latest"]),
         ("image: 'a.b/c:1' # why", &["a.b/c:1"]),
         ("{\"image\": \"a.b/c:1\"}", &["a.b/c:1"]),
@@ -44,10 +44,37 @@ fn manifests_are_decoded() {
         ("image: {registry: q.io, repository: a/b, tag: 1.2}", &["q.io/a/b:1.2"]),
         ("data:\n  x.yaml: |\n    image: a/b:1\n    # image: c/d:1\n", &["docker.io/a/b:1"]),
         ("imagePullPolicy: IfNotPresent\nimageRepository: k8s.gcr.io", &[]),
+        (
+            "spec: {imageName: 'q.io/a/b:16', defaultImageRef: c:1, X_IMAGE_NAME: 'd/e@DIGEST'}",
+            &["docker.io/d/e@DIGEST", "docker.io/library/c:1", "q.io/a/b:16"],
+        ),
+        (
+            "images: [a/b:1, c, {image: d:1}, 'e:2']\nrelatedImages: {x: f/g:1}",
+            &["docker.io/a/b:1", "docker.io/library/d:1", "docker.io/library/e:2"],
+        ),
+        (
+            "imagePullSecrets: [{name: a/b:1}, regcred]\nimagePullSecret: regcred\nimageTag: v1:2",
+            &[],
+        ),
+        ("imageRegistry: 'a.b:5000'\nimages: ['localhost:5000', a.b/c]\nimageProxy: 'p:3128'", &[]),
+        ("enableImages: true\nimageUrl: 'https://a.b/c:1'\nimageType: image/png", &[]),
+        (
+            "args: [--solver-image=q.io/a/b:1, '--x=q.io/c@DIGEST', '--a=0.0.0.0:80', --b=a/b:1]\n\
+             command: [x, Y=localhost/d:1, '--url=http://a.b/c:1', --dir=/a.b/c:1, --to=a.b/c]",
+            &["localhost/d:1", "q.io/a/b:1", "q.io/c@DIGEST"],
+        ),
+        ("args: [a, \"b\\nimage: a/b:1\\n\"]", &["docker.io/a/b:1"]),
     ];
+    let digest = format!("sha256:{}", "0a".repeat(32));
     for (text, expected) in cases {
-        assert_eq!(in_manifest(text).0, expected, "{text}");
+        let found = in_manifest(&text.replace("DIGEST", &digest)).0;
+        assert_eq!(
+            found,
+            Vec::from_iter(expected.iter().map(|e| e.replace("DIGEST", &digest))),
+            "{text}"
+        );
     }
+    assert_eq!(in_manifest("imageName: a.b/c\nimageX: c/d").1, ["a.b/c"]);
 }
 
 #[test]
@@ -348,4 +375,25 @@ fn a_signal_ends_a_rendering() {
     assert!(matches!(error, FilesError::Interrupted(_)), "{error}");
     let took = started.elapsed().as_secs();
     assert!(took < 5, "the signal took {took} s");
+}
+
+#[test]
+fn charts_of_an_application_are_rendered() {
+    let dir = tempfile::tempdir().unwrap();
+    put_chart(dir.path(), "application/apps/app/c", "{{ .Chart.Name }}:{{ .Chart.Version }}");
+    std::fs::write(dir.path().join("application/apps/app/d.tgz"), "no archive").unwrap();
+    std::fs::write(dir.path().join("application/apps/app/x.yaml"), "image: beside:1\n").unwrap();
+    let files = Files::Directory(dir.path());
+    let all = |scope| {
+        let collection = collect(&files, scope, &ChartSettings::default()).unwrap();
+        let told = collection.skipped.iter().map(|s| s.place.file.clone());
+        let told: Vec<String> = told.collect();
+        let archive = scope.charts.then(|| "application/apps/app/d.tgz".to_owned());
+        assert_eq!(told, Vec::from_iter(archive));
+        collection.images.keys().map(ImageName::to_string).collect::<Vec<_>>()
+    };
+    let name = |name: &str| format!("docker.io/{name}");
+    assert_eq!(all(Scope::ALL), ["library/beside:1", "library/c:1.0.0"].map(name));
+    assert_eq!(all(Scope { charts: false, ..Scope::ALL }), [name("library/beside:1")]);
+    assert_eq!(all(Scope { charts: true, ..Scope::NONE }), [name("library/c:1.0.0")]);
 }

@@ -1,13 +1,18 @@
 //! References in YAML: documents are decoded, whatever their kind.
 //!
-//! Taken are values of `image`; of keys that end in `image` or `Image` (fields of operators'
-//! resources, such as `brokerImage`), as far as they say a tag or digest; of environment variables
-//! whose names say that they are images (`RELATED_IMAGE_...`); and `repository` with `tag` below
-//! such a key. Text of several lines inside a document, as in a ConfigMap, is searched by its lines.
+//! | where | what is taken |
+//! |---|---|
+//! | `image` | all |
+//! | keys that end in `image` or `Image`: fields of operators' resources, as `brokerImage` | what is hardly anything else, and `repository` with `tag` below it |
+//! | keys that have `image` elsewhere, as `imageName`, and lists under them | what has a tag or digest |
+//! | environment variables whose names say that they are images: `RELATED_IMAGE_...` | what is hardly anything else |
+//! | what stands behind the `=` of an argument or of a word of a command | what has a registry, and a tag or digest |
+//!
+//! Text of several lines inside a document, as in a ConfigMap, is searched by its lines.
 
 use serde_json::{Map, Value};
 
-use super::{Found, lines};
+use super::{Found, lines, reference};
 
 /// Documents nest no deeper in practice, and recursion has to end.
 const MAX_DEPTH: usize = 100;
@@ -51,18 +56,59 @@ impl Walk<'_, '_> {
         self.variable(map);
         for (key, value) in map {
             match value {
-                Value::String(text) if key == "image" => {
-                    let line = self.line_of(text);
-                    self.found.certain(text, line);
-                }
+                Value::String(text) if key == "image" => self.certain(text),
                 Value::String(text) if is_image_key(key) => self.likely(text),
                 Value::Object(parts) if key == "image" || is_image_key(key) => {
                     self.parts(parts);
                     self.map(parts, depth + 1);
                 }
+                Value::String(text) if is_about_images(key) => self.about_images(key, text),
+                Value::Array(items) if is_about_images(key) => {
+                    self.items(items, depth, |walk, text| {
+                        walk.about_images(key, text);
+                    })
+                }
+                Value::Array(items) if key == "args" || key == "command" => {
+                    self.items(items, depth, Self::argument);
+                }
                 other => self.value(other, depth + 1),
             }
         }
+    }
+
+    /// The items of a list, of which `take` gets the texts.
+    fn items(&mut self, items: &[Value], depth: usize, take: impl Fn(&mut Self, &str)) {
+        for item in items {
+            match item {
+                Value::String(text) if !text.contains('\n') => take(self, text),
+                other => self.value(other, depth + 1),
+            }
+        }
+    }
+
+    /// The value of a key that says something about images: the name of one, or how it is pulled.
+    fn about_images(&mut self, key: &str, text: &str) {
+        if reference::is_full(text) && (text.contains('/') || is_for_names(key)) {
+            self.certain(text);
+        } else if reference::has_registry(text) {
+            // A path without a tag may be that of many images.
+            let line = self.line_of(text);
+            self.found.skip(text, line, "it may name an image, but has neither tag nor digest");
+        }
+    }
+
+    fn argument(&mut self, text: &str) {
+        if let Some((_, value)) = text.split_once('=')
+            && reference::has_registry(value)
+            && reference::is_full(value)
+        {
+            self.certain(value);
+        }
+    }
+
+    fn certain(&mut self, text: &str) {
+        let line = self.line_of(text);
+        self.found.certain(text, line);
     }
 
     fn likely(&mut self, text: &str) {
@@ -104,6 +150,20 @@ impl Walk<'_, '_> {
 
 fn is_image_key(key: &str) -> bool {
     key.ends_with("image") || key.ends_with("Image")
+}
+
+/// Whether a key has to do with images; most of them hold no names.
+fn is_about_images(key: &str) -> bool {
+    key.to_ascii_lowercase().contains("image")
+}
+
+/// Whether a key is for names of images: not for a registry, which looks like one that has its port
+/// as a tag.
+fn is_for_names(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["image", "images", "imagename", "imageref", "imagereference"]
+        .iter()
+        .any(|end| key.ends_with(end))
 }
 
 fn is_image_variable(name: &str) -> bool {

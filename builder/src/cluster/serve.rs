@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! accept -> connection -> answer::of (what is asked?) -> registry_tree, on a thread that may block
+//!                                                        again for each piece of a blob
 //! ```
 //!
 //! A manifest is verified before it is sent, a whole blob while it is sent: the connection is cut
@@ -14,6 +15,7 @@
 mod answer;
 mod login;
 mod path;
+mod patience;
 mod tls;
 
 use std::io;
@@ -32,6 +34,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 pub use login::{HtpasswdError, Logins};
+use patience::Patient;
 pub use tls::TlsError;
 
 use super::files::{Files, FilesError};
@@ -39,9 +42,13 @@ use super::registry_tree::RegistryTree;
 
 /// Connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
-/// Threads that read, each with at most three pieces of a blob in memory.
-const READERS: usize = 32;
-/// How long a client may take for a request's head or for TLS.
+/// Threads that may block.
+const THREADS: usize = 32;
+/// Pieces of blobs that are read at a time: the other threads find out what is asked.
+const READERS: usize = 24;
+/// Passwords that are checked at a time, which costs a tenth of a second of a core each.
+const CHECKS: usize = 2;
+/// How long a client may take for a request's head, for TLS, or to take anything of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the images are.
@@ -117,7 +124,7 @@ impl Server {
         let tls = options.tls.map(|(chain, key)| tls::acceptor(&chain, &key)).transpose()?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
-            .max_blocking_threads(READERS)
+            .max_blocking_threads(THREADS)
             .thread_name("serve")
             .enable_all()
             .build()
@@ -125,7 +132,12 @@ impl Server {
         let listen = |source| ServeError::Listen { address, source };
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(listen)?;
         let bound = listener.local_addr().map_err(listen)?;
-        let host = Arc::new(Host { served, logins: options.logins });
+        let host = Arc::new(Host {
+            served,
+            logins: options.logins,
+            reading: Semaphore::new(READERS),
+            checking: Semaphore::new(CHECKS),
+        });
         runtime.spawn(accept(listener, host, tls));
         Ok(Self { address: bound, runtime: Some(runtime) })
     }
@@ -149,6 +161,10 @@ impl Drop for Server {
 struct Host {
     served: Served,
     logins: Option<Logins>,
+    /// For [`READERS`].
+    reading: Semaphore,
+    /// For [`CHECKS`].
+    checking: Semaphore,
 }
 
 async fn accept(listener: TcpListener, host: Arc<Host>, tls: Option<TlsAcceptor>) {
@@ -173,6 +189,7 @@ async fn accept(listener: TcpListener, host: Arc<Host>, tls: Option<TlsAcceptor>
 }
 
 async fn connection(stream: TcpStream, host: Arc<Host>, tls: Option<TlsAcceptor>) {
+    let stream = Patient::new(stream, PATIENCE);
     let Some(tls) = tls else { return requests(stream, host).await };
     match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
         Ok(Ok(stream)) => requests(stream, host).await,

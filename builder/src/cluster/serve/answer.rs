@@ -14,17 +14,18 @@ use hyper::{Method, Request, Response, StatusCode};
 use kfs_fs::digest::{Digest, Hasher};
 use kfs_fs::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST, MAX_JSON};
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::Host;
 use super::path::{self, Asked, Wrong};
-use crate::cluster::files::{FilesError, OpenFile};
+use crate::cluster::files::FilesError;
 use crate::cluster::registry_tree::RegistryTree;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// What is read of a blob at once, in bytes.
-const PIECE: usize = 1 << 20;
+/// What is read of a blob at once, in bytes; each connection has two pieces in memory at most.
+const PIECE: usize = 256 << 10;
 /// Names in one answer, if the client asks for no fewer.
 const PAGE: usize = 1000;
 
@@ -33,23 +34,39 @@ pub(super) async fn of(
     request: Request<Incoming>,
     host: Arc<Host>,
 ) -> Result<Response<Body>, Infallible> {
-    let answered = tokio::task::spawn_blocking(move || respond(&request, host)).await;
-    let mut response = answered.unwrap_or_else(|error| {
-        tracing::error!("a request was not answered: {error}");
-        failure(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "it failed")
-    });
+    let mut response = match admitted(&request, &host).await {
+        true => blocking(move || respond(&request, host))
+            .await
+            .unwrap_or_else(|| failure(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "it failed")),
+        false => unauthorized(),
+    };
     let version = HeaderValue::from_static("registry/2.0");
     response.headers_mut().insert("Docker-Distribution-Api-Version", version);
     Ok(response)
 }
 
-fn respond(request: &Request<Incoming>, host: Arc<Host>) -> Response<Body> {
-    if let Some(logins) = &host.logins {
-        let header = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-        if !logins.admit(header) {
-            return unauthorized();
-        }
+/// What is done on a thread that may block; `None` if it panics.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.inspect_err(|error| tracing::error!("a request was not answered: {error}")).ok()
+}
+
+/// Whether whoever asks may. Few passwords are checked at a time, so that wrong ones keep nobody
+/// waiting whose password was checked before.
+async fn admitted(request: &Request<Incoming>, host: &Arc<Host>) -> bool {
+    let Some(logins) = &host.logins else { return true };
+    let header = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let Some(header) = header else { return false };
+    if logins.knows(header) {
+        return true;
     }
+    let _turn = host.checking.acquire().await.expect("it is never closed");
+    let (host, header) = (host.clone(), header.to_vec());
+    let check = move || host.logins.as_ref().is_some_and(|logins| logins.admit(&header));
+    blocking(check).await.unwrap_or(false)
+}
+
+fn respond(request: &Request<Incoming>, host: Arc<Host>) -> Response<Body> {
     let head = match *request.method() {
         Method::GET => false,
         Method::HEAD => true,
@@ -170,7 +187,7 @@ impl Asking<'_> {
         }
         let body = match self.head {
             true => full(Bytes::new()),
-            false => self.stream(name.to_owned(), digest, from, to),
+            false => self.stream(name.to_owned(), digest, (from, to), size),
         };
         Ok(response.body(body).expect("its headers are plain"))
     }
@@ -182,29 +199,12 @@ impl Asking<'_> {
         header.map_or(Ok(None), |header| range(header, size))
     }
 
-    fn stream(&self, name: String, digest: Digest, from: u64, to: u64) -> Body {
+    fn stream(&self, name: String, digest: Digest, (from, to): (u64, u64), size: u64) -> Body {
         let (pieces, receiver) = mpsc::channel::<io::Result<Bytes>>(1);
-        let host = self.host.clone();
-        tokio::task::spawn_blocking(move || {
-            let sent = host.served.tree().and_then(|tree| match tree {
-                Some(tree) => tree.blob(&name, digest),
-                None => Ok(None),
-            });
-            let copied = match sent {
-                Ok(Some(blob)) => copy(&blob, digest, from, to, &pieces),
-                Ok(None) => Err(io::ErrorKind::NotFound.into()),
-                Err(error) => Err(io::Error::other(error)),
-            };
-            if let Err(error) = copied
-                && error.kind() != io::ErrorKind::BrokenPipe
-            {
-                tracing::warn!("blob {digest} of {name}: {error}");
-                // The client may be gone by now.
-                drop(pieces.blocking_send(Err(error)));
-            }
-        });
-        let frames = Frames { receiver };
-        StreamBody::new(frames).boxed_unsync()
+        let hasher = ((from, to) == (0, size)).then(Hasher::new);
+        let sending = Sending { host: self.host.clone(), name, digest, at: from, to, hasher };
+        Handle::current().spawn(send(sending, pieces));
+        StreamBody::new(Frames { receiver }).boxed_unsync()
     }
 
     /// The names from where the client wants them on, as many as it wants, and the query for more if
@@ -228,33 +228,61 @@ impl Asking<'_> {
     }
 }
 
-/// Sends the bytes of a blob; all of it only if it is the right one.
-fn copy(
-    blob: &OpenFile<'_>,
+/// A blob that is on its way.
+struct Sending {
+    host: Arc<Host>,
+    /// The repository.
+    name: String,
     digest: Digest,
-    from: u64,
+    /// What is read next, and where it ends, in bytes.
+    at: u64,
     to: u64,
-    pieces: &mpsc::Sender<io::Result<Bytes>>,
-) -> io::Result<()> {
-    let whole = from == 0 && to == blob.size();
-    let mut hasher = Hasher::new();
-    let mut at = from;
-    while at < to {
-        let wanted = usize::try_from(to - at).unwrap_or(usize::MAX).min(PIECE);
-        let data = blob.read_at(at, wanted)?;
+    /// Of what was sent, if that is to be the whole blob.
+    hasher: Option<Hasher>,
+}
+
+/// Sends the bytes of a blob. No thread waits for the client: a piece is read when there is room.
+async fn send(mut sending: Sending, pieces: mpsc::Sender<io::Result<Bytes>>) {
+    while sending.at < sending.to {
+        // The client is gone.
+        let Ok(room) = pieces.reserve().await else { return };
+        let host = sending.host.clone();
+        let turn = host.reading.acquire().await.expect("it is never closed");
+        let read = blocking(move || {
+            let piece = sending.read();
+            (sending, piece)
+        });
+        let Some((rest, piece)) = read.await else { return };
+        drop(turn);
+        sending = rest;
+        if let Err(error) = &piece {
+            tracing::warn!("blob {} of {}: {error}", sending.digest, sending.name);
+            sending.to = sending.at;
+        }
+        room.send(piece);
+    }
+}
+
+impl Sending {
+    /// The next piece; the last one only if all are what the digest says.
+    fn read(&mut self) -> io::Result<Bytes> {
+        let tree = self.host.served.tree().map_err(io::Error::other)?;
+        let blob = tree.map_or(Ok(None), |tree| tree.blob(&self.name, self.digest));
+        let blob = blob.map_err(io::Error::other)?.ok_or(io::ErrorKind::NotFound)?;
+        let wanted = usize::try_from(self.to - self.at).unwrap_or(usize::MAX).min(PIECE);
+        let data = blob.read_at(self.at, wanted)?;
         if data.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        at += data.len() as u64;
-        if whole {
+        self.at += data.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
             hasher.update(&data);
-            if at == to && std::mem::take(&mut hasher).finish() != digest {
+            if self.at == self.to && std::mem::take(hasher).finish() != self.digest {
                 return Err(io::Error::other("it is not what its digest says"));
             }
         }
-        pieces.blocking_send(Ok(data.into())).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(data.into())
     }
-    Ok(())
 }
 
 /// The pieces of a blob as they come.

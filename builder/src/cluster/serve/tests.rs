@@ -4,6 +4,7 @@ use std::path::Path;
 
 use kfs_fs::digest::Digest;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 
 use super::*;
 
@@ -172,6 +173,61 @@ fn only_who_may_pulls() {
         |basic: &str| ask(&server, "GET", "/v2/", &format!("Authorization: Basic {basic}\r\n"));
     assert_eq!(login("YWRhOnNlY3JldA==").status, 200);
     assert_eq!(login("YWRhOndyb25n").status, 401);
+}
+
+/// Each of them asks for more than the sockets hold, and reads nothing.
+#[test]
+fn clients_that_do_not_read_keep_nobody_waiting() {
+    let (dir, _, layer) = registry(&vec![7; 24 << 20]);
+    let server = serve(&dir, Options::default());
+    let request = format!("GET /v2/library/a/blobs/{layer} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let idle: Vec<TcpStream> = (0..THREADS + READERS)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream
+        })
+        .collect();
+    let (told, answered) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let blob = ask(&server, "GET", &format!("/v2/library/a/blobs/{layer}"), "");
+            told.send(blob.body.len()).unwrap();
+        });
+        let size = answered.recv_timeout(Duration::from_secs(20));
+        drop(idle);
+        assert_eq!(size, Ok(24 << 20));
+    });
+}
+
+#[test]
+fn who_takes_nothing_for_too_long_is_left() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let written = |pause: Duration| {
+        runtime.block_on(async move {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let reader = std::thread::spawn(move || {
+                let mut piece = vec![0; 4 << 20];
+                loop {
+                    std::thread::sleep(pause);
+                    // Ends when the stream is dropped.
+                    if client.read_exact(&mut piece).is_err() {
+                        break;
+                    }
+                }
+            });
+            let mut stream = Patient::new(stream, Duration::from_secs(1));
+            let written = AsyncWriteExt::write_all(&mut stream, &vec![0; 64 << 20]).await;
+            drop(stream);
+            reader.join().unwrap();
+            written.map_err(|error| error.kind())
+        })
+    };
+    assert_eq!(written(Duration::from_millis(100)), Ok(()));
+    assert_eq!(written(Duration::from_secs(3)), Err(io::ErrorKind::TimedOut));
 }
 
 #[test]

@@ -114,6 +114,36 @@ fn sealos_images_are_merged_as_sealos_does() {
     assert_eq!(labels["sealos.io.type"], "rootfs");
 }
 
+/// A layer that two images have lies over what is below it in both.
+#[test]
+fn a_layer_in_common_stays_above_what_it_is_above() {
+    let Some(shop) = Workshop::new() else { return };
+    for name in ["p", "q", "x", "y"] {
+        shop.write(name, name);
+    }
+    for (name, files) in [("a", "px"), ("b", "qx"), ("c", "pxy"), ("d", "pq")] {
+        let lines = files.chars().map(|file| format!("COPY {file} f\nCOPY {file} {file}\n"));
+        let text = format!("# copy=docker\nFROM scratch\n{}", lines.collect::<String>());
+        fs::write(shop.path("Kubefile"), text).unwrap();
+        shop.ok(&["build", "-t", name, "-f", "Kubefile", "context"]);
+    }
+    let layers = |shop: &Workshop| shop.inspect("new")["layers"].as_array().unwrap().len();
+    for (images, content, count) in [
+        (&["a", "b"][..], "x", 8),
+        // A base in common is there once.
+        (&["a", "c"], "y", 6),
+        (&["c", "d"], "q", 8),
+        (&["a", "b", "c"], "y", 10),
+    ] {
+        assert!(merge(&shop, images).0);
+        assert_eq!(shop.ok(&["cat", "new", "/f"]), content, "{images:?}");
+        assert_eq!(layers(&shop), count, "{images:?}");
+        let history = shop.inspect("new")["config"]["history"].clone();
+        let is_layer = |step: &&Value| step["empty_layer"] != true;
+        assert_eq!(history.as_array().unwrap().iter().filter(is_layer).count(), count);
+    }
+}
+
 #[test]
 fn what_is_in_a_registry_is_merged_without_its_layers() {
     let Some(registry) = server::Registry::start(false) else { return };

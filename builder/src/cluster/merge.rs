@@ -1,9 +1,9 @@
 //! Several cluster images made one: files, applications, variables, labels, and what is launched.
 //!
-//! The layers of the second image lie over those of the first; a layer that several have is there
-//! once. Nothing is unpacked and no layer is read: layers in registries stay there. What several
-//! images say differently is told, and the last one's holds; two applications of one name are an
-//! error, as the files of one would lie among those of the other.
+//! The layers of the second image lie over those of the first; those of a base that several have
+//! are there once. Nothing is unpacked and no layer is read: layers in registries stay there. What
+//! several images say differently is told, and the last one's holds; two applications of one name
+//! are an error, as the files of one would lie among those of the other.
 //!
 //! | | what comes out |
 //! |---|---|
@@ -18,7 +18,7 @@
 mod files;
 mod launch;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, io};
 
 use kfs_fs::digest::Digest;
@@ -166,7 +166,7 @@ pub enum MergeError {
 pub fn merge(all: &[Image], store: &Store, name: &str) -> Result<Merged, MergeError> {
     let parts = Parts::of(all)?;
     let mut conflicts = parts.conflicts;
-    let layers = distinct_layers(all);
+    let layers = stack(all);
     let writer = store.writer()?;
     let not_compared = files::conflicts(all, store, &mut conflicts)?;
     for layer in &layers {
@@ -368,20 +368,42 @@ fn extension_of(all: &[Image], extensions: &[Option<Extension>]) -> Result<Exten
     Ok(merged)
 }
 
-/// The layers of all images, each once.
-fn distinct_layers(all: &[Image]) -> Vec<Layer> {
-    let mut known = HashSet::new();
-    let layers = all.iter().flat_map(|image| &image.layers);
-    layers.filter(|layer| known.insert(layer.descriptor.digest)).cloned().collect()
+/// How many of each image's lowest layers are there already: those that it has in common with an
+/// earlier image, and then those that are on top by chance. Any other layer that is there already
+/// comes again: between the two there is something that it has to lie over.
+fn shared(all: &[Image]) -> Vec<usize> {
+    let digests = |image: &Image| -> Vec<Digest> {
+        image.layers.iter().map(|layer| layer.descriptor.digest).collect()
+    };
+    let all: Vec<Vec<Digest>> = all.iter().map(digests).collect();
+    let mut stack: Vec<Digest> = Vec::new();
+    let mut counts = Vec::new();
+    for (number, own) in all.iter().enumerate() {
+        let common = |earlier: &Vec<Digest>| {
+            own.iter().zip(earlier).take_while(|(one, other)| one == other).count()
+        };
+        let common = all[..number].iter().map(common).max().unwrap_or(0);
+        let rest = &own[common..];
+        let on_top = (0..=rest.len()).rev().find(|count| stack.ends_with(&rest[..*count]));
+        let count = common + on_top.expect("nothing is on top of everything");
+        stack.extend(&own[count..]);
+        counts.push(count);
+    }
+    counts
+}
+
+/// The layers of all images, without those that are there already.
+fn stack(all: &[Image]) -> Vec<Layer> {
+    let own = all.iter().zip(shared(all)).flat_map(|(image, shared)| &image.layers[shared..]);
+    own.cloned().collect()
 }
 
 /// The histories of all images, without what belongs to layers that are left out. One that does not
 /// fit its image is replaced by a line a layer.
 fn history(all: &[Image]) -> Vec<History> {
-    let mut known = HashSet::new();
     let mut merged = Vec::new();
-    for image in all {
-        let mut layers = image.layers.iter().map(|layer| known.insert(layer.descriptor.digest));
+    for (image, shared) in all.iter().zip(shared(all)) {
+        let mut layers = (0..image.layers.len()).map(|number| number >= shared);
         let old = &image.config.history;
         if old.iter().filter(|step| !step.empty_layer).count() == image.layers.len() {
             let is_kept = |step: &&History| step.empty_layer || layers.next().expect("one a layer");

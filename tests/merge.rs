@@ -145,6 +145,39 @@ fn a_layer_in_common_stays_above_what_it_is_above() {
 }
 
 #[test]
+fn what_one_image_deletes_of_another_is_kept() {
+    let Some(shop) = Workshop::new() else { return };
+    let files = [("p/keep", "kept"), ("p/deep/er", "deeper"), ("q", "q"), ("other", "o")];
+    image(&shop, "base", "# copy=docker\nFROM scratch\nCOPY q of-base\n", &files);
+    image(&shop, "a", "# copy=docker\nFROM base\nCOPY p d\nCOPY q gone\nCOPY q kind\n", &files);
+    let text = "# copy=docker\nFROM base\nCOPY q d/own\nCOPY q gone\nCOPY q kind/file\n\
+                RUN rm -r d gone of-base && mkdir -m 700 d && echo new > d/new\n";
+    image(&shop, "b", text, &files);
+    let (done, said) = merge(&shop, &["a", "b"]);
+    assert!(done, "{said}");
+    let expected = "file kind: it is another one in a, b, the last holds\n\
+                    files and directories that an image deletes and another one has are kept: 5\n";
+    assert_eq!(said, expected);
+    let cat = |path: &str| shop.ok(&["cat", "new", path]);
+    assert_eq!((cat("/d/keep"), cat("/d/deep/er")), ("kept".into(), "deeper".into()));
+    assert_eq!(
+        (cat("/gone"), cat("/of-base"), cat("/d/new")),
+        ("q".into(), "q".into(), "new\n".into())
+    );
+    assert_eq!(shop.ok(&["ls", "new", "/d"]), "deep\nkeep\nnew\n");
+    let stat = shop.ok(&["stat", "new", "/d"]);
+    assert!(stat.contains("0700") || stat.contains("drwx------"), "{stat}");
+    // The same images make the same one.
+    let digest = shop.inspect("new")["digest"].clone();
+    merge(&shop, &["a", "b"]);
+    assert_eq!(shop.inspect("new")["digest"], digest);
+    let (done, said) = merge(&shop, &["b", "a"]);
+    // Of a base in common, too.
+    assert!(done && said.contains("kept: 1\n"), "{said}");
+    assert_eq!(shop.ok(&["cat", "new", "/of-base"]), "q");
+}
+
+#[test]
 fn what_is_in_a_registry_is_merged_without_its_layers() {
     let Some(registry) = server::Registry::start(false) else { return };
     registry.image_with("a:1", &[("one", b"1")]);

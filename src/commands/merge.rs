@@ -11,8 +11,9 @@ use crate::report::{Failure, talk};
 /// Make one cluster image of several
 ///
 /// With the files, applications, variables and labels of all, and what each of them launches, in
-/// the order of the images. What several have differently is told, and the last one's holds.
-/// Layers are not unpacked, and not fetched from registries. Prints the digest of the new image.
+/// the order of the images. What several have differently is told, and the last one's holds;
+/// what one has and another one deletes is there. Layers are not unpacked, and not fetched from
+/// registries. Prints the digest of the new image.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  kfs merge -t my-cloud:v1 kubernetes:v1.30 calico:v3.27 my-apps:v1"
@@ -38,6 +39,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let merged = merge::merge(&images, &store, &args.tag)?;
     if !context.quiet {
         merged.conflicts.iter().for_each(|conflict| talk(&conflict.to_string()));
+    }
+    if merged.kept > 0 {
+        let count = merged.kept;
+        context.say(&format!(
+            "files and directories that an image deletes and another one has are kept: {count}"
+        ));
     }
     if merged.not_compared > 0 {
         let count = merged.not_compared;

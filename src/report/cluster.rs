@@ -115,7 +115,8 @@ impl From<MergeError> for Failure {
             MergeError::Platform { .. }
             | MergeError::KubeVersion { .. }
             | MergeError::Launch { .. }
-            | MergeError::Compare { .. } => failure,
+            | MergeError::Compare { .. }
+            | MergeError::Write(_) => failure,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Several cluster images made one: files, applications, variables, labels, and what is launched.
 //!
 //! The layers of the second image lie over those of the first; those of a base that several have
-//! are there once. Nothing is unpacked and no layer is read: layers in registries stay there. What
-//! several images say differently is told, and the last one's holds; two applications of one name
-//! are an error, as the files of one would lie among those of the other.
+//! are there once. Nothing is unpacked, and layers in registries stay there. What several images
+//! say differently is told, and the last one's holds; two applications of one name are an error, as
+//! the files of one would lie among those of the other. What an image deletes is kept if another
+//! one has it (see `restore`).
 //!
 //! | | what comes out |
 //! |---|---|
@@ -17,12 +18,14 @@
 
 mod files;
 mod launch;
+mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, io};
 
 use kfs_fs::digest::Digest;
 use kfs_fs::filesystem::{OpenError, ReadError};
+use kfs_fs::layer::writer::WriteError;
 use kfs_fs::oci::manifest::{CONFIG, Descriptor, History, ImageConfig, MANIFEST, Manifest};
 use kfs_fs::oci::store::{Store, StoreError, Writer};
 use kfs_fs::oci::{Image, Layer};
@@ -51,7 +54,7 @@ pub enum Conflict {
         /// Name of the image and value, in order.
         values: Vec<(String, String)>,
     },
-    /// A file: the images that have it, of which the last one holds.
+    /// A file, symlink or device: the images that have it, of which the last one holds.
     File {
         /// In the image.
         path: String,
@@ -84,6 +87,8 @@ pub struct Merged {
     pub digest: Digest,
     /// What the images have differently, in order.
     pub conflicts: BTreeSet<Conflict>,
+    /// How many files and directories of an image are there though another one deletes them.
+    pub kept: usize,
     /// How many layers are not here, so that their files could not be compared.
     pub not_compared: usize,
 }
@@ -149,6 +154,9 @@ pub enum MergeError {
     /// A directory cannot be read for its files to be compared.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// What an image deletes and another one has cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// A file cannot be read to be compared.
     #[error("compare {path} of several images: {source}")]
     Compare {
@@ -164,18 +172,25 @@ pub enum MergeError {
 
 /// Merges images and names the result. Layers that lie in a registry are not fetched.
 pub fn merge(all: &[Image], store: &Store, name: &str) -> Result<Merged, MergeError> {
-    let parts = Parts::of(all)?;
+    let mut parts = Parts::of(all)?;
     let mut conflicts = parts.conflicts;
-    let layers = stack(all);
+    let mut layers = stack(all);
     let writer = store.writer()?;
     let not_compared = files::conflicts(all, store, &mut conflicts)?;
+    let restored = restore::layer(all, &layers, store, &writer)?;
+    let kept = restored.as_ref().map_or(0, |restored| restored.count);
+    if let Some(restored) = restored {
+        layers.push(restored.layer);
+        let created_by = Some("kfs merge: what an image deletes and another one has".to_owned());
+        parts.config.history.push(History { created_by, ..History::default() });
+    }
     for layer in &layers {
         if !layer.blob.is_remote() {
             writer.take_in(layer)?;
         }
     }
     let digest = put(&writer, &layers, parts.config, parts.annotations, name)?;
-    Ok(Merged { digest, conflicts, not_compared })
+    Ok(Merged { digest, conflicts, kept, not_compared })
 }
 
 /// All of a new image but its layers.

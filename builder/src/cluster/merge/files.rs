@@ -2,6 +2,7 @@
 //! another content.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::{fs, io};
 
 use kfs_fs::content::Options;
@@ -9,6 +10,7 @@ use kfs_fs::error::AtPath as _;
 use kfs_fs::filesystem::{ImageFs, Ino, ReadError};
 use kfs_fs::oci::store::{Part, Store, StoreError};
 use kfs_fs::oci::{Image, Layer};
+use nix::libc::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 
 use super::{Conflict, MergeError};
 use crate::cluster::files::{Files, OpenFile};
@@ -32,37 +34,57 @@ pub(super) fn conflicts(
     let work = store.temp_dir()?;
     let mut trees = Vec::new();
     for (number, layers) in own.iter().enumerate() {
-        let place = work.path().join(number.to_string());
-        fs::create_dir(&place).at("make directory", &place).map_err(StoreError::from)?;
-        let indexes = store.dir(Part::Indexes);
-        let none = &mut |_: &[u8]| None;
-        trees.push(ImageFs::open_over(layers, &indexes, &place, none, Options::default())?);
+        trees.push(open_tree(layers, store, work.path(), &number.to_string())?);
     }
-    let mut owners: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let mut owners: BTreeMap<String, Vec<Owned<'_>>> = BTreeMap::new();
     for (number, tree) in trees.iter().enumerate() {
-        for file in regular_files(tree)? {
+        for (path, ino, mode) in entries(tree)? {
             // Blobs of the registry have their content for a name.
-            if !file.starts_with(BLOBS) {
-                owners.entry(file).or_default().push(number);
+            if !path.starts_with(BLOBS) {
+                owners.entry(path).or_default().push(Owned { number, tree, ino, mode });
             }
         }
     }
     for (path, owners) in owners.into_iter().filter(|(_, owners)| owners.len() > 1) {
-        let open = |number: &usize| Files::Image(&trees[*number]).open(&path);
-        let files: Vec<_> = owners.iter().map(open).collect::<Result<_, _>>()?;
-        let pairs = files.windows(2).map(|pair| same(pair[0].as_ref(), pair[1].as_ref()));
-        let same = pairs.collect::<io::Result<Vec<bool>>>();
-        let failed = |source| MergeError::Compare { path: path.clone(), source };
-        if same.map_err(failed)?.contains(&false) {
-            let images = owners.iter().map(|number| all[*number].name.clone()).collect();
+        let pairs = owners.windows(2).map(|pair| same(&pair[0], &pair[1], &path));
+        if pairs.collect::<Result<Vec<bool>, _>>()?.contains(&false) {
+            let images = owners.iter().map(|owned| all[owned.number].name.clone()).collect();
             conflicts.insert(Conflict::File { path, images });
         }
     }
     Ok(0)
 }
 
+/// What an image has at a path.
+struct Owned<'a> {
+    /// Which image.
+    number: usize,
+    tree: &'a ImageFs,
+    ino: Ino,
+    mode: u32,
+}
+
+/// The tree of these layers alone, whose index lies in a directory of this name in `work`.
+pub(super) fn open_tree(
+    layers: &[Layer],
+    store: &Store,
+    work: &Path,
+    name: &str,
+) -> Result<ImageFs, MergeError> {
+    let place = work.join(name);
+    fs::create_dir(&place).at("make directory", &place).map_err(StoreError::from)?;
+    let indexes = store.dir(Part::Indexes);
+    let none = &mut |_: &[u8]| None;
+    Ok(ImageFs::open_over(layers, &indexes, &place, none, Options::default())?)
+}
+
+/// Whether these bits of `st_mode` are a directory's.
+pub(super) fn is_directory(mode: u32) -> bool {
+    mode & S_IFMT == S_IFDIR
+}
+
 /// Of each image the layers that no other has.
-fn own_layers(all: &[Image]) -> Vec<Vec<Layer>> {
+pub(super) fn own_layers(all: &[Image]) -> Vec<Vec<Layer>> {
     let mut count: HashMap<_, usize> = HashMap::new();
     for image in all {
         let distinct: BTreeSet<_> =
@@ -73,9 +95,9 @@ fn own_layers(all: &[Image]) -> Vec<Vec<Layer>> {
     all.iter().map(|image| image.layers.iter().filter(is_own).cloned().collect()).collect()
 }
 
-/// The regular files of a tree; symlinks are not followed, and names that are no UTF-8 left out.
-fn regular_files(tree: &ImageFs) -> Result<BTreeSet<String>, ReadError> {
-    let mut files = BTreeSet::new();
+/// All that is in a tree; symlinks are not followed, and names that are no UTF-8 left out.
+fn entries(tree: &ImageFs) -> Result<Vec<(String, Ino, u32)>, ReadError> {
+    let mut entries = Vec::new();
     let mut open = vec![(Ino::ROOT, String::new())];
     while let Some((directory, path)) = open.pop() {
         let mut at = 0;
@@ -83,19 +105,33 @@ fn regular_files(tree: &ImageFs) -> Result<BTreeSet<String>, ReadError> {
             at += 1;
             let Ok(name) = std::str::from_utf8(entry.name) else { continue };
             let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
-            match entry.mode & 0o170_000 {
-                0o040_000 => open.push((entry.ino, path)),
-                0o100_000 => {
-                    files.insert(path);
-                }
-                _ => {}
+            if is_directory(entry.mode) {
+                open.push((entry.ino, path.clone()));
             }
+            entries.push((path, entry.ino, entry.mode));
         }
     }
-    Ok(files)
+    Ok(entries)
 }
 
-fn same(one: Option<&OpenFile<'_>>, other: Option<&OpenFile<'_>>) -> io::Result<bool> {
+/// Whether two images have the same at a path: the kind, and what is in the file or symlink.
+fn same(one: &Owned<'_>, other: &Owned<'_>, path: &str) -> Result<bool, MergeError> {
+    if one.mode & S_IFMT != other.mode & S_IFMT {
+        return Ok(false);
+    }
+    match one.mode & S_IFMT {
+        S_IFLNK => Ok(one.tree.readlink(one.ino)? == other.tree.readlink(other.ino)?),
+        S_IFREG => {
+            let one = Files::Image(one.tree).open(path)?;
+            let other = Files::Image(other.tree).open(path)?;
+            let failed = |source| MergeError::Compare { path: path.to_owned(), source };
+            same_content(one.as_ref(), other.as_ref()).map_err(failed)
+        }
+        _ => Ok(true),
+    }
+}
+
+fn same_content(one: Option<&OpenFile<'_>>, other: Option<&OpenFile<'_>>) -> io::Result<bool> {
     let (Some(one), Some(other)) = (one, other) else { return Ok(false) };
     if one.size() != other.size() {
         return Ok(false);

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Measures kfs beside other tools, on one machine in one run, and writes benches/RESULTS.md. Every
-# figure is the median of several runs, the sides taking turns.
-#   scripts/bench.sh                    all of it: a quarter of an hour and 20 GB
+# Measures kfs beside other tools, on one machine in one run, and writes benches/RESULTS.md. Figures
+# are medians, the sides taking turns; where there was but one run, that is said.
+#   scripts/bench.sh                    all of it: some 20 minutes and 20 GB
 #   scripts/bench.sh cold-start         from a registry to a program's exit
 #   scripts/bench.sh files [FILES...]   mount, walk, index, read: an image of so many files
 #   scripts/bench.sh build              builds, first and again
 #   scripts/bench.sh cluster            a cluster image of 30 app images
 # A section that is measured alone takes the place of the one in the results; the others stay.
-# What cold-start measured of this commit is not measured again: remove target/bench-results for that.
+# What cold-start measured of this very kfs is not measured again: remove target/bench-results for that.
 #   BENCH_REGISTRY=DIR    where docker-registry keeps the images [target/bench-registry]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,12 +17,13 @@ sections=(cold-start files build cluster)
 
 case ${1:-all} in
     all) wanted=("${sections[@]}") ;;
-    cold-start | files | build | cluster) wanted=("$1") && shift ;;
+    cold-start | files | build | cluster) wanted=("$1") ;;
     *)
-        sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,/^set /s/^# \{0,1\}//p' scripts/bench.sh >&2
         exit 2
         ;;
 esac
+[ $# = 0 ] || shift
 
 # What is there so far.
 write_results() {

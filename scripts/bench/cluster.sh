@@ -9,7 +9,7 @@ storage=$work/registry
 served=()
 cleanup() {
     cd "$repo"
-    kill "$registry_pid" "${proxy_pid:-}" "${served[@]}" 2>/dev/null || true
+    kill "${registry_pid:-}" "${proxy_pid:-}" "${served[@]}" 2>/dev/null || true
     podman image umount --all >/dev/null 2>&1 || true
     umount "$work/podman/overlay" 2>/dev/null || true
     rm -rf "$work" "$short"
@@ -121,14 +121,14 @@ start_registry
 make_apps
 machine podman
 printf '`docker-registry` on this machine; %s charts name %s images of 50 MB each.\n' "$images" "$images"
-head_row "Building a cluster image of 1.5 GB" "what" "s" "MB fetched" "MB of memory"
+head_row "Building a cluster image of 1.5 GB, one run each" "what" "s" "MB fetched" "MB of memory"
 build "first"
 build "again"
 sed -i 's/tag: v1/tag: v2/' "$work/context/charts/app-7/values.yaml"
 build "one tag changed"
 
 KFS_ROOT=$work/store kfs --quiet push --plain-http "$registry/cluster:v1" >/dev/null
-head_row "One image out of it, at 1 Gbit/s and 20 ms" "what" "s" "MB over the net"
+head_row "One image out of it, at 1 Gbit/s and 20 ms, one run each" "what" "s" "MB over the net"
 for how in serve_one pull_all; do
     start_proxy 1gbit,20ms
     us=$(took "$how")

@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import shlex
 import sys
 
 
@@ -22,7 +23,7 @@ def size(number):
 
 
 def row(cells):
-    print("| " + " | ".join(str(cell) for cell in cells) + " |")
+    print("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
 
 
 def table(title, names, figures):
@@ -41,6 +42,11 @@ def net_of(report):
     return report["net"] if report["net"][0].isdigit() else "loopback"
 
 
+def runs_in(side):
+    """What the command runs in, and the runtime of a container if it is not the tool's own choice."""
+    return f"{side['runsIn']} ({side['runtime']})" if side["runtime"] else side["runsIn"]
+
+
 def main():
     files = sorted(pathlib.Path(sys.argv[1]).glob("*.json"))
     reports = [json.loads(file.read_text()) for file in files]
@@ -49,7 +55,7 @@ def main():
     table(
         "kfs, from an empty store to the exit, seconds",
         ["image", "net", "command"],
-        ["cold", "second", "warm", "CPU", "requests", "MB fetched", "MB of it read", "MB of memory"],
+        ["runs", "cold", "second", "warm", "CPU", "requests", "MB fetched", "MB of it read", "MB of memory"],
     )
     for report in reports:
         kfs = report["sides"][0]
@@ -57,29 +63,30 @@ def main():
         run = next(run for run in kfs["runs"] if cold in run["starts"])
         touched = (run["touched"] or {}).get("storedBytes", 0)
         row([
-            name_of(report), net_of(report), f"`{' '.join(report['command'])}`", seconds(cold),
-            seconds(median(kfs, "second")), seconds(median(kfs, "warm")), f"{cold['cpuSeconds']:.2f}",
-            cold["requests"], size(cold["bytes"]), size(touched), size(cold["peakMemory"]),
+            name_of(report), net_of(report), f"`{shlex.join(report['command'])}`", len(kfs["runs"]),
+            seconds(cold), seconds(median(kfs, "second")), seconds(median(kfs, "warm")),
+            f"{cold['cpuSeconds']:.2f}", cold["requests"], size(cold["bytes"]), size(touched),
+            size(cold["peakMemory"]),
         ])
 
     table(
         "Beside other tools, from an empty store to the exit, seconds",
-        ["image, net, command", "side"],
-        ["cold", "kfs is", "second", "warm", "CPU", "MB fetched", "MB of memory"],
+        ["image, net, command", "side", "runs in"],
+        ["runs", "cold", "kfs is", "second", "warm", "CPU", "MB fetched", "MB of memory"],
     )
     for report in reports:
         if len(report["sides"]) == 1:
             continue
         ours = median(report["sides"][0], "cold")
-        title = f"{name_of(report)}, {net_of(report)}, `{' '.join(report['command'])}`"
+        title = f"{name_of(report)}, {net_of(report)}, `{shlex.join(report['command'])}`"
         for side in report["sides"]:
             cold = median(side, "cold")
             if not cold:
-                row([title, side["tool"], "failed", side["error"].replace("|", "/")] + [""] * 5)
+                row([title, side["tool"], runs_in(side), 0, "failed", side["error"]] + [""] * 5)
                 continue
             ratio = "" if side["tool"] == "kfs" else f"{cold['seconds'] / ours['seconds']:.1f} x as fast"
             row([
-                title, side["tool"], seconds(cold), ratio, seconds(median(side, "second")),
+                title, side["tool"], runs_in(side), len(side["runs"]), seconds(cold), ratio, seconds(median(side, "second")),
                 seconds(median(side, "warm")), f"{cold['cpuSeconds']:.2f}", size(cold["bytes"]),
                 size(cold["peakMemory"]),
             ])

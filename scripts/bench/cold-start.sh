@@ -14,8 +14,9 @@ trap cleanup EXIT
 start_registry
 fill_registry
 
-# What was measured of this commit is there already if it was broken off.
-measured=$target/bench-results/cold-start/$(git -C "$repo" rev-parse --short HEAD)
+# What was measured of this program, by this script, is there already if it was broken off.
+key=$(cat "$(command -v kfs)" "$repo/scripts/bench/cold-start.sh" | sha256sum)
+measured=$target/bench-results/cold-start/$profile-${key:0:12}
 mkdir -p "$measured"
 commands=$work/commands
 : >"$commands"
@@ -40,6 +41,9 @@ for format in zstd-chunked estargz; do
     start "debian-$format-1gbit-true" "debian:$format" 1gbit,20ms 3 "" /bin/true
 done
 start debian-gzip-1gbit-true debian:gzip 1gbit,20ms 3 $peers /bin/true
+# All of an image: no slower than to pull, unpack and then read it.
+start debian-gzip-1gbit-whole debian:gzip 1gbit,20ms 3 $peers \
+    sh -c 'tar --one-file-system -cf - / 2>/dev/null | wc -c'
 for net in "" 1gbit,20ms 100mbit,20ms; do
     for format in zstd-chunked estargz; do
         # The eStargz is for comparison: one net is enough.
@@ -51,7 +55,7 @@ for net in "" 1gbit,20ms 100mbit,20ms; do
     done
 done
 # What the others do depends on the image, and hardly on the command.
-start toolchain-gzip-1gbit-gcc toolchain:gzip 1gbit,20ms 1 $peers gcc --version
+start toolchain-gzip-1gbit-gcc toolchain:gzip 1gbit,20ms 3 $peers gcc --version
 start toolchain-gzip-100mbit-gcc toolchain:gzip 100mbit,20ms 1 podman gcc --version
 
 machine podman buildah skopeo umoci

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures whole commands of kfs beside buildah, umoci, kernel overlayfs and plain tools, on one
-# machine in one run, and prints Markdown. Every figure is the median of several runs, the two sides
-# taking turns. The image is a Debian with FILES small files more, in one gzip layer.
+# machine in one run, and prints Markdown. Figures are medians of several runs, the two sides taking
+# turns, unless it says one run. The image is a Debian with FILES small files more, in one gzip layer.
 #   scripts/bench/files.sh [FILES...]          default: 100000; 1000000 takes half an hour and 15 GB
 . "$(dirname "$0")/lib.sh"
 . "$repo/scripts/bench/registry.sh"
@@ -59,7 +59,7 @@ bench_index() {
     local kfs_us=$(median "${ours[@]}") plain_us=$(median "${plain[@]}")
     row "index the layer ($(($(stat -c %s "$blob") >> 20)) MiB gzip), s" "$(calc "$kfs_us/1e6" 2)" \
         "\`gzip -dc \\| sha256sum\` $(calc "$plain_us/1e6" 2)" "$(calc "$plain_us/$kfs_us" 2) x as fast"
-    row "most memory while indexing, MiB" "$((memory >> 10))" "" ""
+    row "most memory while indexing, one run, MiB" "$((memory >> 10))" "" ""
 }
 
 # What the others do before they can show the image.
@@ -68,7 +68,7 @@ bench_unpack() {
     umoci_us=$(took umoci unpack --image "$KFS_ROOT:files:$1" "$work/umoci")
     buildah_us=$(took buildah pull --signature-policy "$policy" "oci:store:files:$1")
     buildah tag "$(buildah images --quiet | head -n 1)" base >/dev/null
-    row "image in the store to first mount, s" "see index and mount" \
+    row "image in the store to first mount, one run, s" "see index and mount" \
         "umoci $(calc "$umoci_us/1e6" 1), buildah $(calc "$buildah_us/1e6" 1)" ""
 }
 
@@ -77,7 +77,7 @@ bench_mount() {
     local ours=() theirs=() overlay=() i
     for i in 1 2 3 4 5 6 7; do
         ours+=("$(took kfs --quiet mount "files:$1" "$work/kfs")")
-        kfs umount "$work/kfs"
+        kfs --quiet umount "$work/kfs"
         overlay+=("$(took overlay_mount "$work/umoci/rootfs")")
         umount "$work/overlay"
     done
@@ -108,7 +108,7 @@ bench_walk() {
         kfs_first+=("$(took walk "$work/kfs")")
         kfs_second+=("$(took walk "$work/kfs")")
         memory+=("$(server_memory)")
-        kfs umount "$work/kfs"
+        kfs --quiet umount "$work/kfs"
         drop_caches
         overlay_mount "$rootfs"
         overlay_first+=("$(took walk "$work/overlay")")
@@ -150,7 +150,7 @@ forget_image() {
     buildah rmi --all --force >/dev/null
     chmod -R u+rwX "$work/umoci" 2>/dev/null || true
     rm -rf "$work/umoci" "$work/image.tar.gz"
-    kfs rmi --force "files:$1" built >/dev/null
+    kfs --quiet rmi --force "files:$1" built >/dev/null
 }
 
 rate() { calc "1024/($1/1e6)" 0; }
@@ -200,12 +200,12 @@ bench_cached() {
     kfs --quiet mount --plain-http --pull=always "$@" "$registry/big:zstd-chunked" "$work/kfs"
     drop_caches
     cold=$(took read_whole "$work/kfs/file")
-    [ $# -gt 0 ] || row "from a registry on this machine, first time, MiB/s" "$(rate "$cold")" "" ""
-    kfs umount "$work/kfs"
+    [ $# -gt 0 ] || row "from a registry on this machine, first time, one run, MiB/s" "$(rate "$cold")" "" ""
+    kfs --quiet umount "$work/kfs"
     # A mount that finds all in the cache.
     kfs --quiet mount --pull=never "$@" "$registry/big:zstd-chunked" "$work/kfs"
     read_beside_disk "cached from a registry${*:+, \`$*\`}"
-    kfs umount "$work/kfs"
+    kfs --quiet umount "$work/kfs"
 }
 
 bench_read() {
@@ -219,13 +219,13 @@ bench_read() {
     head_row "Reading a file of 1 GiB" "what" "kfs" "beside it" "ratio"
     kfs --quiet mount big "$work/kfs"
     read_beside_disk "plain layer in the store"
-    kfs umount "$work/kfs"
+    kfs --quiet umount "$work/kfs"
     storage=$work/registry
     start_registry
     kfs --quiet convert big "$registry/big:zstd-chunked" --to zstd-chunked >/dev/null
     kfs --quiet push --plain-http "$registry/big:zstd-chunked" >/dev/null
     kfs --quiet rmi big "$registry/big:zstd-chunked" >/dev/null
-    kfs --quiet prune --all --force >/dev/null 2>&1
+    kfs --quiet prune --all --force >/dev/null
     bench_cached
     bench_cached --passthrough
     umount "$work/overlay"

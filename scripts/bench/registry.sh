@@ -36,7 +36,7 @@ has_image() {
 }
 
 # fill_registry: the images in all formats. gzip is what skopeo makes of plain layers, as for
-# docker's and buildah's images; the rest is kfs's.
+# docker's and buildah's images; the rest is kfs's. Prints nothing: what is printed is results.
 fill_registry() {
     local name format
     for name in debian toolchain; do
@@ -52,7 +52,7 @@ fill_registry() {
                 inputs kfs --quiet push "$registry/$name:$format"
             fi
         done
-    done
+    done >/dev/null
 }
 
 # Commands with the store of inputs.

@@ -284,6 +284,7 @@ impl Attributes {
             let value = xattr::get(path, &name).at("read attributes of", path)?.unwrap_or_default();
             let name = name.into_vec();
             match name.strip_prefix(overlay.prefix()) {
+                None if is_of_the_host(&name) => {}
                 None => attributes.kept.push((name, value)),
                 Some(b"opaque") => attributes.opaque = value == b"y",
                 Some(b"whiteout") => attributes.whiteout = true,
@@ -306,6 +307,12 @@ impl Attributes {
             }),
         }
     }
+}
+
+/// Whether an attribute says something about this machine only: labels of its security modules, and
+/// what it has signed. What a program may do goes with the file.
+fn is_of_the_host(name: &[u8]) -> bool {
+    name.starts_with(b"security.") && !matches!(name, b"security.capability" | b"security.ima")
 }
 
 /// `None` for a socket.
@@ -431,6 +438,20 @@ mod tests {
             (&Kind::File, 0, &None)
         );
         assert!(all[2].entry.xattrs.is_empty());
+    }
+
+    #[test]
+    fn labels_of_the_host_stay_behind() {
+        let upper = Upper::new();
+        let file = upper.file("file", "");
+        let Ok(()) = xattr::set(&file, "security.selinux", b"label") else { return };
+        upper.mark("file", "security.ima", b"\x04\x04");
+        upper.mark("", "security.selinux", b"label");
+        let root = RootMetadata::of(upper.0.path(), OverlayXattrs::User).unwrap();
+        assert_eq!(root.xattrs, []);
+        let all: Vec<_> = upper.changes().map(Result::unwrap).collect();
+        let names: Vec<_> = all[0].entry.xattrs.iter().map(|(name, _)| &name[..]).collect();
+        assert_eq!(names, [b"security.ima"]);
     }
 
     #[test]

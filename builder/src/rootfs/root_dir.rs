@@ -49,17 +49,18 @@ impl RootDir {
         self.resolve(path, flags, ResolveFlag::RESOLVE_IN_ROOT)
     }
 
-    /// Opens the regular file `path` for reading; `None` if there is none.
+    /// Opens the regular file `path` for reading; `None` if there is none. Nothing else is opened:
+    /// a device node of an image would be a device of the host, and a FIFO would hang the build.
     pub fn open_file_opt(&self, path: &Path) -> Result<Option<File>, PathError> {
-        // O_NONBLOCK: a FIFO of this name must not hang the build.
-        let opened = self.open_at(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
-        let file = match opened {
+        let found = match self.open_at(path, OFlag::O_PATH) {
             Ok(fd) => File::from(fd),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO) => return Ok(None),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
             Err(error) => return Err(error).at("open", &self.outside(path)),
         };
-        let metadata = file.metadata().at("stat", &self.outside(path))?;
-        Ok(metadata.is_file().then_some(file))
+        if !found.metadata().at("stat", &self.outside(path))?.is_file() {
+            return Ok(None);
+        }
+        File::open(magic_path(&found)).at("open", &self.outside(path)).map(Some)
     }
 
     /// Whether the root has an executable `/bin/sh`.
@@ -219,6 +220,17 @@ mod tests {
         assert_eq!(root.locate(Path::new("/loop")), Err(Errno::ELOOP));
         fs::write(dir.path().join("file"), "").unwrap();
         assert_eq!(root.locate(Path::new("/file/below")), Err(Errno::ENOTDIR));
+    }
+
+    #[test]
+    fn no_device_is_opened() {
+        use nix::sys::stat::{SFlag, makedev, mknod};
+        let (dir, root) = root();
+        // Number 254 of the miscellaneous devices is nobody's: to open it is an error.
+        let mode = Mode::from_bits_truncate(0o600);
+        if mknod(&dir.path().join("dev"), SFlag::S_IFCHR, mode, makedev(10, 254)).is_ok() {
+            assert!(root.open_file_opt(Path::new("/dev")).unwrap().is_none());
+        }
     }
 
     #[test]

@@ -39,16 +39,21 @@ impl GitUrl {
         })
     }
 
-    /// The repository without a password.
+    /// The repository without a password; of a web server, without what stands for one in the place
+    /// of a user, too.
     pub(super) fn shown(&self) -> String {
         let Some((scheme, rest)) = self.repository.split_once("://") else {
             return self.repository.clone();
         };
         let authority = rest.split('/').next().unwrap_or_default();
+        let path = &rest[authority.len()..];
         match authority.rsplit_once('@') {
+            Some((_, host)) if matches!(scheme, "http" | "https") => {
+                format!("{scheme}://{host}{path}")
+            }
             Some((user, host)) if user.contains(':') => {
                 let user = user.split(':').next().unwrap_or_default();
-                format!("{scheme}://{user}:***@{host}{}", &rest[authority.len()..])
+                format!("{scheme}://{user}:***@{host}{path}")
             }
             _ => self.repository.clone(),
         }
@@ -118,7 +123,9 @@ mod tests {
     #[test]
     fn no_password_is_shown() {
         let shown = |text: &str| GitUrl::parse(text).unwrap().shown();
-        assert_eq!(shown("https://me:secret@x/y.git#z"), "https://me:***@x/y.git");
+        assert_eq!(shown("https://me:secret@x/y.git#z"), "https://x/y.git");
+        assert_eq!(shown("https://token@x:81/y.git"), "https://x:81/y.git");
+        assert_eq!(shown("ssh://me:secret@x/y.git"), "ssh://me:***@x/y.git");
         assert_eq!(shown("ssh://git@x/y.git"), "ssh://git@x/y.git");
         assert_eq!(shown("git@x:y.git"), "git@x:y.git");
     }

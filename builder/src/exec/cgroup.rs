@@ -4,7 +4,7 @@
 //! A group is made below the one that this process is in; in a tree of version 2 beside it, as a
 //! group that has processes of its own cannot limit groups in it (cgroups(7)).
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +18,11 @@ const PATIENCE: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 /// The period of which `--cpus` is a share, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
+
+/// How the names of groups begin.
+const NAME: &str = "kfs-build-";
+/// The file with the limit of swap, in trees of version 2.
+const SWAP: &str = "memory.swap.max";
 
 /// The most that the RUNs of a build may take together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -45,6 +50,8 @@ pub enum CgroupError {
 #[derive(Debug, Default)]
 pub struct Cgroup {
     directories: Vec<PathBuf>,
+    /// Locks on them: a group that nobody holds is left of a build that was killed.
+    held: Vec<File>,
 }
 
 /// What is written where.
@@ -59,7 +66,6 @@ struct Setting {
 impl Cgroup {
     /// Makes groups with these limits; none without limits.
     pub fn new(limits: &Limits) -> Result<Self, CgroupError> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
         let settings = settings(limits);
         let mut cgroup = Self::default();
         if settings.is_empty() {
@@ -69,8 +75,6 @@ impl Cgroup {
         let own = fs::read_to_string(path).at("read", path)?;
         let path = Path::new("/proc/self/mountinfo");
         let mounts = fs::read_to_string(path).at("read", path)?;
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("kfs-build-{}-{number}", std::process::id());
         for setting in settings {
             let (parent, files) = match (v1(&own, &mounts, &setting), v2(&own, &mounts, &setting)) {
                 (Some(parent), _) => (parent, &setting.v1),
@@ -79,21 +83,29 @@ impl Cgroup {
                     return Err(CgroupError::NoController(setting.controller, setting.flag));
                 }
             };
-            let directory = parent.join(&name);
-            if !cgroup.directories.contains(&directory) {
-                match fs::create_dir(&directory) {
-                    // Controllers that share a tree.
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    made => made.at("make the control group", &directory)?,
-                }
-                cgroup.directories.push(directory.clone());
-            }
+            let directory = cgroup.group_in(&parent)?;
             for (file, value) in files {
                 let file = directory.join(file);
+                // Where swap is not counted, there is no such file.
+                if file.ends_with(SWAP) && !file.exists() {
+                    continue;
+                }
                 fs::write(&file, value).at("set the limit", &file)?;
             }
         }
         Ok(cgroup)
+    }
+
+    /// The group in one of the trees, made if this one has none there yet: controllers share trees.
+    fn group_in(&mut self, parent: &Path) -> Result<PathBuf, PathError> {
+        if let Some(known) = self.directories.iter().find(|known| known.parent() == Some(parent)) {
+            return Ok(known.clone());
+        }
+        sweep(parent);
+        let (directory, held) = new_group(parent)?;
+        self.directories.push(directory.clone());
+        self.held.push(held);
+        Ok(directory)
     }
 
     /// The directories in which a process of the group is registered.
@@ -119,6 +131,49 @@ impl Drop for Cgroup {
     }
 }
 
+/// Makes a group that no other build has, and holds it.
+fn new_group(parent: &Path) -> Result<(PathBuf, File), PathError> {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let directory = parent.join(format!("{NAME}{}-{number}", std::process::id()));
+        match fs::create_dir(&directory) {
+            // Of a process of the same number, which was killed or lives in another container.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            made => made.at("make the control group", &directory)?,
+        }
+        // None: another build took it for a stale one in between.
+        if let Some(held) = hold(&directory).at("lock the control group", &directory)? {
+            return Ok((directory, held));
+        }
+    }
+}
+
+/// Locks a group; none if it is gone, or held by another build.
+fn hold(directory: &Path) -> io::Result<Option<File>> {
+    let file = match File::open(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+        Ok(()) => Ok(directory.is_dir().then_some(file)),
+    }
+}
+
+/// Removes the groups that builds have left that were killed.
+fn sweep(parent: &Path) {
+    // Without the right to look there, nothing is done.
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().as_encoded_bytes().starts_with(NAME.as_bytes());
+        if is_ours && let Ok(Some(_held)) = hold(&entry.path()) {
+            // One that still has processes stays.
+            fs::remove_dir(entry.path()).ok();
+        }
+    }
+}
+
 fn settings(limits: &Limits) -> Vec<Setting> {
     let mut settings = Vec::new();
     if let Some(bytes) = limits.memory {
@@ -126,7 +181,7 @@ fn settings(limits: &Limits) -> Vec<Setting> {
             controller: "memory",
             flag: "memory",
             v1: vec![("memory.limit_in_bytes", bytes.to_string())],
-            v2: vec![("memory.max", bytes.to_string()), ("memory.swap.max", "0".to_owned())],
+            v2: vec![("memory.max", bytes.to_string()), (SWAP, "0".to_owned())],
         });
     }
     if let Some(cpus) = limits.cpus {
@@ -198,6 +253,32 @@ fn mount(line: &str) -> Option<(&Path, &str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_of_killed_builds_are_removed_and_never_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["kfs-build-1-0", "kfs-build-2-0", "other"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        // A build that goes on, whatever number its process has here.
+        let held = hold(&path("kfs-build-2-0")).unwrap().unwrap();
+        let mut cgroup = Cgroup::default();
+        let made = cgroup.group_in(dir.path()).unwrap();
+        assert_eq!(cgroup.group_in(dir.path()).unwrap(), made);
+        assert!(hold(&made).unwrap().is_none());
+        assert!(!path("kfs-build-1-0").exists());
+        assert!(path("kfs-build-2-0").exists() && path("other").exists());
+        drop((cgroup, held));
+        assert!(!made.exists());
+        sweep(dir.path());
+        assert!(!path("kfs-build-2-0").exists());
+        // Names of our own number that are there are of others.
+        let next = |number: u32| path(&format!("kfs-build-{}-{number}", std::process::id()));
+        (0..9).for_each(|number| fs::create_dir(next(number)).unwrap());
+        let (made, _held) = new_group(dir.path()).unwrap();
+        assert!((0..9).all(|number| made != next(number)));
+    }
 
     #[test]
     fn the_trees_are_found() {

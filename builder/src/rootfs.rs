@@ -457,16 +457,23 @@ fn missing_mount_points(
     missing
 }
 
-/// Makes mount points in a directory that is not part of a mount.
+/// Makes mount points in a directory that is not part of a mount, with modes that do not depend
+/// on the umask: a step sees them.
 fn add_mount_points(skeleton: &Path, missing: &[MountPoint]) -> Result<(), RootfsError> {
+    let allow = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("chmod", path)
+    };
     for point in missing {
         let place = skeleton.join(&point.path);
-        if point.is_directory {
-            fs::create_dir_all(&place).at("make directory", &place)?;
-        } else {
-            let parent = place.parent().unwrap_or(skeleton);
-            fs::create_dir_all(parent).at("make directory", parent)?;
+        let directory =
+            if point.is_directory { &place } else { place.parent().unwrap_or(skeleton) };
+        fs::create_dir_all(directory).at("make directory", directory)?;
+        for above in directory.ancestors().take_while(|above| *above != skeleton) {
+            allow(above, 0o755)?;
+        }
+        if !point.is_directory {
             fs::File::create(&place).at("create", &place)?;
+            allow(&place, 0o644)?;
         }
     }
     Ok(())

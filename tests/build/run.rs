@@ -1,7 +1,7 @@
 //! RUN: what it sees of the world, and what becomes of what it does.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use crate::host_tools::install_program;
@@ -300,4 +300,32 @@ RUN echo not reached
     let said = shop.fails("FROM base\nRUN touch /tmp/.wh.x\n", &[]);
     assert!(said.contains("/tmp/.wh.x cannot be stored in a layer"), "{said}");
     shop.assert_nothing_left();
+}
+
+/// Other users of a RUN get at what the build made for it, and nothing of who started it is in a
+/// layer.
+#[test]
+fn the_umask_of_the_caller_is_not_that_of_a_run() {
+    let Some(shop) = Workshop::with(|root| {
+        crate::workshop::install(root);
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(root.join("lower"), open).unwrap();
+    }) else {
+        return;
+    };
+    shop.write("file", "file\n");
+    shop.write("hidden", "");
+    shop.write(".dockerignore", "hidden\n.*\n");
+    let text = "FROM base\nUSER app\n\
+        RUN --mount=target=/ctx --mount=target=/a/b/file,source=file \
+            cat /ctx/file /a/b/file && grep -c kfs-build /etc/hosts && cat /etc/resolv.conf >/dev/null && \
+            touch /lower/new && stat -c %a /lower/new\n";
+    fs::write(shop.path("Dockerfile"), text).unwrap();
+    let kfs = shop.kfs(&["build", "-f", "Dockerfile", "-t", "new", "context"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(kfs.get_program()).args(kfs.get_args());
+    shell.current_dir(shop.path(".")).env("KFS_PULL", "never").env("KFS_ROOT", shop.path("store"));
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("      file\n      file\n      1\n      644\n"), "{said}");
 }

@@ -157,6 +157,8 @@ pub(super) fn materialize(
     interrupts: &Interrupts,
 ) -> Result<(), StepError> {
     fs::create_dir(root).at("make directory", root)?;
+    // Whatever the umask here: other users of a RUN have to get in.
+    fs::set_permissions(root, Permissions::from_mode(0o755)).at("chmod", root)?;
     for item in items {
         interrupts.check()?;
         let entry = &item.entry;

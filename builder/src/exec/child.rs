@@ -25,6 +25,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, fchdir, sethostname, setsid};
 
@@ -160,6 +161,8 @@ fn protect_program() -> Result<PathBuf, Failure> {
 /// Pid 1 of the sandbox: sets it up, starts the command, reaps until that one ends. When this
 /// process then ends, the kernel kills whatever the command left behind.
 fn init(socket: &UnixStream) -> Result<Reply, Failure> {
+    // What is made for the command must not depend on who started the build.
+    umask(Mode::from_bits_truncate(0o022));
     // Whatever the build, or who started it, holds back: the command begins with nothing held.
     SigSet::empty().thread_set_mask().or_fail("let signals through to", "the step")?;
     // A session of its own has no terminal: the command can neither prompt nor type there.

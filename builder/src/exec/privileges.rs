@@ -6,7 +6,6 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::User;
@@ -32,7 +31,6 @@ const KEPT: [Capability; 11] = [
 ///
 /// The order is forced: each part needs a capability that a later part drops.
 pub(super) fn drop_to(user: &User) -> Result<(), Failure> {
-    umask(Mode::from_bits_truncate(0o022));
     // A crash must not leave a core file in the layer.
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE).or_fail("read limits of", "core")?;
     setrlimit(Resource::RLIMIT_CORE, 0, hard).or_fail("set limits of", "core")?;

@@ -17,7 +17,7 @@ use kfs_builder::diff::{Change, DiffError, changes};
 use kfs_builder::exec::{
     Command, ExecError, Executor, Isolation, Outcome, Sandbox, Status, User, World,
 };
-use kfs_builder::rootfs::{LiveRootfs, RootfsError, enter_private_namespace};
+use kfs_builder::rootfs::{LiveRootfs, RootDir, RootfsError, enter_private_namespace};
 use kfs_fs::layer::Kind;
 use skip::skip;
 
@@ -136,7 +136,7 @@ fn shell(rootfs: &Path, script: &str) -> Command {
         argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         cwd: PathBuf::from("/"),
-        user: User { uid: 0, gid: 0, groups: vec![], home: "/root".into() },
+        user: User::resolve(&RootDir::open(rootfs).unwrap(), "").unwrap(),
         isolation: Isolation::Auto,
         hostname: "kfs-build".into(),
         world: World::default(),

@@ -72,8 +72,8 @@ fn become_user(user: &User) -> Result<(), Failure> {
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     match setgroups(&groups) {
-        // A user namespace that maps one user only has no other groups to drop.
-        Err(Errno::EPERM) if groups.is_empty() && cannot_set_groups() => {}
+        // A user namespace that maps one user only has no other groups to give.
+        Err(Errno::EPERM) if cannot_set_groups() => {}
         result => result.or_fail("set groups to", format!("{:?}", user.groups))?,
     }
     setresgid(gid, gid, gid).or_fail("become group", gid.to_string())?;

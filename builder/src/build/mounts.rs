@@ -9,6 +9,7 @@
 //! | secret | the user; only ever in memory | options, not the value |
 //! | ssh | a socket that leads to the user's agent | options |
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -18,6 +19,8 @@ use kfs_fs::digest::Digest;
 use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::fuse::{self, Mounted};
 use kfs_fs::oci::store::Part;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::copying::Tree;
 use super::explain::Parts;
@@ -30,7 +33,9 @@ use crate::config::join;
 use crate::context::Context;
 use crate::copy;
 use crate::exec;
-use crate::kubefile::{BindMount, CacheMount, CopyRule, FileMount, Mount, Run, Source, TmpfsMount};
+use crate::kubefile::{
+    BindMount, CacheMount, CopyRule, FileMount, Mount, Run, Sharing, Source, TmpfsMount,
+};
 use crate::plan::Step;
 use crate::rootfs::{LiveRootfs, MountPoint, MountedTree, RootDir};
 use crate::stage::StageError;
@@ -48,7 +53,7 @@ pub(super) struct Mounts {
     trees: Vec<MountedTree>,
     fuse: Vec<Mounted>,
     _sockets: Vec<AgentSocket>,
-    _caches: Vec<CacheDirectory>,
+    caches: BTreeMap<PathBuf, CacheDirectory>,
 }
 
 impl Mounts {
@@ -100,7 +105,7 @@ impl StageBuild<'_> {
         step: &Step,
         report: &mut dyn FnMut(Event),
     ) -> Result<Mounts, StepError> {
-        let mut made = Mounts::default();
+        let mut made = Mounts { caches: self.take_caches(mounts)?, ..Mounts::default() };
         for (number, mount) in mounts.iter().enumerate() {
             match mount {
                 Mount::Bind(bind) => self.bind(bind, number, step, &mut made, report)?,
@@ -178,6 +183,36 @@ impl StageBuild<'_> {
         }
     }
 
+    /// Where a cache is kept.
+    fn cache_directory(&self, cache: &CacheMount) -> PathBuf {
+        let target = self.place(&cache.target);
+        let id = cache.id.as_deref().unwrap_or(&target);
+        let caches = self.site.writer.dir(Part::BuildCache).join("mounts");
+        let owner = (cache.mode, cache.uid, cache.gid);
+        let first = format!("{:?} {:?} {owner:?}", cache.from, cache.source);
+        caches.join(Digest::of(format!("{id}\n{first}").as_bytes()).hex())
+    }
+
+    /// Takes all caches of a RUN: one that has several mounts once, in the strictest of their ways,
+    /// and each RUN in the same order, so that no two wait for each other.
+    fn take_caches(
+        &self,
+        mounts: &[Mount],
+    ) -> Result<BTreeMap<PathBuf, CacheDirectory>, StepError> {
+        let mut wanted: BTreeMap<PathBuf, Sharing> = BTreeMap::new();
+        for mount in mounts {
+            let Mount::Cache(cache) = mount else { continue };
+            let sharing = wanted.entry(self.cache_directory(cache)).or_default();
+            *sharing = cache.sharing.max(*sharing);
+        }
+        let interrupts = &self.site.options.interrupts;
+        let take = |(directory, sharing): (PathBuf, Sharing)| {
+            let taken = directory::take::<StepError>(&directory, sharing, interrupts)?;
+            Ok((directory, taken))
+        };
+        wanted.into_iter().map(take).collect()
+    }
+
     fn cache(
         &mut self,
         cache: &CacheMount,
@@ -185,17 +220,8 @@ impl StageBuild<'_> {
         made: &mut Mounts,
         report: &mut dyn FnMut(Event),
     ) -> Result<(), StepError> {
-        let target = self.place(&cache.target);
-        let id = cache.id.as_deref().unwrap_or(&target);
-        let caches = self.site.writer.dir(Part::BuildCache).join("mounts");
-        let owner = (cache.mode, cache.uid, cache.gid);
-        let first = format!("{:?} {:?} {owner:?}", cache.from, cache.source);
-        let name = Digest::of(format!("{id}\n{first}").as_bytes()).hex();
-        let directory = caches.join(name);
-        let interrupts = &self.site.options.interrupts;
-        let taken = directory::take::<StepError>(&directory, cache.sharing, interrupts)?;
-        let data = taken.data().to_owned();
-        made._caches.push(taken);
+        let directory = self.cache_directory(cache);
+        let data = made.caches[&directory].data().to_owned();
         if !data.exists() {
             let fresh = self.site.writer.temp_dir()?;
             let new = fresh.path().join("new");
@@ -207,16 +233,17 @@ impl StageBuild<'_> {
                     materialize(&items, &new, &self.site.options.interrupts)?;
                 }
             }
-            let (mode, uid, gid) = owner;
+            let CacheMount { mode, uid, gid, .. } = *cache;
             chown(&new, Some(uid), Some(gid)).at("chown", &new)?;
             fs::set_permissions(&new, Permissions::from_mode(mode)).at("chmod", &new)?;
-            match fs::rename(&new, &data) {
+            // An empty one that another RUN has mounted must not be replaced either.
+            match renameat2(AT_FDCWD, &new, AT_FDCWD, &data, RenameFlags::RENAME_NOREPLACE) {
                 // Another build was faster.
-                Err(_) if data.is_dir() => {}
+                Err(Errno::EEXIST) => {}
                 renamed => renamed.at("rename to", &data)?,
             }
         }
-        made.bind(&target, data, cache.read_only);
+        made.bind(&self.place(&cache.target), data, cache.read_only);
         Ok(())
     }
 

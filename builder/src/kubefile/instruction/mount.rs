@@ -80,8 +80,8 @@ pub struct CacheMount {
     pub gid: u32,
 }
 
-/// `sharing=` of a cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// `sharing=` of a cache, the strictest way last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sharing {
     /// All write to it at once.
     #[default]

@@ -50,6 +50,10 @@ fn run_uses_the_cluster_each_time() {
     assert_eq!(shop.ok(&["cat", "new", "/said"]), "apply -f manifests/x.yaml\na cluster\n");
     let files = shop.files("new");
     assert_eq!(files, ["manifests/", "manifests/x.yaml", "said"], "and nothing of the kubeconfig");
+    // Without the cluster it is another RUN: what was made with it is not taken.
+    let output = shop.try_build("Kubefile", text, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.matches("cached").count(), 1, "{said}");
     shop.assert_nothing_left();
 }
 

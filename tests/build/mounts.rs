@@ -118,6 +118,55 @@ fn caches_are_kept_from_build_to_build() {
     shop.assert_nothing_left();
 }
 
+/// Neither does a RUN wait for itself, nor do two for each other.
+#[test]
+fn locked_caches_are_taken_once_and_in_one_order() {
+    let Some(shop) = Workshop::with_base() else { return };
+    let locked = |id: &str, target: &str| {
+        format!("--mount=type=cache,sharing=locked,id={id},target={target}")
+    };
+    let twice = format!(
+        "FROM base\nRUN {} --mount=type=cache,id=a,target=/b echo x >/a/x && cat /b/x\n",
+        locked("a", "/a")
+    );
+    assert_eq!(shop.build(&twice).last_run(), "x");
+    let twice = twice.replace("id=a,target=/b", "id=a,target=/b,sharing=locked,ro");
+    assert_eq!(shop.build(&twice).last_run(), "x");
+    let stage = |name: &str, first: &str, second: &str| {
+        let mounts = format!("{} {}", locked(first, "/a"), locked(second, "/b"));
+        let runs: String = (0..4).map(|n| format!("RUN {mounts} sleep 0.1; echo {n}\n")).collect();
+        format!("FROM base AS {name}\n{runs}RUN echo {name} >/{name}\n")
+    };
+    let text = format!(
+        "{}{}FROM scratch\nCOPY --from=one /one /\nCOPY --from=two /two /\n",
+        stage("one", "x", "y"),
+        stage("two", "y", "x")
+    );
+    shop.build(&text);
+    shop.assert_nothing_left();
+}
+
+/// The key was made of what was there before.
+#[test]
+fn a_run_whose_context_changes_under_it_is_not_kept() {
+    let Some(shop) = Workshop::with_base() else { return };
+    shop.write("file", "one");
+    let text = "FROM base\nRUN --mount=target=/ctx cat /ctx/file >/read; sleep 2\nRUN cat /read\n";
+    let changed = std::thread::scope(|scope| {
+        let build = scope.spawn(|| shop.build(text));
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        shop.write("file", "two");
+        build.join().unwrap()
+    });
+    let warning = "Dockerfile:2: files of the context changed while the command ran";
+    assert!(changed.said.contains(warning), "{}", changed.said);
+    shop.write("file", "one");
+    let built = shop.build(text);
+    assert_eq!((built.cached(), built.last_run()), (0, "one".to_owned()));
+    assert!(!built.said.contains(warning));
+    assert_eq!(shop.build(text).cached(), 2);
+}
+
 /// Whatever their order, one below another is to be seen; its place in that is made.
 #[test]
 fn mounts_lie_in_mounts() {

@@ -24,7 +24,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::copying::Tree;
 use super::explain::Parts;
-use super::items::{digest_of, materialize};
+use super::items::{digest_of, materialize, signature};
 use super::ssh::AgentSocket;
 use super::steps::{StageBuild, timestamp};
 use super::{Event, StepError};
@@ -69,6 +69,13 @@ impl Mounts {
     }
 }
 
+/// What a bind shows of a context, and what it was when the key was made.
+pub(super) struct Shown {
+    context: Context,
+    source: Option<String>,
+    signature: Option<Digest>,
+}
+
 /// The typed mounts of a RUN.
 pub(super) fn typed(run: &Run) -> Vec<Mount> {
     // The plan has checked that each is one.
@@ -82,20 +89,37 @@ impl StageBuild<'_> {
         mounts: &[Mount],
         step: &Step,
         report: &mut dyn FnMut(Event),
-    ) -> Result<Parts, StepError> {
-        let mut keys = Parts::default();
+    ) -> Result<(Parts, Vec<Shown>), StepError> {
+        let (mut keys, mut shown) = (Parts::default(), Vec::new());
         for (number, mount) in (1..).zip(mounts) {
             keys.add(format!("--mount {number}"), format!("{mount:?}"));
             if let Mount::Bind(bind) = mount {
                 let tree = Self::tree(self.site, self.ready, bind.from.as_deref(), step, report)?;
                 let digest = match tree.identity {
                     Some(identity) => identity,
-                    None => self.digest_below(&tree.context, bind.source.as_deref())?,
+                    None => {
+                        let items = self.items_below(&tree.context, bind.source.as_deref())?;
+                        let (context, source) = (tree.context.into_owned(), bind.source.clone());
+                        shown.push(Shown { context, source, signature: signature(&items) });
+                        digest_of(&items, &self.site.options.interrupts)?.0
+                    }
                 };
                 keys.show(format!("what --mount {number} shows"), digest.to_string());
             }
         }
-        Ok(keys)
+        Ok((keys, shown))
+    }
+
+    /// Whether all that is shown is as it was when the key was made.
+    pub(super) fn are_same(&self, shown: &[Shown]) -> Result<bool, StepError> {
+        for Shown { context, source, signature: before } in shown {
+            // What cannot be listed any more has changed.
+            let items = self.items_below(context, source.as_deref());
+            if items.map_or(true, |items| signature(&items) != *before) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes all that the mounts need.
@@ -316,11 +340,6 @@ impl StageBuild<'_> {
         let resolved =
             copy::resolve(&request, &mut |path| Ok(copy::Place::Absent(path.to_owned())))?;
         Ok(resolved.items)
-    }
-
-    fn digest_below(&self, context: &Context, source: Option<&str>) -> Result<Digest, StepError> {
-        let items = self.items_below(context, source)?;
-        Ok(digest_of(&items, &self.site.options.interrupts)?.0)
     }
 }
 

@@ -2,18 +2,23 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use super::explain::Parts;
 use super::hidden::Hidden;
 use super::mounts;
 use super::steps::{Made, StageBuild};
 use super::{Event, StepError};
-use crate::cache::Hit;
+use crate::cache::{self, Hit};
 use crate::config::history;
 use crate::exec::{Isolation, Mount, MountSource};
 use crate::kubefile::{Command, Dialect, Network, Run};
 use crate::plan::Step;
 use crate::stage::RunRequest;
+
+/// Of files that the key of a step was made of.
+const CHANGED: &str = "files of the context changed while the command ran that a --mount shows; \
+     the next build will run it again";
 
 impl StageBuild<'_> {
     pub(super) fn run(
@@ -25,9 +30,9 @@ impl StageBuild<'_> {
         let mut request = self.request(run, step);
         let text = history::run(&run.command, &self.config.shell(), &step.build_args);
         let typed = mounts::typed(run);
-        let mounts = self.mount_keys(&typed, step, report)?;
+        let (mounts, shown) = self.mount_keys(&typed, step, report)?;
         let parts = self.run_parts(&request, run, step, mounts);
-        let key = parts.key(self.key);
+        let mut key = parts.key(self.key);
         // What it does to a cluster is in no layer.
         let is_kept = self.site.options.cluster.is_none();
         let found = if is_kept { self.site.cache.find(key)? } else { None };
@@ -57,6 +62,15 @@ impl StageBuild<'_> {
         };
         // One at a time: what waits to be written lies on the disk.
         self.settle(report)?;
+        let is_same = self.are_same(&shown)?;
+        if !is_same {
+            let at = &step.location;
+            report(Event::Warning(format!("{at}: {CHANGED}")));
+        }
+        if !(is_kept && is_same) {
+            // What nobody looks for: neither this layer nor what is made on it is taken again.
+            key = cache::key(key, &[&format!("{:?}", SystemTime::now())]);
+        }
         let created = self.site.created();
         self.key = key;
         self.remember(text.clone(), Some(created.clone()));

@@ -27,7 +27,7 @@ use registry::{PushedSteps, RegistryCache};
 
 /// What the key of a step is made of; `parts` in an order that the kind of the step fixes.
 pub(crate) fn key(parent: Digest, parts: &[&str]) -> Digest {
-    let mut text = format!("kfs-build-2\n{parent}\n").into_bytes();
+    let mut text = format!("kfs-build-3\n{parent}\n").into_bytes();
     for part in parts {
         // Lengths keep parts apart.
         text.extend(format!("{} ", part.len()).bytes());

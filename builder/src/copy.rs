@@ -35,6 +35,7 @@ use kfs_fs::error::{AtPath, PathError};
 use kfs_fs::layer::{Entry, Timestamp};
 
 use crate::context::{Context, ContextError};
+use crate::diff::WHITEOUT;
 use crate::kubefile::{CopyRule, Source};
 use crate::view::{ImageFile, Stamp};
 pub use landing::Difference;
@@ -163,6 +164,22 @@ pub struct Resolved {
     pub difference: Option<Difference>,
     /// Sockets of the context, which no layer can hold, relative to it.
     pub skipped: Vec<PathBuf>,
+    /// Whether an item has its time from the request.
+    pub makes_times: bool,
+}
+
+impl Resolved {
+    /// The same, unless an item has a name that means something else in a layer.
+    pub fn storable(self) -> Result<Self, CopyError> {
+        let is_reserved = |item: &&CopyItem| {
+            let name = item.entry.path.rsplit(|byte| *byte == b'/').next();
+            name.is_some_and(|name| name.starts_with(WHITEOUT))
+        };
+        match self.items.iter().find(is_reserved) {
+            Some(item) => Err(CopyError::ReservedName(item.entry.path.clone())),
+            None => Ok(self),
+        }
+    }
 }
 
 /// What a COPY's sources are.
@@ -242,12 +259,19 @@ pub enum CopyError {
         /// In the image.
         path: String,
     },
-    /// The destination is a directory in the image, but a file has to go there.
-    #[error("destination {0:?} is a directory in the image, and {1:?} is a file")]
+    /// A file or symlink would take the place of a directory of the image, and all that is in it.
+    #[error("destination {0:?} is a directory in the image, and {1:?} is none")]
     NotFile(String, String),
     /// Two sources need the same path as a file and as a directory.
     #[error("{0:?} would be a file and a directory at once")]
     Conflict(String),
+    /// A name that says in a layer that a file is gone.
+    #[error(
+        "/{} cannot be stored in a layer: names that start with \".wh.\" say that a file is gone; \
+         rename it or leave it out",
+        String::from_utf8_lossy(.0)
+    )]
+    ReservedName(Vec<u8>),
     /// The context cannot be read.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -274,8 +298,7 @@ pub fn resolve(request: &Request<'_>, look: &mut Look<'_>) -> Result<Resolved, C
     for landing in &taken {
         items.add(landing, &mut image)?;
     }
-    let (items, skipped) = items.finish();
-    Ok(Resolved { items, kind, difference, skipped })
+    Ok(items.finish(kind, difference))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use kfs_fs::oci::{Layer, import};
 
 use crate::build::Options;
 use crate::context::Context;
-use crate::copy::CopyItem;
+use crate::copy::{self, CopyItem};
 use crate::diff::{self, Changes, DiffError};
 use crate::exec::{Command, ExecError, Executor, Isolation, Outcome, User, UserError, World};
 use crate::interrupt::{Interrupted, Interrupts};
@@ -247,13 +247,29 @@ impl Stage {
 
     /// Writes a layer of files from the context, in one pass over them. `read` is called with
     /// every piece of content, in the order of the items.
+    ///
+    /// The directories of `image` above them come with them, as they are there: a layer that is
+    /// unpacked into a directory of its own would get others, of root and with mode 755, and those
+    /// would hide the image's. None for a layer that knows no image.
     pub(crate) fn copy(
         &self,
         items: &[CopyItem],
+        image: Option<&View>,
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<NewLayer, StageError> {
         let mut writer = self.writer()?;
+        let mut known: HashSet<&[u8]> = HashSet::new();
         for item in items {
+            if let Some(image) = image {
+                let path = &item.entry.path[..];
+                for above in copy::parents(path).filter(|above| known.insert(above)) {
+                    let entry = image.directory_entry(above);
+                    if let Some(entry) = entry.map_err(|error| at_path(above, error))? {
+                        append(&mut writer, &entry, &mut std::io::empty(), &self.interrupts)?;
+                    }
+                }
+                known.insert(path);
+            }
             let mut reader = item.content.open()?;
             let mut tap = Tap { inner: &mut reader, read };
             append(&mut writer, &item.entry, &mut tap, &self.interrupts)?;

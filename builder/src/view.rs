@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kfs_fs::error::PathError;
 use kfs_fs::filesystem::{ImageFs, Ino, ReadError};
-use kfs_fs::layer::{Device, Kind, Timestamp};
+use kfs_fs::layer::{Device, Entry, Kind, Timestamp};
 use kfs_fs::tree::Metadata;
 
 use crate::copy::{Owner, Place};
@@ -174,6 +174,15 @@ impl View {
             (_, _, Some(base), Some(ino)) => base.metadata(ino).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// The same as an entry of a layer.
+    pub(crate) fn directory_entry(&self, path: &[u8]) -> Result<Option<Entry>, ReadError> {
+        let found = self.directory(path)?;
+        Ok(found.map(|Metadata { mode, uid, gid, mtime, xattrs }| {
+            let (path, kind) = (path.to_owned(), Kind::Directory);
+            Entry { path, kind, mode, uid, gid, mtime, size: 0, xattrs }
+        }))
     }
 
     /// What a path leads to, symlinks followed from the root of the view; of an empty view, nothing.

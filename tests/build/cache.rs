@@ -188,6 +188,14 @@ fn a_time_that_is_given_is_the_only_one() {
     let mut build = shop.kfs(&["build", "-q", "-f", "Dockerfile", "--no-cache", "context"]);
     let output = build.env("SOURCE_DATE_EPOCH", "1500000000").output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end(), first);
+    // Another time is in what has no time of its own.
+    let other = ["--timestamp", "1600000000"];
+    let fresh = shop.build_with(copies, &[&other[..], &["--no-cache"]].concat()).digest;
+    assert_eq!(shop.build_with(copies, &at[..2]).digest, first);
+    assert_eq!(shop.build_with(copies, &other).digest, fresh);
+    let sources = "FROM base\nCOPY file /\nCOPY tree /tmp/\n";
+    shop.build_with(sources, &at[..2]);
+    assert_eq!(shop.build_with(sources, &other).cached(), 2, "no time is made up");
     // What the file system adds by itself is not part of an image.
     assert_ne!(shop.build_with(copies, &["--no-cache"]).digest, first);
 }

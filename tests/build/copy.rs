@@ -330,3 +330,122 @@ fn a_linked_copy_depends_on_nothing_below() {
     assert_eq!(shop.build(&text("echo other >/other")).cached(), 1);
     assert!(shop.files("new").contains(&"other".to_owned()));
 }
+
+/// The entries of a layer of `new`, written with `--compression uncompressed`, without their times.
+fn entries(shop: &Workshop, layer: usize) -> Vec<String> {
+    let digest = shop.inspect("new")["manifest"]["layers"][layer]["digest"].clone();
+    let (_, hex) = digest.as_str().unwrap().split_once(':').unwrap();
+    let blob = shop.path("store/blobs/sha256").join(hex);
+    let mut list = Command::new("tar");
+    list.args(["--numeric-owner", "--xattrs", "--full-time", "-tvf"]).arg(blob);
+    let show = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        format!("{} {} {}", words[0].trim_end_matches('*'), words[1], words[5..].join(" "))
+    };
+    run(&mut list).lines().filter(|line| !line.starts_with("  ")).map(show).collect()
+}
+
+/// Whoever unpacks a layer by itself has the directories above its files from it alone.
+#[test]
+fn a_layer_holds_the_directories_above_its_files() {
+    let Some(shop) = Workshop::with(|root| {
+        crate::workshop::install(root);
+        fs::create_dir_all(root.join("owned/sub")).unwrap();
+        std::os::unix::fs::chown(root.join("owned"), Some(7), Some(8)).unwrap();
+        fs::set_permissions(root.join("owned"), fs::Permissions::from_mode(0o2770)).unwrap();
+        xattr::set(root.join("owned"), "user.note", b"kept").unwrap();
+        symlink("owned/sub", root.join("link")).unwrap();
+    }) else {
+        return;
+    };
+    shop.write("x", "x");
+    let text = "FROM base\nCOPY --chown=5:6 x /tmp/x\nCOPY x /link/new/x\nRUN chmod 710 /owned\n\
+                WORKDIR /owned/work\nCOPY --link x /owned/linked\n";
+    shop.build_with(text, &["--compression", "uncompressed"]);
+    let layers = [
+        &["drwxrwxrwt 0/0 tmp/", "-rw-r--r-- 5/6 tmp/x"][..],
+        &[
+            "drwxrws--- 7/8 owned/",
+            "drwxr-xr-x 0/0 owned/sub/",
+            "drwxr-xr-x 0/0 owned/sub/new/",
+            "-rw-r--r-- 0/0 owned/sub/new/x",
+        ],
+        &["drwx--s--- 7/8 owned/"],
+        &["drwx--s--- 7/8 owned/", "drwxr-xr-x 0/0 owned/work/"],
+        // It knows nothing of an image.
+        &["drwxr-xr-x 0/0 owned/", "-rw-r--r-- 0/0 owned/linked"],
+    ];
+    for (layer, expected) in (1..).zip(layers) {
+        assert_eq!(entries(&shop, layer), expected);
+    }
+}
+
+/// What a tree brings goes where the image's symlinks lead, and hides no directory of it.
+#[test]
+fn a_tree_is_laid_over_what_is_there() {
+    let Some(shop) = Workshop::with_base() else { return };
+    shop.write("rootfs/bin/tool", "tool");
+    shop.write("rootfs/var/run/deep/f", "f");
+    shop.write("kube/bin/other", "other");
+    symlink("elsewhere", shop.path("context/rootfs/replaced")).unwrap();
+    let text = "FROM base\nRUN mkdir -p /var /real/x && ln -s /run /var/run && ln -s real /replaced && \
+                echo file >/odd\n";
+    let look = "RUN ls -d /bin/sh /bin/tool /usr/bin/tool /run/deep/f && readlink /bin /var/run /replaced\n";
+    let built = shop.build(&format!("{text}COPY rootfs/ /\n{look}"));
+    assert_eq!(
+        built.last_run(),
+        "/bin/sh\n/bin/tool\n/run/deep/f\n/usr/bin/tool\nusr/bin\n/run\nelsewhere"
+    );
+    let built =
+        shop.build(&format!("{text}COPY --parents rootfs/./bin/tool /\nRUN readlink /bin\n"));
+    assert_eq!(built.last_run(), "usr/bin");
+    let kubefile = format!("{text}COPY kube/bin .\nRUN readlink /bin && cat /usr/bin/other\n");
+    let output = shop.try_build("Kubefile", &kubefile, &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("      usr/bin\n      other"), "{said}");
+    shop.write("odd/odd/inside", "x");
+    shop.build(&format!("{text}COPY odd/ /\nRUN cat /odd/inside\n"));
+    // What would take a directory's place, and all that is in it.
+    shop.write("bad/real", "file");
+    fs::create_dir(shop.path("context/worse")).unwrap();
+    symlink("bin", shop.path("context/worse/usr")).unwrap();
+    for (copy, dest, named) in [
+        ("COPY bad/ /", "real", "bad/real"),
+        ("COPY bad/real /", "real", "bad/real"),
+        ("COPY worse/ /", "usr", "worse/usr"),
+    ] {
+        let said = shop.fails(&format!("{text}{copy}\n"), &[]);
+        let expected =
+            format!("destination \"{dest}\" is a directory in the image, and \"{named}\" is none");
+        assert!(said.contains("Dockerfile:3:") && said.contains(&expected), "{copy}: {said}");
+    }
+}
+
+/// In a layer such a name would say that another file is gone.
+#[test]
+fn a_name_that_means_something_in_a_layer_is_refused() {
+    let Some(shop) = Workshop::with_base() else { return };
+    shop.write("tree/.wh.etc", "x");
+    for copy in ["COPY tree/ /", "COPY tree/.wh.etc /etc/", "COPY <<.wh.x /\n.wh.x"] {
+        let said = shop.fails(&format!("FROM base\n{copy}\n"), &[]);
+        assert!(said.contains("cannot be stored in a layer"), "{copy}: {said}");
+    }
+    // Nothing is made of what a bind shows.
+    let built = shop.build("FROM base\nRUN --mount=target=/ctx ls -A /ctx/tree\n");
+    assert_eq!(built.last_run(), ".wh.etc");
+}
+
+/// Its key has the numbers, as the image below is no part of it.
+#[test]
+fn a_linked_copy_for_a_name_goes_by_its_number() {
+    let Some(shop) = Workshop::with_base() else { return };
+    let text = |uid: u32| {
+        format!(
+            "FROM base AS from\nRUN echo x >/x\nFROM base\n\
+             RUN echo new:x:{uid}:{uid}::/:/bin/sh >>/etc/passwd && echo new:x:{uid}: >>/etc/group\n\
+             COPY --link --chown=new:new --from=from /x /x\nRUN stat -c %u:%g /x\n"
+        )
+    };
+    assert_eq!(shop.build(&text(70)).last_run(), "[stage-1] 70:70");
+    assert_eq!(shop.build(&text(71)).last_run(), "[stage-1] 71:71");
+}

@@ -213,3 +213,32 @@ fn copies() {
 fn changes() {
     compare(CHANGES, &[]);
 }
+
+/// Layers that are unpacked each into a directory of its own show the base's directories as they
+/// were.
+#[test]
+fn directories_of_the_base_are_the_same_elsewhere() {
+    if !available() {
+        return;
+    }
+    let mut shop = Workshop::new();
+    let root = shop.path("base");
+    base(&root);
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::set_permissions(root.join("real/below"), fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(root.join("real"), Some(5), Some(6)).unwrap();
+    context(&shop.path("context"));
+    let text =
+        "FROM localhost/base:1\nCOPY file /tmp/x\nCOPY file /link/below/x\nWORKDIR /real/new\n";
+    fs::write(shop.path("Dockerfile"), text).unwrap();
+    let tar = shop.path("base.tar");
+    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."));
+    run(shop.kfs().args(["import", "base.tar", "localhost/base:1"]));
+    run(shop.kfs().args(["build", "-f", "Dockerfile", "-t", "localhost/new:1", "context"]));
+    shop.buildah_pull("oci:store:localhost/new:1", "localhost/new:1");
+    let theirs = walk(&shop.buildah_mount("localhost/new:1"));
+    let ours = walk(&shop.kfs_mount("localhost/new:1"));
+    // The root directory is the storage's own.
+    let found = differences(&ours, &theirs, |path, _| path == ".");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}

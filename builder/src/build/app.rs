@@ -22,7 +22,7 @@ use kfs_fs::layer::{Entry, Kind};
 use kfs_fs::oci::reference::Name;
 use serde_json::Value;
 
-use super::explain::{FILES, Looked, Parts};
+use super::explain::{FILES, Looked, Parts, TIME};
 use super::items::digest_of;
 use super::steps::{Made, StageBuild, timestamp};
 use super::{BuildError, Event, Failed, StepError};
@@ -182,6 +182,8 @@ impl StageBuild<'_> {
         let (digest, marks) = digest_of(&items, &self.site.options.interrupts)?;
         let mut parts = Parts::default();
         parts.add("the instruction", "app");
+        let time = self.site.given_time().filter(|_| resolved.makes_times);
+        time.into_iter().for_each(|time| parts.show(TIME, time));
         parts.add(FILES, digest.to_string());
         let key = parts.key(self.key);
         let found = self.site.cache.find(key)?;
@@ -190,7 +192,8 @@ impl StageBuild<'_> {
         let made = match found {
             Some(hit) => self.push_cached(hit),
             None => {
-                let new = self.stage.copy(&items, &mut |_| ())?;
+                let view = self.stage.view()?;
+                let new = self.stage.copy(&items, Some(&view), &mut |_| ())?;
                 let word = step.instruction.keyword().as_str();
                 let text =
                     history::copy(word, resolved.kind, &digest, dest.trim_start_matches('/'));
@@ -315,7 +318,13 @@ impl StageBuild<'_> {
             mode: None,
             made_at: timestamp(self.site.now),
         };
-        Ok(copy::resolve(&request, &mut |path| view.place(path))?)
+        // What an earlier application of the name has there is hidden.
+        let inside = dest.trim_start_matches('/').as_bytes();
+        let mut look = |path: &[u8]| match path.strip_prefix(inside) {
+            Some(_) => Ok(Place::Absent(path.to_owned())),
+            None => view.place(path),
+        };
+        Ok(copy::resolve(&request, &mut look)?.storable()?)
     }
 
     /// What the files say of the application: those of one source after those of the other.

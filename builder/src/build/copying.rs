@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use kfs_fs::digest::Digest;
 use kfs_fs::error::PathError;
 
-use super::explain::{self, Looked, Parts};
+use super::explain::{self, Looked, Parts, TIME};
 use super::items::{FileMark, ItemsDigest, digest_of, is_settled, signature};
 use super::prepare::ReadyStage;
 use super::schedule::Site;
@@ -52,6 +52,35 @@ pub(super) struct Tree<'a> {
     pub(super) identity: Option<Digest>,
 }
 
+/// What is known of a COPY before all of its key is.
+struct Known<'l> {
+    looked: Looked<'l>,
+    /// What all of its keys are made from.
+    from: Digest,
+    /// The time that was given for what has none.
+    time: Option<String>,
+    /// A key that needs no file to be read.
+    alias: Option<Digest>,
+    /// Whether its files belong to its key.
+    is_read: bool,
+}
+
+impl<'l> Known<'l> {
+    /// The key with what else there is.
+    fn key(&self, of: &[&str]) -> Digest {
+        cache::key(self.from, &[of, self.time.as_deref().as_slice()].concat())
+    }
+
+    /// The same once its key is known, and what the key is made of.
+    fn with_files(self, key: Digest, digest: Digest, marks: &'l [FileMark]) -> Looked<'l> {
+        let mut looked = self.looked;
+        if self.is_read {
+            looked.parts.add(explain::FILES, digest.to_string());
+        }
+        Looked { key, files: self.is_read.then_some(marks), ..looked }
+    }
+}
+
 impl StageBuild<'_> {
     pub(super) fn copy(
         &mut self,
@@ -63,70 +92,87 @@ impl StageBuild<'_> {
         let (site, ready) = (self.site, self.ready);
         let mut tree = Self::tree(site, ready, files.from.as_deref(), step, report)?;
         let remotes = self.remotes(copying)?;
-        let mut parts = self.copy_parts(copying);
+        let mut parts = self.copy_parts(copying)?;
         // A layer that does not depend on what is below it is the same on any base.
         let parent = if files.link { self.first_key } else { self.key };
-        let started_from = parts.key(parent);
+        let from = parts.key(parent);
         if remotes.len() == files.sources.len() {
             tree.identity = Some(remotes.identity());
             remotes.versions().for_each(|(name, version)| parts.show(name, version));
         } else if let (Some(from), Some(identity)) = (&files.from, tree.identity) {
             parts.show(from, identity.to_string());
         }
-        let alias = tree.identity.map(|tree| cache::key(started_from, &[&tree.to_string()]));
         // What comes from elsewhere is told by its version alone.
-        let is_read = tree.identity.is_none();
-        let looked = Looked { parent, ..self.looked(step, parts, started_from) };
-        if let Some(alias) = alias
+        let (is_read, time) = (tree.identity.is_none(), site.given_time());
+        let looked = Looked { parent, ..self.looked(step, parts, from) };
+        let mut known = Known { looked, from, time, alias: None, is_read };
+        known.alias = tree.identity.map(|tree| known.key(&[&tree.to_string()]));
+        if let Some(alias) = known.alias
             && let Some(hit) = self.site.cache.find_here(alias)?
         {
-            self.explain(Looked { key: hit.key, ..looked }, Some(&hit), report)?;
+            self.explain(Looked { key: hit.key, ..known.looked }, Some(&hit), report)?;
             return Ok(self.push_cached(hit));
         }
         let looked_at = SystemTime::now();
         let laid_out = self.lay_out(&remotes, step, report)?;
         let resolved = self.resolve(copying, &tree.context, &laid_out.sources)?;
         warn(&resolved, step, site.plan.checks(), report);
+        known.time = known.time.filter(|_| resolved.makes_times);
+        known.time.iter().for_each(|time| known.looked.parts.show(TIME, time));
         // Files of the context that nobody has touched need not be read.
-        let signature = signature(&resolved.items).filter(|_| alias.is_none());
-        let signature = signature.map(|of| cache::key(started_from, &["stat", &of.to_string()]));
+        let signature = signature(&resolved.items).filter(|_| known.alias.is_none());
+        let signature = signature.map(|of| known.key(&["stat", &of.to_string()]));
         if let Some(signature) = signature
             && let Some(hit) = self.site.cache.find_here(signature)?
         {
-            self.explain_same(Looked { key: hit.key, ..looked }, report);
+            self.explain_same(Looked { key: hit.key, ..known.looked }, report);
             return Ok(self.push_cached(hit));
         }
-        let alias = alias.or(signature.filter(|_| is_settled(&resolved.items, looked_at)));
+        let settled = || signature.filter(|_| is_settled(&resolved.items, looked_at));
+        known.alias = known.alias.or_else(settled);
         // Without an earlier COPY like this, reading the files twice would only cost time.
-        if self.site.cache.has(started_from) {
+        if self.site.cache.has(from) {
             let (digest, marks) = digest_of(&resolved.items, &self.site.options.interrupts)?;
-            let key = cache::key(started_from, &[&digest.to_string()]);
+            let key = known.key(&[&digest.to_string()]);
             if let Some(hit) = self.site.cache.find(key)? {
-                if alias.is_some() && hit.from.is_none() {
-                    self.site.cache.record(&hit, alias)?;
+                if known.alias.is_some() && hit.from.is_none() {
+                    self.site.cache.record(&hit, known.alias)?;
                 }
-                let marks = is_read.then_some((digest, &marks[..]));
-                self.explain(with_files(looked, key, marks), Some(&hit), report)?;
+                self.explain(known.with_files(key, digest, &marks), Some(&hit), report)?;
                 return Ok(self.push_cached(hit));
             }
         }
+        self.write(copying, step, &resolved, known, report)
+    }
+
+    /// Makes the layer of a COPY that was not done before.
+    fn write(
+        &mut self,
+        copying: &Copying<'_>,
+        step: &Step,
+        resolved: &copy::Resolved,
+        known: Known<'_>,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Made, StepError> {
         let mut digest = ItemsDigest::new(&resolved.items);
-        let new = self.stage.copy(&resolved.items, &mut |piece| digest.content(piece))?;
+        let image = if copying.files.link { None } else { Some(self.stage.view()?) };
+        let mut read = |piece: &[u8]| digest.content(piece);
+        let new = self.stage.copy(&resolved.items, image.as_ref(), &mut read)?;
         new.plain.iter().for_each(|plain| warn_at(step, plain, report));
         let (index, times) = (step.index, new.times);
         report(Event::Written { index, run: Duration::ZERO, diff: Duration::ZERO, times });
         let (digest, marks) = digest.finish();
-        let key = cache::key(started_from, &[&digest.to_string()]);
-        let marks = is_read.then_some((digest, &marks[..]));
-        self.explain(with_files(looked, key, marks), None, report)?;
-        let text = history::copy(copying.word(), resolved.kind, &digest, &files.dest);
+        let key = known.key(&[&digest.to_string()]);
+        let (from, alias) = (known.from, known.alias);
+        self.explain(known.with_files(key, digest, &marks), None, report)?;
+        let text = history::copy(copying.word(), resolved.kind, &digest, &copying.files.dest);
         let made = self.push_new(new, key, text, alias)?;
-        self.site.cache.mark(started_from)?;
+        self.site.cache.mark(from)?;
         Ok(made)
     }
 
     /// What the key of a COPY is made of but for what it copies.
-    fn copy_parts(&self, copying: &Copying<'_>) -> Parts {
+    fn copy_parts(&mut self, copying: &Copying<'_>) -> Result<Parts, StepError> {
         let files = copying.files;
         let words = format!("{files:?} {:?}", copying.add.map(|add| (add.unpack, &add.checksum)));
         let mut parts = Parts::default();
@@ -134,7 +180,13 @@ impl StageBuild<'_> {
         parts.add("WORKDIR", self.config.working_dir());
         parts.add("the words of the line", words);
         parts.add("where sources are put", self.site.plan.copy_rule().to_string());
-        parts
+        if files.link
+            && let Some(Owner { uid, gid }) = self.owner(files)?
+        {
+            // Whom a name means is not in the key of the base.
+            parts.show("the owner", format!("{uid}:{gid}"));
+        }
+        Ok(parts)
     }
 
     /// The sources that are not in the context.
@@ -206,6 +258,16 @@ impl StageBuild<'_> {
         Ok(Tree { context: Cow::Owned(Context::of_image(view)), identity: Some(identity) })
     }
 
+    /// Whom `--chown` means.
+    fn owner(&mut self, files: &Copy) -> Result<Option<Owner>, StepError> {
+        let Some(text) = &files.chown else { return Ok(None) };
+        let view = self.stage.view()?;
+        let mut read = |path: &str| -> Result<Option<Vec<u8>>, PathError> {
+            view.file(path.as_bytes()).map_err(|error| at_path(path.as_bytes(), error))
+        };
+        Ok(Some(Owner::resolve(text, &mut read)?))
+    }
+
     fn resolve(
         &mut self,
         copying: &Copying<'_>,
@@ -214,10 +276,7 @@ impl StageBuild<'_> {
     ) -> Result<copy::Resolved, StepError> {
         let files = copying.files;
         let view = self.stage.view()?;
-        let mut read = |path: &str| -> Result<Option<Vec<u8>>, PathError> {
-            view.file(path.as_bytes()).map_err(|error| at_path(path.as_bytes(), error))
-        };
-        let owner = files.chown.as_ref().map(|text| Owner::resolve(text, &mut read)).transpose()?;
+        let owner = self.owner(files)?;
         let mode = files.chmod.as_deref().map(copy::Mode::parse).transpose()?;
         let unpack = |path: &Path| self.stage.archive(path);
         let unpacks = copying.add.is_some_and(|add| add.unpack != Some(false));
@@ -243,20 +302,8 @@ impl StageBuild<'_> {
             }
             view.place(path)
         };
-        Ok(copy::resolve(&request, &mut look)?)
+        Ok(copy::resolve(&request, &mut look)?.storable()?)
     }
-}
-
-/// What is known of a COPY once its key is.
-fn with_files<'l>(
-    mut looked: Looked<'l>,
-    key: Digest,
-    files: Option<(Digest, &'l [FileMark])>,
-) -> Looked<'l> {
-    if let Some((digest, _)) = files {
-        looked.parts.add(explain::FILES, digest.to_string());
-    }
-    Looked { key, files: files.map(|(_, marks)| marks), ..looked }
 }
 
 fn warn_at(step: &Step, what: &dyn Display, report: &mut dyn FnMut(Event)) {

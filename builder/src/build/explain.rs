@@ -274,6 +274,9 @@ impl Traces {
     }
 }
 
+/// What the time of things made is called.
+pub(super) const TIME: &str = "the time of what is made";
+
 /// What the content of files is called.
 pub(super) const FILES: &str = "files";
 

@@ -99,6 +99,11 @@ impl<'a> Site<'a> {
         humantime::format_rfc3339(self.now).to_string()
     }
 
+    /// The same, if it was given: it then is in the key of what is made with it.
+    pub(super) fn given_time(&self) -> Option<String> {
+        self.options.timestamp.map(|_| self.created())
+    }
+
     /// What the image is made of, once all has run.
     pub(super) fn image(&self, carried: Carried) -> Result<image::New<'_>, StepError> {
         let finished = self.finished(self.plan.target());

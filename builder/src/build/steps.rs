@@ -13,7 +13,7 @@ use kfs_fs::oci::manifest::{Descriptor, History, ImageConfig};
 use super::app::ClusterImage;
 use super::commit::CommitBehind;
 use super::copying::Copying;
-use super::explain::{Explanation, Looked, Parts, Traces};
+use super::explain::{Explanation, Looked, Parts, TIME, Traces};
 use super::prepare::{BaseImage, ReadyStage, stage_name};
 use super::schedule::Site;
 use super::{BuildError, Event, Failed, StepError};
@@ -325,13 +325,15 @@ impl<'a> StageBuild<'a> {
         parts.add("the instruction", "workdir");
         parts.add("WORKDIR", &path);
         parts.add("USER", &self.config.image().config.user);
+        self.site.given_time().into_iter().for_each(|time| parts.show(TIME, time));
         let key = parts.key(self.key);
         let found = self.site.cache.find(key)?;
         self.explain(self.looked(step, parts, key), found.as_ref(), report)?;
         if let Some(hit) = found {
             return Ok(Some(self.push_cached(hit)));
         }
-        let new = self.stage.copy(&items, &mut |_| ())?;
+        let view = self.stage.view()?;
+        let new = self.stage.copy(&items, Some(&view), &mut |_| ())?;
         self.push_new(new, key, text, None).map(Some)
     }
 

@@ -282,6 +282,10 @@ fn with_parents<'a>(
             // As many names up from the source as there are still to come.
             let parent = found.path.ancestors().nth(kept.len() - 1 - i);
             if let (Some(parent), true) = (parent, i + 1 < kept.len()) {
+                // A directory goes where a symlink leads.
+                if let place @ (Place::Directory(_) | Place::Absent(_)) = image.place(&at)? {
+                    place.path().clone_into(&mut at);
+                }
                 above.push((parent.to_owned(), at.clone()));
             }
         }

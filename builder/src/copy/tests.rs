@@ -520,3 +520,42 @@ fn names_of_one_file_stay_names_of_one_file() {
     let items = resolve_on(&request, &Rootfs::new()).unwrap().items;
     assert!(items[1..].iter().all(|item| item.entry.kind == Kind::File), "{items:?}");
 }
+
+/// A directory goes where a symlink of the image leads; nothing else takes a directory's place.
+#[test]
+fn a_tree_lands_on_what_the_image_has() {
+    let rootfs = Rootfs::from([
+        ("bin", directory("usr/bin")),
+        ("usr", directory("usr")),
+        ("usr/bin", directory("usr/bin")),
+        ("var", directory("var")),
+        ("var/run", Place::Absent(b"run".to_vec())),
+        ("lib", other("etc/file")),
+        ("etc", directory("etc")),
+        ("link", directory("etc")),
+        ("d", directory("d")),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    };
+    for path in ["t/bin/x/y", "t/var/run/f", "t/lib/f", "f/link", "bad/d", "s/b/c"] {
+        write(path);
+    }
+    let context = Context::open(dir.path()).unwrap();
+    let copied = |source: &str, parents: bool| {
+        let sources = paths(&[source]);
+        let request = Request { parents, ..request(&context, &sources, "/") };
+        resolve_on(&request, &rootfs).map(|resolved| notation(&resolved.items).join(" "))
+    };
+    assert_eq!(copied("t", false).unwrap(), "lib/f run/f usr/bin/x/y var/");
+    assert_eq!(copied("t/./bin/x/y", true).unwrap(), "usr/bin/x/y");
+    assert_eq!(copied("f", false).unwrap(), "link", "a file takes a symlink's place");
+    for source in ["bad", "bad/d"] {
+        let error = copied(source, false).unwrap_err().to_string();
+        let expected = "destination \"d\" is a directory in the image, and \"bad/d\" is none";
+        assert_eq!(error, expected);
+    }
+}

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use kfs_fs::error::AtPath;
 use kfs_fs::layer::{Entry, Kind};
 
-use super::landing::{Image, Landed, Landing, child, parents};
-use super::{Content, CopyError, CopyItem, MADE_DIRECTORY, MADE_FILE, Owner, Place, Request};
+use super::landing::{Difference, Image, Landed, Landing, child, parents};
+use super::{
+    Content, CopyError, CopyItem, MADE_DIRECTORY, MADE_FILE, Owner, Place, Request, Resolved,
+    SourceKind,
+};
 use crate::context::Context;
 
 /// The same for names of the same file that were copied together.
@@ -29,17 +32,19 @@ pub(super) struct Items<'a> {
     landings: usize,
     /// Sockets that were not named, relative to the context.
     skipped: Vec<PathBuf>,
+    /// Whether there is anything that no source has a time for.
+    makes_times: bool,
 }
 
 impl<'a> Items<'a> {
     pub(super) fn new(request: &'a Request<'a>) -> Self {
         let (items, inodes, skipped) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { request, items, inodes, group: 0, landings: 0, skipped }
+        Self { request, items, inodes, group: 0, landings: 0, skipped, makes_times: false }
     }
 
-    /// The items, and the sockets that are not among them.
-    pub(super) fn finish(self) -> (Vec<CopyItem>, Vec<PathBuf>) {
-        let Self { items, inodes, skipped, .. } = self;
+    /// The items, with what was found out beside them.
+    pub(super) fn finish(self, kind: SourceKind, difference: Option<Difference>) -> Resolved {
+        let Self { items, inodes, skipped, makes_times, .. } = self;
         let mut items: Vec<_> = items.into_values().collect();
         let mut first_names: HashMap<SameFile, Vec<u8>> = HashMap::new();
         for item in &mut items {
@@ -53,7 +58,7 @@ impl<'a> Items<'a> {
                 first_names.insert(*inode, item.entry.path.clone());
             }
         }
-        (items, skipped)
+        Resolved { items, kind, difference, skipped, makes_times }
     }
 
     /// Adds a source, all that is below it, and the directories above it that `image` lacks.
@@ -68,7 +73,7 @@ impl<'a> Items<'a> {
         let at = &landing.at;
         for parent in parents(at) {
             match landing.above.iter().find(|(_, above)| above == parent) {
-                Some((path, _)) => self.insert_parent(landing, path, parent)?,
+                Some((path, _)) => self.insert_parent(landing, path, parent, image)?,
                 None => self.make_directory(parent, image)?,
             }
         }
@@ -77,7 +82,9 @@ impl<'a> Items<'a> {
                 let bytes = heredoc.content.clone().into_bytes();
                 let change = self.request.mode.as_ref();
                 let mode = change.map_or(MADE_FILE, |mode| mode.apply(MADE_FILE, false));
-                let mut entry = self.made(at, Kind::File, mode);
+                let at = self.landed(at, Path::new(&heredoc.name), false, Some(image))?.0;
+                let mut entry = self.made(&at, Kind::File, mode);
+                self.makes_times = true;
                 entry.size = bytes.len() as u64;
                 self.insert(CopyItem { entry, content: Content::Inline(bytes), stamp: None })
             }
@@ -91,17 +98,19 @@ impl<'a> Items<'a> {
                 {
                     return Ok(());
                 }
-                self.insert_path(context, path, at).map(|_| ())
+                self.insert_path(context, path, at, Some(image)).map(|_| ())
             }
             Landed::Directory { context, path, whole } => {
                 let own_root =
                     !at.is_empty() && *path == context.root() && context.has_own_root()?;
+                let mut at = at.clone();
                 if *whole || own_root {
-                    self.insert_path(context, path, at)?;
+                    let landed = self.insert_path(context, path, &at, Some(image))?;
+                    at = landed.map_or(at, |(at, _)| at);
                 } else {
-                    self.make_directory(at, image)?;
+                    self.make_directory(&at, image)?;
                 }
-                self.walk(context, path, at, image)
+                self.walk(context, path, &at, image)
             }
         }
     }
@@ -112,13 +121,14 @@ impl<'a> Items<'a> {
         landing: &Landing<'_>,
         path: &Path,
         at: &[u8],
+        image: &mut Image<'_, '_>,
     ) -> Result<(), CopyError> {
         let context = match &landing.what {
             Landed::Directory { context, .. } | Landed::File { context, .. } => context,
             Landed::Inline(_) => return Ok(()),
         };
         if self.items.get(at).is_none_or(|item| item.entry.kind != Kind::Directory) {
-            self.insert_path(context, path, at)?;
+            self.insert_path(context, path, at, Some(image))?;
         }
         Ok(())
     }
@@ -140,9 +150,10 @@ impl<'a> Items<'a> {
         image: &mut Image<'_, '_>,
     ) -> Result<(), CopyError> {
         let excluded = self.excluded(context, path)?;
+        let is_old = at.is_empty() || image.place(at)? == Place::Directory(at.to_owned());
         // A list and not recursion: depth is the context's, the stack is not.
-        let mut open = vec![(path.to_owned(), at.to_owned())];
-        while let Some((directory, at)) = open.pop() {
+        let mut open = vec![(path.to_owned(), (at.to_owned(), is_old))];
+        while let Some((directory, (at, is_old))) = open.pop() {
             for name in context.list(&directory)? {
                 let path = directory.join(&name);
                 if let Some(excluded) = &excluded
@@ -151,35 +162,41 @@ impl<'a> Items<'a> {
                     continue;
                 }
                 let at = child(&at, name.as_bytes());
-                if context.is_implied(&path)? {
-                    let at = self.enter(&at, image)?;
-                    open.push((path, at));
-                } else if self.insert_path(context, &path, &at)? {
-                    open.push((path, at));
-                }
+                let landed = if context.is_implied(&path)? {
+                    Some((self.enter(&at, image)?, true))
+                } else {
+                    // Where the image has nothing, it need not be asked.
+                    self.insert_path(context, &path, &at, is_old.then_some(&mut *image))?
+                };
+                open.extend(landed.map(|landed| (path, landed)));
             }
         }
         Ok(())
     }
 
-    /// Adds one path of a context; tells whether it is a directory.
+    /// Adds one path of a context; tells of a directory where what is in it goes, and whether the
+    /// image has that directory. Without an image, nothing is there.
     fn insert_path(
         &mut self,
         context: &Context,
         path: &Path,
         at: &[u8],
-    ) -> Result<bool, CopyError> {
+        image: Option<&mut Image<'_, '_>>,
+    ) -> Result<Option<(Vec<u8>, bool)>, CopyError> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let seen = context.stat(path)?.ok_or_else(missing).at("stat", path)?;
         let Some(kind) = seen.kind else {
             self.skipped.push(relative(context, path).to_owned());
-            return Ok(false);
+            return Ok(None);
         };
         let content = match kind {
             Kind::File => context.content(path)?,
             _ => Content::None,
         };
         let is_directory = kind == Kind::Directory;
+        // What an archive describes is as it says, whatever was there.
+        let image = image.filter(|_| !context.is_archive());
+        let (at, is_old) = self.landed(at, relative(context, path), is_directory, image)?;
         let (mode, xattrs) = match kind {
             Kind::Symlink(_) => (0o777, Vec::new()),
             _ => {
@@ -189,16 +206,56 @@ impl<'a> Items<'a> {
             }
         };
         match seen.inode {
-            Some(inode) => drop(self.inodes.insert(at.to_owned(), (self.group, inode))),
-            None => drop(self.inodes.remove(at)),
+            Some(inode) => drop(self.inodes.insert(at.clone(), (self.group, inode))),
+            None => drop(self.inodes.remove(&at)),
         }
         let size = if kind == Kind::File { seen.size } else { 0 };
-        let mut entry = Entry { mtime: seen.mtime, size, xattrs, ..self.made(at, kind, mode) };
+        let mut entry = Entry { mtime: seen.mtime, size, xattrs, ..self.made(&at, kind, mode) };
         if context.keeps_owners() && self.request.owner.is_none() {
             (entry.uid, entry.gid) = (seen.owner.uid, seen.owner.gid);
         }
         self.insert(CopyItem { entry, content, stamp: seen.stamp })?;
-        Ok(is_directory)
+        Ok(is_directory.then_some((at, is_old)))
+    }
+
+    /// Where something goes that is copied to `at`, and whether the image has a directory there. A
+    /// directory goes where a symlink leads; nothing else may take a directory's place.
+    fn landed(
+        &mut self,
+        at: &[u8],
+        named: &Path,
+        is_directory: bool,
+        image: Option<&mut Image<'_, '_>>,
+    ) -> Result<(Vec<u8>, bool), CopyError> {
+        let image = match image {
+            Some(image) if !self.items.contains_key(at) => image,
+            image => {
+                let place = image.map(|image| image.place(at)).transpose()?;
+                return Ok((at.to_owned(), place == Some(Place::Directory(at.to_owned()))));
+            }
+        };
+        match self.place(at, image)? {
+            Place::Directory(real) if is_directory => Ok((real, true)),
+            Place::Directory(real) if real == at => {
+                Err(CopyError::NotFile(shown(at), named.display().to_string()))
+            }
+            Place::Absent(real) if is_directory && real != at => {
+                for parent in parents(&real) {
+                    self.make_directory(parent, image)?;
+                }
+                Ok((real, false))
+            }
+            _ => Ok((at.to_owned(), false)),
+        }
+    }
+
+    /// What the image has at a path that this COPY has put nothing at.
+    fn place(&self, at: &[u8], image: &mut Image<'_, '_>) -> Result<Place, CopyError> {
+        let above = parents(at).last().unwrap_or_default();
+        // Below a directory that is new here, or takes the place of a symlink, the image has nothing.
+        let is_new = self.items.contains_key(above)
+            && image.place(above)? != Place::Directory(above.to_owned());
+        if is_new { Ok(Place::Absent(at.to_owned())) } else { image.place(at) }
     }
 
     /// The directory at a path that an archive has files in but does not describe: that of the
@@ -208,12 +265,7 @@ impl<'a> Items<'a> {
             self.make_directory(at, image)?;
             return Ok(at.to_owned());
         }
-        let above = parents(at).last().unwrap_or_default();
-        // Below a directory that is new here, or takes the place of a symlink, the image has nothing.
-        let is_new = self.items.contains_key(above)
-            && image.place(above)? != Place::Directory(above.to_owned());
-        let place = if is_new { Place::Absent(at.to_owned()) } else { image.place(at)? };
-        match place {
+        match self.place(at, image)? {
             Place::Directory(real) => Ok(real),
             Place::Absent(real) => {
                 for parent in parents(&real) {
@@ -223,7 +275,6 @@ impl<'a> Items<'a> {
                 Ok(real)
             }
             Place::Other(real) => {
-                let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
                 Err(CopyError::NotDirectory { dest: shown(at), path: shown(&real) })
             }
         }
@@ -235,6 +286,7 @@ impl<'a> Items<'a> {
             None if image.has_directory(at) => Ok(()),
             None => {
                 let entry = self.made(at, Kind::Directory, MADE_DIRECTORY);
+                self.makes_times = true;
                 self.insert(CopyItem { entry, content: Content::None, stamp: None })
             }
             Some(item) if item.entry.kind == Kind::Directory => Ok(()),
@@ -275,7 +327,11 @@ impl<'a> Items<'a> {
 }
 
 fn conflict(at: &[u8]) -> CopyError {
-    CopyError::Conflict(String::from_utf8_lossy(at).into_owned())
+    CopyError::Conflict(shown(at))
+}
+
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
 }
 
 fn relative<'p>(context: &Context, path: &'p Path) -> &'p Path {

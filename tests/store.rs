@@ -476,7 +476,7 @@ fn images_can_be_removed_from_a_full_disk_root_only() {
     fs::write(sandbox.path("some.tar"), tar_of("file", &noise(200_000))).unwrap();
     let small = sandbox.path("small");
     fs::create_dir(&small).unwrap();
-    let args = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+    let args = ["-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs"];
     let Some(_mount) = Mount::new(small.clone(), &args) else {
         return;
     };
@@ -497,6 +497,13 @@ fn images_can_be_removed_from_a_full_disk_root_only() {
     // Once there is room again, it is held for the next time.
     assert!(other(&["import", "some.tar", "a"]).status.success());
     assert!(fs::metadata(small.join("reserve")).unwrap().len() > 0);
+    // Not a file more can be made.
+    fs::create_dir(small.join("lost+found")).unwrap();
+    let full = (0..).find(|n| fs::write(small.join(format!("lost+found/{n}")), "").is_err());
+    assert!(full.is_some());
+    failure(&other(&["tag", "a", "c"]));
+    let removed = other(&["rmi", "a"]);
+    assert!(removed.status.success(), "{removed:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Space that the list of images may take on a full disk, so that images can be removed from one.
 //!
-//! It is held by a file. Whoever removes something, and has no space left to write the list, empties
-//! it; the next change of the list that finds room fills it again. A process that is killed between
+//! It is held by a file. Whoever removes something, and has no space left to write the list, removes
+//! it; the next change of the list that finds room makes it again. A process that is killed between
 //! leaves that much free space.
 
 use std::fs::{self, File, OpenOptions};
@@ -40,16 +40,14 @@ impl Store {
         }
     }
 
-    /// Gives the space free; whether there was some.
+    /// Gives the space free, and the inode; whether there was some.
     pub(super) fn release_reserve(&self) -> Result<bool, PathError> {
         let path = self.root.join(NAME);
         let file = match OpenOptions::new().write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             file => file.at("open", &path)?,
         };
-        if file.metadata().at("stat", &path)?.len() == 0 {
-            return Ok(false);
-        }
+        fs::remove_file(&path).at("remove", &path)?;
         file.set_len(0).at("truncate", &path)?;
         // Blocks can be had again when the file system has noted that they are free.
         file.sync_all().at("sync", &path)?;

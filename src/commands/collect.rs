@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kfs_builder::cluster::collect::{self, ChartSettings, Collection, Place, Scope, Skipped};
 use kfs_builder::cluster::files::{Files, FilesError};
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 
     /// Leave out the images of this list, one a line
     #[arg(long, value_name = "FILE")]
-    ignored_image_list: Option<std::path::PathBuf>,
+    ignored_image_list: Option<PathBuf>,
 
     #[command(flatten)]
     charts: ChartArgs,
@@ -58,6 +58,10 @@ pub(crate) struct ChartArgs {
     /// for all charts
     #[arg(long, value_name = "[CHART:]KEY=VALUE")]
     set: Vec<String>,
+
+    /// Render charts with this helm, not with the renderer that is built in
+    #[arg(long, value_name = "PROGRAM")]
+    helm: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -103,8 +107,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 impl ChartArgs {
     /// What the options say of charts.
     pub(crate) fn settings(&self) -> Result<ChartSettings, Failure> {
-        let mut settings =
-            ChartSettings { kube_version: self.kube_version.clone(), ..ChartSettings::default() };
+        let mut settings = ChartSettings {
+            kube_version: self.kube_version.clone(),
+            helm: self.helm.clone(),
+            ..ChartSettings::default()
+        };
         for option in &self.values {
             let (chart, file) = option.split_once('=').unwrap_or(("", option));
             let failed =

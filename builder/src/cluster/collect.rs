@@ -17,6 +17,7 @@
 
 pub mod auth;
 mod charts;
+mod helm;
 mod lines;
 mod lists;
 pub mod reference;

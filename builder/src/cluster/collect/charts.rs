@@ -1,16 +1,19 @@
 //! References in what Helm charts render to.
 //!
-//! A chart is rendered as `helm template` would, with its own values, what the files beside it say
-//! (`<chart>.values.yaml`, as Sealos has it) and what the caller sets. A chart that does not render
-//! is told of; its templates are then searched by their lines, which is better than nothing.
+//! A chart is rendered as `helm template` would, or by it (see [`helm`]), with its own values, what
+//! the files beside it say (`<chart>.values.yaml`, as Sealos has it) and what the caller sets. A
+//! chart that does not render is told of; its templates are then searched by their lines, which is
+//! better than nothing.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kfs_charts::{Chart, Options, Stop, merge_values, parse_values};
+use kfs_fs::error::PathError;
 use serde_json::{Map, Value};
 
-use super::{Collection, Found, Kind, Place, Skipped, lines, rendered};
+use super::{Collection, Found, Kind, Place, Skipped, helm, lines, rendered};
 use crate::cluster::files::{Files, FilesError, join};
 use crate::interrupt::Interrupts;
 
@@ -24,6 +27,9 @@ pub struct ChartSettings {
     pub kube_version: Option<String>,
     /// Values by the name of the chart; those under the empty name are for all.
     pub values: BTreeMap<String, Value>,
+    /// The `helm` that renders charts, a path or a name in `PATH`; none for the renderer that is
+    /// built in.
+    pub helm: Option<PathBuf>,
     /// Ends the search when a signal has come.
     pub interrupts: Arc<Interrupts>,
 }
@@ -77,14 +83,17 @@ pub(super) fn chart(
     collection: &mut Collection,
 ) -> Result<(), FilesError> {
     settings.interrupts.check()?;
-    let outcome =
-        load(files, place).and_then(|chart| render(files, place, &chart, settings, collection));
+    let outcome = match &settings.helm {
+        None => load(files, place, &mut |_, _| Ok(()))
+            .and_then(|chart| render(files, place, &chart, settings, collection)),
+        Some(program) => by_helm(files, place, program, settings, collection),
+    };
     settings.interrupts.check()?;
     if let Err(error) = outcome {
         let error = error.of_chart()?;
         let place_of = Place { file: place.to_owned(), line: None, kind: Kind::Chart };
         let reason = format!("the chart cannot be rendered: {error}");
-        let text = place.rsplit('/').next().unwrap_or(place).to_owned();
+        let text = last(place).to_owned();
         collection.skipped.insert(Skipped { text, place: place_of, reason });
         by_lines(files, place, collection)?;
     }
@@ -93,20 +102,28 @@ pub(super) fn chart(
 
 /// Why a chart is not rendered.
 #[derive(Debug, thiserror::Error)]
-enum Unrendered {
+pub(super) enum Unrendered {
     #[error(transparent)]
     Chart(#[from] kfs_charts::Error),
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// What helm says.
+    #[error("helm template: {0}")]
+    Helm(String),
+}
+
+impl From<PathError> for Unrendered {
+    fn from(error: PathError) -> Self {
+        Self::Files(error.into())
+    }
 }
 
 impl Unrendered {
     /// What is wrong with the chart, if it is that and not that files cannot be searched.
     fn of_chart(self) -> Result<String, FilesError> {
         match self {
-            Self::Chart(error) => Ok(error.to_string()),
-            Self::Files(error @ FilesError::TooLarge { .. }) => Ok(error.to_string()),
-            Self::Files(error) => Err(error),
+            Self::Files(error) if !matches!(error, FilesError::TooLarge { .. }) => Err(error),
+            told @ (Self::Files(_) | Self::Chart(_) | Self::Helm(_)) => Ok(told.to_string()),
         }
     }
 }
@@ -119,9 +136,15 @@ fn values_of(files: &Files<'_>, file: &str) -> Result<Value, Unrendered> {
     })
 }
 
-fn load(files: &Files<'_>, place: &str) -> Result<Chart, Unrendered> {
+/// Is given all that is read of a chart: the files of a directory by their names below it, or an
+/// archive by its own name.
+type Take<'t> = dyn FnMut(&str, &[u8]) -> Result<(), FilesError> + 't;
+
+/// Loads a chart.
+fn load(files: &Files<'_>, place: &str, take: &mut Take<'_>) -> Result<Chart, Unrendered> {
     if is_archive(place) {
         let archive = files.bytes(place)?.unwrap_or_default();
+        take(last(place), &archive)?;
         return Ok(Chart::from_archive(place, &archive[..])?);
     }
     let mut sizes = Vec::new();
@@ -129,17 +152,21 @@ fn load(files: &Files<'_>, place: &str) -> Result<Chart, Unrendered> {
         let name = file.strip_prefix(place).unwrap_or(&file).trim_start_matches('/').to_owned();
         sizes.push((name, files.size(&file)?));
     }
-    let read = |name: &str| Ok(files.bytes(&join(place, name))?.unwrap_or_default());
-    Chart::from_files(place, sizes, read)
+    Chart::from_files(place, sizes, |name| {
+        let data = files.bytes(&join(place, name))?.unwrap_or_default();
+        take(name, &data)?;
+        Ok(data)
+    })
 }
 
-fn render(
+/// How a chart is rendered.
+fn options(
     files: &Files<'_>,
     place: &str,
     chart: &Chart,
     settings: &ChartSettings,
     collection: &mut Collection,
-) -> Result<(), Unrendered> {
+) -> Result<Options, FilesError> {
     let beside = place.rsplit_once('/').map_or("", |(directory, _)| directory);
     let mut values = Value::Object(Map::new());
     let override_file = join(beside, &format!("{}.values.yaml", chart.name()));
@@ -156,7 +183,7 @@ fn render(
             merge_values(&mut values, set.clone());
         }
     }
-    let mut options = Options {
+    Ok(Options {
         values,
         // Some charts do not want to be installed in `default`.
         namespace: chart.name().to_owned(),
@@ -167,7 +194,17 @@ fn render(
             move || interrupts.check().is_err()
         }),
         ..Options::default()
-    };
+    })
+}
+
+fn render(
+    files: &Files<'_>,
+    place: &str,
+    chart: &Chart,
+    settings: &ChartSettings,
+    collection: &mut Collection,
+) -> Result<(), Unrendered> {
+    let mut options = options(files, place, chart, settings, collection)?;
     let mut documents = kfs_charts::render(chart, &options);
     if let Err(error) = &documents
         && is_check(error)
@@ -180,6 +217,24 @@ fn render(
     }
     for document in documents? {
         rendered(&format!("{place}: {}", document.source), &document.text, collection);
+    }
+    Ok(())
+}
+
+/// Has helm render a chart.
+fn by_helm(
+    files: &Files<'_>,
+    place: &str,
+    program: &Path,
+    settings: &ChartSettings,
+    collection: &mut Collection,
+) -> Result<(), Unrendered> {
+    let run = helm::Run::new(program, &settings.interrupts)?;
+    let name = if is_archive(place) { last(place) } else { "" };
+    let chart = load(files, place, &mut |name, data| run.put(name, data))?;
+    let options = options(files, place, &chart, settings, collection)?;
+    for (source, text) in run.documents(name, &options)? {
+        rendered(&format!("{place}: {source}"), &text, collection);
     }
     Ok(())
 }
@@ -200,6 +255,11 @@ fn by_lines(files: &Files<'_>, place: &str, collection: &mut Collection) -> Resu
         files.for_each_line(&file, &mut |number, line| lines::line(number, line, &mut found))?;
     }
     Ok(())
+}
+
+/// The last part of a name.
+fn last(place: &str) -> &str {
+    place.rsplit('/').next().unwrap_or(place)
 }
 
 fn is_archive(name: &str) -> bool {

@@ -1,0 +1,161 @@
+//! Charts rendered by a `helm` of this machine, for those who trust no other.
+//!
+//! What was read of a chart is laid out in a directory that goes away afterwards, so that charts in
+//! images and archives in whatever place are rendered alike. The text that `helm template` prints
+//! is cut into what each template gave; nothing else of helm is used.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use kfs_charts::Options;
+use kfs_fs::error::{AtPath as _, PathError};
+use tempfile::TempDir;
+
+use super::charts::Unrendered;
+use crate::cluster::files::FilesError;
+use crate::interrupt::Interrupts;
+
+/// No chart prints more, in bytes.
+const MAX_OUTPUT: u64 = 64 << 20;
+/// So much of what helm complains of is told, in bytes.
+const MAX_COMPLAINT: u64 = 4 << 10;
+/// Between looks at whether it has ended.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A run of helm that is being prepared.
+pub(super) struct Run<'a> {
+    program: &'a Path,
+    interrupts: &'a Interrupts,
+    work: TempDir,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(program: &'a Path, interrupts: &'a Interrupts) -> Result<Self, PathError> {
+        let temp = std::env::temp_dir();
+        let work = tempfile::Builder::new().prefix("kfs-helm-").tempdir_in(&temp);
+        Ok(Self { program, interrupts, work: work.at("create a directory in", &temp)? })
+    }
+
+    /// Puts a file of the chart where helm will find it.
+    pub(super) fn put(&self, name: &str, data: &[u8]) -> Result<(), FilesError> {
+        let path = self.work.path().join("chart").join(name);
+        let parent = path.parent().expect("it is below the work directory");
+        fs::create_dir_all(parent).at("create", parent)?;
+        Ok(fs::write(&path, data).at("write", &path)?)
+    }
+
+    /// What the templates give, each with its source, as helm tells it. `archive` is the name that
+    /// the chart was put by, empty for a directory.
+    pub(super) fn documents(
+        &self,
+        archive: &str,
+        options: &Options,
+    ) -> Result<Vec<(String, String)>, Unrendered> {
+        let chart = self.work.path().join("chart").join(archive);
+        let values = self.work.path().join("values.json");
+        fs::write(&values, options.values.to_string()).at("write", &values)?;
+        let mut helm = Command::new(self.program);
+        helm.args(["template", &options.release_name]).arg(chart).arg("--include-crds");
+        helm.args(["--namespace", &options.namespace]).arg("--values").arg(values);
+        if let Some(version) = &options.kube_version {
+            helm.args(["--kube-version", version]);
+        }
+        let (printed, said) = (self.file("printed")?, self.file("said")?);
+        helm.stdin(Stdio::null());
+        helm.stdout(printed.try_clone().at("open", self.work.path())?);
+        helm.stderr(said);
+        let child = helm.spawn().at("run", self.program)?;
+        if !self.wait(child, &printed)?.success() {
+            return Err(Unrendered::Helm(self.complaint()?));
+        }
+        Ok(by_source(&self.text("printed", MAX_OUTPUT)?))
+    }
+
+    fn file(&self, name: &str) -> Result<File, PathError> {
+        let path = self.work.path().join(name);
+        File::create(&path).at("create", &path)
+    }
+
+    fn text(&self, name: &str, limit: u64) -> Result<String, PathError> {
+        let path = self.work.path().join(name);
+        let mut text = Vec::new();
+        let file = File::open(&path).at("open", &path)?;
+        file.take(limit).read_to_end(&mut text).at("read", &path)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// What helm says before it fails, in one line.
+    fn complaint(&self) -> Result<String, PathError> {
+        let said = self.text("said", MAX_COMPLAINT)?;
+        let lines: Vec<&str> = said.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        Ok(if lines.is_empty() { "it fails without a word".to_owned() } else { lines.join("; ") })
+    }
+
+    /// Waits until helm has ended, or has printed too much, or a signal has come.
+    fn wait(&self, mut child: Child, printed: &File) -> Result<ExitStatus, Unrendered> {
+        loop {
+            if let Some(status) = child.try_wait().at("wait for", self.program)? {
+                return Ok(status);
+            }
+            let size = printed.metadata().at("stat", self.work.path())?.len();
+            let stop = match self.interrupts.check() {
+                Err(interrupted) => Some(FilesError::from(interrupted).into()),
+                Ok(()) if size > MAX_OUTPUT => {
+                    Some(Unrendered::Helm(format!("it prints more than {MAX_OUTPUT} bytes")))
+                }
+                Ok(()) => None,
+            };
+            if let Some(error) = stop {
+                // It fails if it has ended meanwhile.
+                child.kill().ok();
+                child.wait().at("wait for", self.program)?;
+                return Err(error);
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Cuts the text of `helm template` into what each source gave, in order.
+fn by_source(text: &str) -> Vec<(String, String)> {
+    let mut documents: Vec<(String, String)> = Vec::new();
+    let mut starts = true;
+    for line in text.lines() {
+        let source = line.strip_prefix("# Source: ").filter(|_| starts);
+        starts = line == "---";
+        match (source, documents.last_mut()) {
+            (Some(source), _) => documents.push((source.to_owned(), String::new())),
+            (None, Some((_, document))) => {
+                document.push_str(line);
+                document.push('\n');
+            }
+            (None, None) if line.trim().is_empty() || starts => {}
+            // It always says a source.
+            (None, None) => documents.push(("helm template".to_owned(), format!("{line}\n"))),
+        }
+    }
+    documents
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_helm_prints_is_cut_by_its_sources() {
+        let text = "---\n# Source: c/crds/x.yaml\na: 1\n---\n# not the Source\nb: 2\n---\n\
+            # Source: c/templates/y.yaml\nc: |\n  # Source: no\n# Source: neither\n";
+        let expected = [
+            ("c/crds/x.yaml", "a: 1\n---\n# not the Source\nb: 2\n---\n"),
+            ("c/templates/y.yaml", "c: |\n  # Source: no\n# Source: neither\n"),
+        ];
+        let owned = |(source, text): (&str, &str)| (source.to_owned(), text.to_owned());
+        assert_eq!(by_source(text), expected.map(owned));
+        assert!(by_source("\n---\n").is_empty());
+        assert_eq!(by_source("---\na: 1\nb: 2\n"), [owned(("helm template", "a: 1\nb: 2\n"))]);
+    }
+}

@@ -313,6 +313,29 @@ fn other_users_have_no_privileges() {
     assert_eq!(changes[0].entry.mode, 0o1777);
 }
 
+/// In a container they are the image's, as sudo is; the host's are nothing for a step.
+#[test]
+fn set_user_id_programs_work_in_a_container_only() {
+    require_privileges!();
+    let mut stage = Stage::new();
+    stage.run("cat /usr/bin/id >/usr/bin/ident && chmod 4755 /usr/bin/ident").ok();
+    let app = |command: &mut Command| {
+        command.user = User { uid: 1000, gid: 1000, groups: vec![], home: "/".into() };
+    };
+    let script = "usr/bin/ident -u; grep NoNewPrivs /proc/self/status; mount -t tmpfs x /mnt";
+    for (isolation, uid, no_new) in [(Isolation::Container, "0", 0), (Isolation::Host, "1000", 1)] {
+        let done = stage.run_as(script, isolation, app);
+        assert_eq!(done.lines[..2], [uid.to_owned(), format!("NoNewPrivs:\t{no_new}")]);
+        assert_ne!(status(&done), Status::Exited(0));
+    }
+    // Root of the image, but within the bounding set and the filter.
+    stage.run("cat /usr/bin/unshare >/usr/bin/leave && chmod 4755 /usr/bin/leave").ok();
+    let script = "leave --user true; leave --mount true; leave --net true";
+    let done = stage.run_as(script, Isolation::Container, app);
+    let denied = done.lines.iter().filter(|line| line.contains("Operation not permitted"));
+    assert_eq!(denied.count(), 3, "{:?}", done.lines);
+}
+
 #[test]
 fn background_processes_die_with_the_step() {
     require_privileges!();

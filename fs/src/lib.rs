@@ -38,3 +38,5 @@ mod sys;
 pub mod trace;
 pub mod tree;
 pub mod unnamed;
+
+pub use sys::filter_system_calls;

@@ -1,5 +1,5 @@
 //! All unsafe code of the workspace: mapped files, descriptors that come from or go to where Rust
-//! does not see them, and inflate with access to its state.
+//! does not see them, filters of system calls, and inflate with access to its state.
 //!
 //! Inflate goes through zlib's C-shaped interface because the safe ones (`zlib_rs::Inflate`,
 //! `flate2`) expose neither block boundaries nor the window, which gzip checkpoints need.
@@ -44,6 +44,19 @@ pub(crate) fn take_the_place_of(place: BorrowedFd<'_>, file: BorrowedFd<'_>) -> 
     // SAFETY: dup3 only changes what an open descriptor refers to. Its owner still owns it, and
     // the owner is the FUSE library, which does nothing with it but read, write and close.
     let result = unsafe { libc::dup3(file.as_raw_fd(), place.as_raw_fd(), libc::O_CLOEXEC) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+/// Has the kernel hold the system calls of this thread, and of all that it starts, against a program
+/// (seccomp(2)). The caller has CAP_SYS_ADMIN, so that programs which are set-user-ID stay that; all
+/// safe wrappers give that up first (`no_new_privs`).
+pub fn filter_system_calls(program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = program.len().try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the kernel copies the program, whose length is true, and writes nothing to it.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program) };
     nix::errno::Errno::result(result)?;
     Ok(())
 }

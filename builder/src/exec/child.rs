@@ -189,6 +189,10 @@ fn init(socket: &UnixStream) -> Result<Reply, Failure> {
     let null = fs::File::open("/dev/null").or_fail("open", "/dev/null")?;
     dup2_stdin(&null).or_fail("close", "standard input")?;
     limits::set(&job.world.ulimits)?;
+    if job.isolation == Isolation::Host {
+        // What is set-user-ID there is of the host.
+        prctl::set_no_new_privs().or_fail("give up set-user-ID programs for", "the step")?;
+    }
     if job.isolation != Isolation::None {
         privileges::drop_to(&job.user)?;
     }

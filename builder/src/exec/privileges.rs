@@ -1,9 +1,9 @@
 //! What a step's processes may not do: capabilities, ids, system calls.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use caps::{CapSet, Capability};
+use kfs_fs::filter_system_calls;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
@@ -34,6 +34,10 @@ pub(super) fn drop_to(user: &User) -> Result<(), Failure> {
     // A crash must not leave a core file in the layer.
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE).or_fail("read limits of", "core")?;
     setrlimit(Resource::RLIMIT_CORE, 0, hard).or_fail("set limits of", "core")?;
+    // While there still is CAP_SYS_ADMIN: it lets through what follows, and set-user-ID programs of
+    // the rootfs (sudo, ping) do what they do in any container, within the bounding set.
+    filter_system_calls(&seccomp::filter())
+        .or_fail("install the system call filter of", "the step")?;
     drop_bounding()?;
     become_user(user)?;
     if user.uid == 0 {
@@ -43,11 +47,7 @@ pub(super) fn drop_to(user: &User) -> Result<(), Failure> {
         caps::set(None, CapSet::Permitted, &kept).map_err(cap_errno).or_fail("set", "permitted")?;
     }
     // Inheritable must be empty, or programs with file capabilities gain them (CVE-2022-24769).
-    caps::clear(None, CapSet::Inheritable).map_err(cap_errno).or_fail("clear", "inheritable")?;
-    // Also sets no_new_privs: setuid programs of the rootfs stay what the step's user is.
-    seccompiler::apply_filter(&seccomp::filter())
-        .map_err(|_| Errno::last())
-        .or_fail("install the system call filter of", Path::new("the step"))
+    caps::clear(None, CapSet::Inheritable).map_err(cap_errno).or_fail("clear", "inheritable")
 }
 
 fn drop_bounding() -> Result<(), Failure> {

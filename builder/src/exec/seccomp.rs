@@ -6,12 +6,11 @@
 //! numbers newer than this table -> ENOSYS     denied numbers -> EPERM     clone3 -> ENOSYS
 //! clone with a namespace flag -> EPERM        else allow
 //! ```
-//! The program is written here rather than by seccompiler, which knows one architecture a
-//! program, and neither 32-bit programs on a 64-bit kernel nor x32 numbers.
+//! The program is written here: the libraries for it know one architecture a program, and neither
+//! 32-bit programs on a 64-bit kernel nor x32 numbers.
 
 use nix::errno::Errno;
-use nix::libc;
-use seccompiler::sock_filter;
+use nix::libc::{self, sock_filter};
 
 // BPF instruction codes (linux/bpf_common.h).
 const LOAD_WORD: u16 = 0x20;
@@ -187,16 +186,16 @@ pub(super) fn filter() -> Vec<sock_filter> {
 fn section(numbers: &Numbers) -> Vec<sock_filter> {
     let deny = give(ERRNO | Errno::EPERM as u32);
     let absent = give(ERRNO | Errno::ENOSYS as u32);
-    let mut rules = vec![load(NUMBER), jump_if(JUMP_AT_LEAST, NEWEST + 1, 0, 1), absent.clone()];
+    let mut rules = vec![load(NUMBER), jump_if(JUMP_AT_LEAST, NEWEST + 1, 0, 1), absent];
     for call in numbers.denied.iter().chain(&DENIED_SHARED) {
-        rules.extend([jump_if(JUMP_EQUAL, *call, 0, 1), deny.clone()]);
+        rules.extend([jump_if(JUMP_EQUAL, *call, 0, 1), deny]);
     }
     rules.extend([jump_if(JUMP_EQUAL, CLONE3, 0, 1), absent]);
     rules.extend([
         jump_if(JUMP_EQUAL, numbers.clone, 0, 4),
         load(FIRST_ARGUMENT),
         jump_if(JUMP_ANY_BIT, NAMESPACE_FLAGS, 0, 1),
-        deny.clone(),
+        deny,
         give(ALLOW),
     ]);
     rules.extend([jump_if(JUMP_EQUAL, numbers.personality, 1, 0), give(ALLOW)]);

@@ -342,6 +342,34 @@ fn an_image_and_the_same_tree_unpacked_are_walked_and_read() {
     bench.assert_nothing_left();
 }
 
+/// Who may neither give files to others nor read what is theirs.
+#[test]
+fn a_user_measures_what_he_may_read() {
+    let Some(bench) = Bench::start() else { return };
+    if Command::new("fusermount3").arg("-V").output().is_err() {
+        return skip("needs fusermount3");
+    }
+    // The device is for root only on some systems: a node that is not hides it.
+    let script = r#"
+        set -e
+        cd "$1"; mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse
+        chmod 755 .; install -d -o 65534 -g 65534 home; cp "$0" kfs
+        mkdir -p small/closed; echo x >small/closed/x; echo x >small/secret; echo x >small/file
+        chmod 700 small/closed; chmod 600 small/secret; mknod small/null c 1 3
+        tar -C small -cf small.tar .
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -ec '
+            cd home; export KFS_ROOT=$PWD/store TMPDIR=$PWD; ../kfs -q import ../small.tar small
+            ../kfs bench fs small --runs=1; ls' "#;
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "60", "unshare", "-m", "sh", "-c", script]);
+    let output = command.arg(env!("CARGO_BIN_EXE_kfs")).arg(bench.0.path(".")).output().unwrap();
+    let (text, said) = (String::from_utf8_lossy(&output.stdout), output.stderr);
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}");
+    assert!(text.contains("4 entries, 2 not read for lack of rights"), "{text}{said}");
+    assert!(text.ends_with("\nstore\n"), "{text}");
+}
+
 #[test]
 fn the_steps_of_a_build_say_what_they_took() {
     let Some(bench) = Bench::start() else { return };

@@ -44,6 +44,8 @@ pub struct Report {
     pub caches_dropped: bool,
     /// Entries of the tree.
     pub entries: usize,
+    /// Directories and files that this user may not read: they are left out.
+    pub left_out: usize,
     /// Operations, each with a figure a place.
     pub rows: Vec<Row>,
 }
@@ -107,8 +109,13 @@ pub fn measure(
             }
         }
     }
-    let machine = Machine::this();
-    Ok(Report { machine, caches_dropped: drop_cache, entries: plan.entries(), rows })
+    Ok(Report {
+        machine: Machine::this(),
+        caches_dropped: drop_cache,
+        entries: plan.entries(),
+        left_out: plan.left_out(),
+        rows,
+    })
 }
 
 impl Row {

@@ -1,11 +1,13 @@
 //! What is done to a tree.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use kfs_fs::error::AtPath as _;
+use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
 use crate::MeasureError;
@@ -44,6 +46,10 @@ impl Operation {
 pub(super) struct Plan {
     /// All entries, relative to the root.
     entries: Vec<PathBuf>,
+    /// Directories whose entries this user may not see: they are left out everywhere.
+    closed: HashSet<PathBuf>,
+    /// Files that this user may not read, and such directories.
+    left_out: usize,
     /// Files to read in sequence.
     sequential: Vec<PathBuf>,
     /// File and offset.
@@ -62,10 +68,17 @@ type Check<'a> = &'a dyn Fn() -> Result<(), MeasureError>;
 impl Plan {
     /// What to do to a tree with this root.
     pub(super) fn new(root: &Path) -> Result<Self, MeasureError> {
-        let mut entries = Vec::new();
-        walk(root, &|| Ok(()), &mut |path| {
-            entries.push(path.strip_prefix(root).unwrap_or(path).to_owned());
-        })?;
+        let (mut entries, mut closed) = (Vec::new(), HashSet::new());
+        let relative = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
+        let mut opens = |path: &Path| {
+            let may = access(path, AccessFlags::R_OK | AccessFlags::X_OK).is_ok();
+            if !may {
+                closed.insert(relative(path));
+            }
+            may
+        };
+        walk(root, &|| Ok(()), &mut opens, &mut |path| entries.push(relative(path)))?;
+        let mut left_out = closed.len();
         let mut sequential = Vec::new();
         let mut large = Vec::new();
         let mut room = MOST_SEQUENTIAL;
@@ -73,6 +86,10 @@ impl Plan {
             let full = root.join(path);
             let data = fs::symlink_metadata(&full).at("stat", &full)?;
             if !data.is_file() || data.len() == 0 {
+                continue;
+            }
+            if access(&full, AccessFlags::R_OK).is_err() {
+                left_out += 1;
                 continue;
             }
             if data.len() <= room {
@@ -83,11 +100,16 @@ impl Plan {
                 large.push((path.clone(), data.len() / PAGE));
             }
         }
-        Ok(Self { entries, sequential, random: random_pages(&large) })
+        Ok(Self { entries, closed, left_out, sequential, random: random_pages(&large) })
     }
 
     pub(super) fn entries(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many directories and files this user may not read.
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Does it in the tree with this root, which has the same files.
@@ -99,10 +121,20 @@ impl Plan {
     ) -> Result<Done, MeasureError> {
         let mut done = Done::default();
         match operation {
-            Operation::Walk => walk(root, check, &mut |_| done.count += 1)?,
+            Operation::Walk => {
+                let is_closed = |path: &Path| {
+                    path.strip_prefix(root).is_ok_and(|path| self.closed.contains(path))
+                };
+                let mut opens = |path: &Path| self.closed.is_empty() || !is_closed(path);
+                walk(root, check, &mut opens, &mut |_| done.count += 1)?;
+            }
             Operation::Stat => each(&self.entries, check, |path| {
                 let path = root.join(path);
-                fs::symlink_metadata(&path).at("stat", &path)?;
+                match fs::symlink_metadata(&path) {
+                    // A device, which only root can unpack; the question took as long.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    data => drop(data.at("stat", &path)?),
+                }
                 done.count += 1;
                 Ok(())
             })?,
@@ -144,11 +176,19 @@ fn each<T>(
     Ok(())
 }
 
-/// Lists all directories, and asks for nothing that their lists do not have.
-fn walk(root: &Path, check: Check<'_>, found: &mut dyn FnMut(&Path)) -> Result<(), MeasureError> {
+/// Lists all directories that `opens` lets it, and asks for nothing that their lists do not have.
+fn walk(
+    root: &Path,
+    check: Check<'_>,
+    opens: &mut dyn FnMut(&Path) -> bool,
+    found: &mut dyn FnMut(&Path),
+) -> Result<(), MeasureError> {
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
         check()?;
+        if !opens(&directory) {
+            continue;
+        }
         for entry in fs::read_dir(&directory).at("read", &directory)? {
             let entry = entry.at("read", &directory)?;
             let path = entry.path();

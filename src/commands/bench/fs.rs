@@ -189,7 +189,11 @@ fn text(report: &Report) -> String {
     for row in &report.rows {
         table.cells(cells(row));
     }
-    format!("{} entries; page cache {caches}\n\n{table}", report.entries)
+    let left_out = match report.left_out {
+        0 => String::new(),
+        number => format!(", {number} not read for lack of rights"),
+    };
+    format!("{} entries{left_out}; page cache {caches}\n\n{table}", report.entries)
 }
 
 fn cells(row: &Row) -> Vec<String> {

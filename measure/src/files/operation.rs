@@ -133,7 +133,9 @@ impl Plan {
                 match fs::symlink_metadata(&path) {
                     // A device, which only root can unpack; the question took as long.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    data => drop(data.at("stat", &path)?),
+                    data => {
+                        data.at("stat", &path)?;
+                    }
                 }
                 done.count += 1;
                 Ok(())

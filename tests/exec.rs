@@ -313,6 +313,27 @@ fn other_users_have_no_privileges() {
     assert_eq!(changes[0].entry.mode, 0o1777);
 }
 
+/// What a step writes goes into a layer; without isolation it is the user's.
+#[test]
+fn the_umask_of_the_caller_is_for_no_layer() {
+    require_privileges!();
+    let mut stage = Stage::new();
+    let dir = scratch();
+    let program = dir.path().join("kfs");
+    fs::write(&program, format!("#!/bin/sh\numask 077\nexec {KFS} \"$@\"\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    for (isolation, expected) in
+        [(Isolation::Container, "0022"), (Isolation::Host, "0022"), (Isolation::None, "0077")]
+    {
+        let step = stage.rootfs.begin_step(isolation, &[]).unwrap();
+        let command = Command { isolation, ..shell(&step.merged(), "umask") };
+        let mut lines = Vec::new();
+        let sandbox = Sandbox::with_program(&program);
+        sandbox.run(&command, &mut |line| lines.push(line.to_vec())).unwrap();
+        assert_eq!(lines, [expected.as_bytes()], "{isolation:?}");
+    }
+}
+
 /// In a container they are the image's, as sudo is; the host's are nothing for a step.
 #[test]
 fn set_user_id_programs_work_in_a_container_only() {

@@ -13,6 +13,9 @@
 //! patterns --sources--> matches in the context --landing--> (source, path in the image) --> items
 //! ```
 //!
+//! Below the destination a directory goes where a symlink of the image leads, and nothing else takes
+//! the place of a directory.
+//!
 //! With `--parents` a source lands below the destination under the whole path that was named, or
 //! under what of it stands after a `/./`, by either rule.
 //!

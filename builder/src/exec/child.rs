@@ -162,7 +162,7 @@ fn protect_program() -> Result<PathBuf, Failure> {
 /// process then ends, the kernel kills whatever the command left behind.
 fn init(socket: &UnixStream) -> Result<Reply, Failure> {
     // What is made for the command must not depend on who started the build.
-    umask(Mode::from_bits_truncate(0o022));
+    let of_the_caller = umask(Mode::from_bits_truncate(0o022));
     // Whatever the build, or who started it, holds back: the command begins with nothing held.
     SigSet::empty().thread_set_mask().or_fail("let signals through to", "the step")?;
     // A session of its own has no terminal: the command can neither prompt nor type there.
@@ -189,12 +189,15 @@ fn init(socket: &UnixStream) -> Result<Reply, Failure> {
     let null = fs::File::open("/dev/null").or_fail("open", "/dev/null")?;
     dup2_stdin(&null).or_fail("close", "standard input")?;
     limits::set(&job.world.ulimits)?;
-    if job.isolation == Isolation::Host {
-        // What is set-user-ID there is of the host.
-        prctl::set_no_new_privs().or_fail("give up set-user-ID programs for", "the step")?;
-    }
-    if job.isolation != Isolation::None {
-        privileges::drop_to(&job.user)?;
+    match job.isolation {
+        Isolation::Container | Isolation::Auto => privileges::drop_to(&job.user)?,
+        Isolation::Host => {
+            // What is set-user-ID there is of the host.
+            prctl::set_no_new_privs().or_fail("give up set-user-ID programs for", "the step")?;
+            privileges::drop_to(&job.user)?;
+        }
+        // What it writes is the user's, on this machine.
+        Isolation::None => drop(umask(of_the_caller)),
     }
     // A change of user clears it.
     prctl::set_pdeathsig(Signal::SIGKILL).or_fail("die with", "kfs")?;

@@ -21,6 +21,8 @@ const SMALL: u64 = 64 << 10;
 const CUT: u32 = 0xffff;
 /// Bytes that the sum is taken over.
 const WINDOW: usize = 64;
+/// Bytes that are looked at together, for holes first.
+const PIECE: usize = 16 << 10;
 /// Added to each byte, so that zeros count.
 const CHAR_OFFSET: u32 = 31;
 
@@ -96,6 +98,27 @@ impl ByContent {
     }
 
     fn push(&mut self, data: &[u8], cuts: &mut Vec<Cut>) {
+        for piece in data.chunks(PIECE) {
+            // Zeros at both ends may belong to a hole that goes on in the next piece.
+            let zeros =
+                |bytes: &mut dyn Iterator<Item = &u8>| bytes.take_while(|b| **b == 0).count();
+            let first = match self.zeros > 0 || self.hole {
+                true => zeros(&mut piece.iter()),
+                false => 0,
+            };
+            let end = (piece.len() - zeros(&mut piece.iter().rev())).max(first);
+            self.push_slowly(&piece[..first], cuts);
+            let inner = &piece[first..end];
+            if inner.chunks_exact(HOLE / 2).any(|block| block.iter().all(|byte| *byte == 0)) {
+                self.push_slowly(inner, cuts);
+            } else if !inner.is_empty() {
+                self.push_without_hole(inner, cuts);
+            }
+            self.push_slowly(&piece[end..], cuts);
+        }
+    }
+
+    fn push_slowly(&mut self, data: &[u8], cuts: &mut Vec<Cut>) {
         for byte in data {
             if *byte == 0 {
                 self.zero(cuts);
@@ -106,6 +129,21 @@ impl ByContent {
             }
             self.roll(*byte, cuts);
         }
+    }
+
+    /// Bytes among which no hole begins.
+    fn push_without_hole(&mut self, data: &[u8], cuts: &mut Vec<Cut>) {
+        if self.zeros > 0 || self.hole {
+            self.end_zeros(cuts);
+        }
+        let mut len = self.len;
+        self.sum.roll_all(data, |cut| {
+            len += 1;
+            if cut || len == MAX_CHUNK {
+                cuts.push(Cut { len: std::mem::take(&mut len), zeros: false });
+            }
+        });
+        self.len = len;
     }
 
     fn zero(&mut self, cuts: &mut Vec<Cut>) {
@@ -174,9 +212,29 @@ impl RollSum {
 
     /// Takes a byte; tells whether there is a cut behind it.
     fn roll(&mut self, byte: u8) -> bool {
-        let (old, new) = (u32::from(self.window[self.at]), u32::from(byte));
-        self.window[self.at] = byte;
+        let old = std::mem::replace(&mut self.window[self.at], byte);
         self.at = (self.at + 1) % WINDOW;
+        self.step(old, byte)
+    }
+
+    /// As [`Self::roll`] of each byte, more than twice as fast: what leaves the window is read where it
+    /// came from.
+    fn roll_all(&mut self, data: &[u8], mut each: impl FnMut(bool)) {
+        for byte in data.iter().take(WINDOW) {
+            each(self.roll(*byte));
+        }
+        for (old, new) in data.iter().zip(data.iter().skip(WINDOW)) {
+            each(self.step(*old, *new));
+        }
+        if let Some(last) = data.last_chunk() {
+            (self.window, self.at) = (*last, 0);
+        }
+    }
+
+    /// Takes `new` and lets `old` go.
+    #[inline(always)]
+    fn step(&mut self, old: u8, new: u8) -> bool {
+        let (old, new) = (u32::from(old), u32::from(new));
         self.s1 = self.s1.wrapping_add(new).wrapping_sub(old);
         let left = (old + CHAR_OFFSET) << WINDOW.trailing_zeros();
         self.s2 = self.s2.wrapping_add(self.s1).wrapping_sub(left);
@@ -243,7 +301,16 @@ mod tests {
     #[test]
     fn cuts_are_where_other_writers_make_them() {
         let mut data = noise(1 << 20, 1);
-        let holes = [(0, 1024), (5000, 1023), (70_000, 900_000), (1_000_000, 5000)];
+        let holes = [
+            (0, 1024),
+            (5000, 1023),
+            (PIECE - 600, 1100),
+            (2 * PIECE, 1024),
+            (3 * PIECE - 1, 1023),
+            (4 * PIECE - 1024, 1024),
+            (70_000, 900_000),
+            (1_000_000, 5000),
+        ];
         assert_eq!(by_content(&data), plain_rule(&data));
         for (at, len) in holes {
             let end = data.len().min(at + len);

@@ -167,6 +167,8 @@ pub struct Resolved {
     pub difference: Option<Difference>,
     /// Sockets of the context, which no layer can hold, relative to it.
     pub skipped: Vec<PathBuf>,
+    /// Directories of the image that are gone, as something else was copied to their place.
+    pub replaced: Vec<Vec<u8>>,
     /// Whether an item has its time from the request.
     pub makes_times: bool,
 }

@@ -76,13 +76,10 @@ const VOLUMES: &str = "Dockerfile reference, VOLUME: changes after it are droppe
      builder, and kept by BuildKit";
 
 /// Cases that kfs refuses, and why.
-const REFUSED: &[(&str, &str)] = &[
-    ("add-dir-not-dir", "a member without a name is refused in any tar: it can only be a mistake"),
-    (
-        "replace-directory-with-symlink",
-        "BuildKit: what is no directory does not take the place of one, with all that is in it",
-    ),
-];
+const REFUSED: &[(&str, &str)] = &[(
+    "add-dir-not-dir",
+    "a member without a name is refused in any tar: it can only be a mistake",
+)];
 
 /// Cases that this buildah refuses or builds by older rules: the paths that have to be in the
 /// image (a path that ends in `!` must not be), by the Dockerfile reference.

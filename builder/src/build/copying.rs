@@ -321,4 +321,10 @@ fn warn(resolved: &copy::Resolved, step: &Step, checks: &Checks, report: &mut dy
         let path = socket.display();
         report(Event::Warning(format!("{at}: socket {path} is left out")));
     }
+    for path in &resolved.replaced {
+        let path = String::from_utf8_lossy(path);
+        let what =
+            format!("{at}: the image's directory /{path} is replaced, with all that is in it");
+        report(Event::Warning(what));
+    }
 }

@@ -32,19 +32,29 @@ pub(super) struct Items<'a> {
     landings: usize,
     /// Sockets that were not named, relative to the context.
     skipped: Vec<PathBuf>,
+    /// Directories of the image in whose place something else comes.
+    replaced: Vec<Vec<u8>>,
     /// Whether there is anything that no source has a time for.
     makes_times: bool,
 }
 
 impl<'a> Items<'a> {
     pub(super) fn new(request: &'a Request<'a>) -> Self {
-        let (items, inodes, skipped) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { request, items, inodes, group: 0, landings: 0, skipped, makes_times: false }
+        Self {
+            request,
+            items: BTreeMap::new(),
+            inodes: BTreeMap::new(),
+            group: 0,
+            landings: 0,
+            skipped: Vec::new(),
+            replaced: Vec::new(),
+            makes_times: false,
+        }
     }
 
     /// The items, with what was found out beside them.
     pub(super) fn finish(self, kind: SourceKind, difference: Option<Difference>) -> Resolved {
-        let Self { items, inodes, skipped, makes_times, .. } = self;
+        let Self { items, inodes, skipped, replaced, makes_times, .. } = self;
         let mut items: Vec<_> = items.into_values().collect();
         let mut first_names: HashMap<SameFile, Vec<u8>> = HashMap::new();
         for item in &mut items {
@@ -58,7 +68,7 @@ impl<'a> Items<'a> {
                 first_names.insert(*inode, item.entry.path.clone());
             }
         }
-        Resolved { items, kind, difference, skipped, makes_times }
+        Resolved { items, kind, difference, skipped, replaced, makes_times }
     }
 
     /// Adds a source, all that is below it, and the directories above it that `image` lacks.
@@ -82,7 +92,7 @@ impl<'a> Items<'a> {
                 let bytes = heredoc.content.clone().into_bytes();
                 let change = self.request.mode.as_ref();
                 let mode = change.map_or(MADE_FILE, |mode| mode.apply(MADE_FILE, false));
-                let at = self.landed(at, Path::new(&heredoc.name), false, Some(image))?.0;
+                let at = self.landed(at, false, Some(image))?.0;
                 let mut entry = self.made(&at, Kind::File, mode);
                 self.makes_times = true;
                 entry.size = bytes.len() as u64;
@@ -196,7 +206,7 @@ impl<'a> Items<'a> {
         let is_directory = kind == Kind::Directory;
         // What an archive describes is as it says, whatever was there.
         let image = image.filter(|_| !context.is_archive());
-        let (at, is_old) = self.landed(at, relative(context, path), is_directory, image)?;
+        let (at, is_old) = self.landed(at, is_directory, image)?;
         let (mode, xattrs) = match kind {
             Kind::Symlink(_) => (0o777, Vec::new()),
             _ => {
@@ -219,11 +229,10 @@ impl<'a> Items<'a> {
     }
 
     /// Where something goes that is copied to `at`, and whether the image has a directory there. A
-    /// directory goes where a symlink leads; nothing else may take a directory's place.
+    /// directory goes where a symlink leads; anything else takes the place of what is there.
     fn landed(
         &mut self,
         at: &[u8],
-        named: &Path,
         is_directory: bool,
         image: Option<&mut Image<'_, '_>>,
     ) -> Result<(Vec<u8>, bool), CopyError> {
@@ -237,7 +246,8 @@ impl<'a> Items<'a> {
         match self.place(at, image)? {
             Place::Directory(real) if is_directory => Ok((real, true)),
             Place::Directory(real) if real == at => {
-                Err(CopyError::NotFile(shown(at), named.display().to_string()))
+                self.replaced.push(real.clone());
+                Ok((real, false))
             }
             Place::Absent(real) if is_directory && real != at => {
                 for parent in parents(&real) {

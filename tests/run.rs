@@ -8,7 +8,9 @@ mod skip;
 mod workshop;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -186,19 +188,14 @@ fn what_would_be_run_is_shown_and_not_run() {
     let shown = said(&shop, &["--dry-run", "-e", "B=it's"]);
     let expected = "\
 # new, in the root of its file system
-set -e
 # application/apps/kube/x.yaml is made of application/apps/kube/x.yaml.tmpl
+export PATH=\"$PWD/bin:$PATH\"
 export A='of all'
 export B='it'\\''s'
 # application kube
-(
-export A='of kube'
-kubectl apply -f application/apps/kube/x.yaml
-)
+A='of kube' /bin/sh -c 'kubectl apply -f application/apps/kube/x.yaml' </dev/null || exit
 # application own
-(
-cd application/apps/own/ && cat note && echo own $A
-)
+/bin/sh -c 'cd application/apps/own/ && cat note && echo own $A' </dev/null || exit
 ";
     assert_eq!(shown, expected);
     let shown = said(&shop, &["--dry-run", "--format", "json", "--app", "kube"]);
@@ -210,6 +207,34 @@ cd application/apps/own/ && cat note && echo own $A
                       "command": "kubectl apply -f application/apps/kube/x.yaml"}],
     });
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), expected);
+}
+
+/// What is shown does what a run does, line by line, with all that shells do within one.
+#[test]
+fn the_shown_script_does_what_the_run_does() {
+    let Some(shop) = sealos(
+        r#"ENV A=image KUBECONFIG=/image
+CMD ["X=1; export A=changed; cd bin; false; echo one", "echo \"[$X] $A it's ${PWD##*/}\"", "read a; echo got $a", "kubectl get | cat", "(exit 7); echo \"$?\"", "echo five; exit 42; echo x", "echo six"]"#,
+    ) else {
+        return;
+    };
+    fs::write(shop.path("cluster"), "the cluster\n").unwrap();
+    let args = ["-e", "B=b", "--kubeconfig", "cluster"];
+    let run = launch(&shop, &args);
+    let script = said(&shop, &[&args[..], &["--dry-run"]].concat());
+    assert!(!script.contains("/image"), "{script}");
+    // Called as the run calls it.
+    shop.ok(&["cp", "new", "/", "m"]);
+    // As `kfs run --dry-run | sh` does it.
+    let mut shell = Command::new("/bin/sh");
+    shell.current_dir(shop.path("m")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut shell = shell.spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let script = shell.wait_with_output().unwrap();
+    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text(&script), text(&run));
+    assert_eq!((script.status.code(), run.status.code()), (Some(42), Some(42)));
+    assert!(text(&run).contains("kubectl get (A=image, B=b)\nthe cluster\n"), "{}", text(&run));
 }
 
 #[test]

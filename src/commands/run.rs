@@ -22,6 +22,7 @@ use super::{Context, Out, kubeconfig};
 use crate::finding::FindArgs;
 use crate::look::open_fs;
 use crate::report::{Failure, USAGE};
+use shown::Tools;
 
 /// Variables of this machine that the commands see: who and where they are, and how they reach the
 /// network. Their values do not depend on what the user happens to have set for something else.
@@ -119,7 +120,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let rendered = render(&fs, &launch)?;
     let options = options(args);
     if args.dry_run {
-        return shown::show(args.format, &args.image, &launch, &rendered, &options);
+        let tools = if has_shell { Tools::MachineFirst } else { Tools::RootfsFirst };
+        return shown::show(args.format, &args.image, &launch, &rendered, &options, tools);
     }
     files.extend(rendered.into_iter().map(new_file));
     execute(fs, &store, &launch, &files, &options, (context, has_shell))

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::app::{AppKind, Application, quoted};
 use super::extension::{self, Extension};
+pub use expand::is_name;
 
 /// Names of variables with it are Sealos's own (seed document 4, "Kubefile Parameters").
 const PROTECTED: &str = "SEALOS_SYS";
@@ -216,7 +217,7 @@ fn check_names(env: &Variables) -> Result<(), PlanError> {
             return Err(PlanError::Protected(name.clone()));
         }
         // dash drops variables with other names, and no template could say them.
-        if !expand::is_name(name) {
+        if !is_name(name) {
             return Err(PlanError::Name(name.clone()));
         }
     }

@@ -2,8 +2,9 @@
 //! the same as JSON.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
-use kfs_builder::cluster::launch::{Launch, Step, Variables};
+use kfs_builder::cluster::launch::{Launch, Step, Variables, is_name};
 use kfs_builder::cluster::run::Options;
 use kfs_builder::cluster::template::Rendered;
 use kfs_fs::oci::reference::Source;
@@ -11,6 +12,18 @@ use serde::Serialize;
 
 use super::super::{print, print_json};
 use crate::report::Failure;
+
+/// How kubectl is told where clusters are.
+const KUBECONFIG: &str = "KUBECONFIG";
+
+/// Which programs are found first, if both have them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Tools {
+    /// Those in `bin` of the image.
+    RootfsFirst,
+    /// Those of this machine.
+    MachineFirst,
+}
 
 /// How it is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -45,8 +58,12 @@ pub(super) fn show(
     launch: &Launch,
     rendered: &[Rendered],
     options: &Options,
+    tools: Tools,
 ) -> Result<(), Failure> {
-    let kubeconfig = options.kubeconfig.iter().map(|file| file.display().to_string()).collect();
+    // The script runs in another directory.
+    let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
+    let kubeconfig = options.kubeconfig.iter().map(|file| absolute(file).display().to_string());
+    let kubeconfig = kubeconfig.collect();
     let templates = rendered.iter().map(|one| Template {
         template: &one.template,
         file: one.path(),
@@ -61,43 +78,45 @@ pub(super) fn show(
     };
     match format {
         Format::Json => print_json(&shown),
-        Format::Text => print(&script(&shown)),
+        Format::Text => print(&script(&shown, tools)),
     }
 }
 
-fn script(shown: &Shown<'_>) -> String {
-    let mut text =
-        format!("# {}, in the root of its file system\nset -e\n", one_line(&shown.image));
+/// Each command has a shell of its own and no input, as when it is run, and the first one that
+/// fails ends the script.
+fn script(shown: &Shown<'_>, tools: Tools) -> String {
+    let mut text = format!("# {}, in the root of its file system\n", one_line(&shown.image));
     for Template { template, file, .. } in &shown.templates {
         line(&mut text, &format!("# {} is made of {}", one_line(file), one_line(template)));
     }
-    if !shown.kubeconfig.is_empty() {
-        line(&mut text, &format!("export KUBECONFIG={}", quoted(&shown.kubeconfig.join(":"))));
+    line(
+        &mut text,
+        match tools {
+            Tools::RootfsFirst => r#"export PATH="$PWD/bin:$PATH""#,
+            Tools::MachineFirst => r#"export PATH="$PATH:$PWD/bin""#,
+        },
+    );
+    // What the run sets holds before what the image has.
+    let is_free = |name: &str| is_name(name) && (shown.kubeconfig.is_empty() || name != KUBECONFIG);
+    let assignments = |env: &Variables| -> Vec<String> {
+        let free = env.iter().filter(|(name, _)| is_free(name));
+        free.map(|(name, value)| format!("{name}={}", quoted(value))).collect()
+    };
+    for assignment in assignments(shown.env) {
+        line(&mut text, &format!("export {assignment}"));
     }
-    for (name, value) in shown.env {
-        line(&mut text, &format!("export {name}={}", quoted(value)));
+    if !shown.kubeconfig.is_empty() {
+        line(&mut text, &format!("export {KUBECONFIG}={}", quoted(&shown.kubeconfig.join(":"))));
     }
     for step in shown.commands {
         if let Some(app) = &step.application {
             line(&mut text, &format!("# application {}", one_line(app)));
         }
-        let exports =
-            step.env.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value)));
-        match step.env.is_empty() && leaves_shell_alone(&step.command) {
-            true => line(&mut text, &step.command),
-            false => {
-                line(&mut text, &format!("(\n{}{}\n)", exports.collect::<String>(), step.command))
-            }
-        }
+        let env: String = assignments(&step.env).iter().map(|one| format!("{one} ")).collect();
+        let command = quoted(&step.command);
+        line(&mut text, &format!("{env}/bin/sh -c {command} </dev/null || exit"));
     }
     text
-}
-
-/// Whether a command may stand in a script as it is: each one gets a shell of its own.
-fn leaves_shell_alone(command: &str) -> bool {
-    let changes = ["cd", "exec", "exit", "export", "set"];
-    let mut words = command.split([' ', '\t', ';', '&', '|', '(', ')']);
-    !command.contains(['#', '\n']) && !words.any(|word| changes.contains(&word))
 }
 
 fn line(text: &mut String, line: &str) {

@@ -180,7 +180,7 @@ fn is_first(letter: char) -> bool {
 }
 
 /// Whether a shell takes this for the name of a variable.
-pub(super) fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     text.starts_with(is_first)
         && text.chars().all(|letter| letter == '_' || letter.is_ascii_alphanumeric())
 }

@@ -305,6 +305,40 @@ fn a_signal_ends_all_that_was_started() {
 }
 
 #[test]
+fn a_signal_lets_the_command_end_in_good_order() {
+    let Some(shop) = sealos("CMD true") else { return };
+    let started = |line: &str| {
+        let mut command = command(&shop, &["--cmd", line, "--cmd", "echo more"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut up = String::new();
+        stdout.read_line(&mut up).unwrap();
+        assert_eq!(up, "up\n");
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        kill(pid, Signal::SIGINT).unwrap();
+        (child, stdout, pid)
+    };
+    // The shell ends at once, what it has started takes its time.
+    let cleans = "trap 'sleep 0.5; echo cleaned; exit' TERM; echo up; while :; do sleep 0.1; done";
+    let (mut child, mut stdout, _) = started(&format!("({cleans}) & wait"));
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    // The shell may also say that its own `sleep` was ended.
+    assert!(rest.ends_with("cleaned\n"), "{rest}");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    shop.assert_nothing_left();
+    // Who cannot wait asks again.
+    let (mut child, _stdout, pid) = started("trap '' TERM; echo up; sleep 1000; sleep 1000");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none());
+    kill(pid, Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGINT as i32));
+    while !shop.processes().is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn a_run_that_is_killed_leaves_nothing_to_repair() {
     let Some(shop) = sealos("CMD true") else { return };
     let mut child = waiting(&shop);

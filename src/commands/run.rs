@@ -5,6 +5,7 @@ mod shown;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kfs_builder::cluster::extension::Extension;
 use kfs_builder::cluster::files::Files;
@@ -42,13 +43,19 @@ const INHERITED: [&str; 14] = [
     "https_proxy",
     "no_proxy",
 ];
+
+/// How long a command may take to end by itself when the run is interrupted, as with `docker stop`:
+/// helm takes back what it has begun.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// Launch a cluster image or its applications on the current cluster
 ///
 /// Mounts the image, fills in its templates (*.tmpl in etc/, charts/, manifests/, scripts/ and
 /// application/apps/) and runs what it launches, in its root file system: the applications of
 /// LAUNCH, else the commands of CMDS or CMD, else those of ENTRYPOINT and CMD as sealos has them.
-/// The first one that fails ends the run. What is written to the file system of the image is
-/// dropped at the end.
+/// The first one that fails ends the run. A signal (Ctrl-C) asks the command that runs to end, and
+/// ends it 10 seconds later; a second one ends all at once. What is written to the file system of
+/// the image is dropped at the end.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   kfs run my-apps:v1
@@ -190,7 +197,8 @@ fn execute(
     (context, has_shell): (&Context, bool),
 ) -> Result<(), Failure> {
     // Programs of a file system with a shell are for a container: they need its libraries.
-    let sandbox = Sandbox::new().rootfs_first(!has_shell).interrupts(options.interrupts.clone());
+    let sandbox = Sandbox::new().rootfs_first(!has_shell).grace(GRACE);
+    let sandbox = sandbox.interrupts(options.interrupts.clone());
     let sandbox = match std::env::var_os("PATH") {
         Some(path) => sandbox.host_path(path),
         None => sandbox,

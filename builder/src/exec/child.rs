@@ -24,9 +24,9 @@ use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, fchdir, sethostname, setsid};
 
 use crate::interrupt::ENDING;
@@ -35,6 +35,9 @@ use crate::rootfs::{RootDir, guard};
 use super::mounts::{bind, open_path, set_flags};
 use super::wire::{Failure, INIT_ARGUMENT, Job, OrFail, Reply, SANDBOX_ARGUMENT, Stage};
 use super::{Isolation, container, host, limits, network, privileges};
+
+/// The signal that has the sandbox ask all that the command started to end.
+pub(super) const ASK: Signal = Signal::SIGUSR1;
 
 /// The process's own program, also if the file was replaced.
 const SELF: &str = "/proc/self/exe";
@@ -92,7 +95,7 @@ fn outer(socket: &UnixStream) -> Result<Option<Reply>, Failure> {
         .or_fail("make private", "/")?;
     let program = protect_program()?;
     let mut signals = SigSet::empty();
-    ENDING.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| signals.add(signal));
+    ENDING.into_iter().chain([Signal::SIGCHLD, ASK]).for_each(|signal| signals.add(signal));
     signals.thread_block().or_fail("hold back signals of", "the step")?;
     let child = Command::new(&program)
         .arg0("kfs")
@@ -106,15 +109,20 @@ fn outer(socket: &UnixStream) -> Result<Option<Reply>, Failure> {
     Ok(status.signal().map(Reply::Killed))
 }
 
-/// Waits for pid 1, and kills it when the build says so. It is gone only when all processes of
+/// Waits for pid 1, and asks it to end or kills it when the build says so. It is gone only when all processes of
 /// its namespace are. What a terminal sends to all that run in it is for the build to judge.
 fn attend(mut child: Child, signals: &SigSet) -> io::Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if signals.wait()? == Signal::SIGTERM {
-            child.kill()?;
+        match signals.wait()? {
+            Signal::SIGTERM => child.kill()?,
+            ASK => {
+                let pid = i32::try_from(child.id()).expect("a pid is positive");
+                kill(Pid::from_raw(pid), ASK)?;
+            }
+            _ => {}
         }
     }
 }
@@ -158,8 +166,8 @@ fn protect_program() -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// Pid 1 of the sandbox: sets it up, starts the command, reaps until that one ends. When this
-/// process then ends, the kernel kills whatever the command left behind.
+/// Pid 1 of the sandbox: sets it up, starts the command, reaps until that one ends, or all have
+/// that were asked to. When this process then ends, the kernel kills whatever is left behind.
 fn init(socket: &UnixStream) -> Result<Reply, Failure> {
     // What is made for the command must not depend on who started the build.
     let of_the_caller = umask(Mode::from_bits_truncate(0o022));
@@ -237,17 +245,39 @@ fn start(job: &Job) -> Result<Pid, Failure> {
     Ok(Pid::from_raw(pid))
 }
 
-/// Reaps every orphan, and returns how `command` ended.
+/// Reaps every orphan, and returns how `command` ended. When it is told to, it asks all processes to
+/// end, and waits until they have.
 fn wait_for(command: Pid) -> nix::Result<Reply> {
+    let mut signals = SigSet::empty();
+    [Signal::SIGCHLD, ASK].into_iter().for_each(|signal| signals.add(signal));
+    signals.thread_block()?;
+    let (mut reply, mut asked) = (None, false);
     loop {
-        match waitpid(None, None) {
+        let left = reap(command, &mut reply)?;
+        if !left || (reply.is_some() && !asked) {
+            return reply.ok_or(Errno::ECHILD);
+        }
+        if signals.wait()? == ASK && !asked {
+            asked = true;
+            // -1 is all processes of the namespace but this one. There may be none any more.
+            kill(Pid::from_raw(-1), Signal::SIGTERM).ok();
+        }
+    }
+}
+
+/// Reaps all that have ended, and notes how `command` has. Returns whether any are left.
+fn reap(command: Pid, reply: &mut Option<Reply>) -> nix::Result<bool> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return Ok(true),
             Ok(WaitStatus::Exited(pid, status)) if pid == command => {
-                return Ok(Reply::Exited(status));
+                *reply = Some(Reply::Exited(status));
             }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => {
-                return Ok(Reply::Signaled(signal as i32));
+                *reply = Some(Reply::Signaled(signal as i32));
             }
             Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::ECHILD) => return Ok(false),
             Err(error) => return Err(error),
         }
     }

@@ -9,21 +9,26 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kfs_fs::error::AtPath;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::rootfs::RootDir;
 
+use super::child::ASK;
 use super::tail::Tail;
 use super::wire::{Failure, Job, Reply, SANDBOX_ARGUMENT, Stage};
 use super::{Command, ExecError, Executor, Isolation, Outcome, Status, host};
 
 /// Where the host's tools are when nobody says otherwise (the default of Debian's login(1)).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How often pid 1 is asked to have all processes end, which it does once.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Runs commands in namespaces of their own, by executing this program again.
 ///
@@ -35,6 +40,7 @@ pub struct Sandbox {
     program: PathBuf,
     host_path: OsString,
     rootfs_first: bool,
+    grace: Duration,
     interrupts: Arc<Interrupts>,
 }
 
@@ -54,7 +60,8 @@ impl Sandbox {
     pub fn with_program(program: impl Into<PathBuf>) -> Self {
         let interrupts = Arc::default();
         let host_path = DEFAULT_PATH.into();
-        Self { program: program.into(), host_path, rootfs_first: false, interrupts }
+        let (program, grace) = (program.into(), Duration::ZERO);
+        Self { program, host_path, rootfs_first: false, grace, interrupts }
     }
 
     /// Sets where programs of the host are looked up; the rootfs's `bin` comes after it.
@@ -66,6 +73,13 @@ impl Sandbox {
     /// Has programs of the host looked up after those of the rootfs's `bin`.
     pub fn rootfs_first(mut self, first: bool) -> Self {
         self.rootfs_first = first;
+        self
+    }
+
+    /// Sets how long a command, and what it started, may take to end when they are asked to
+    /// (SIGTERM) because of an interrupt; not at all if nobody says so.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 
@@ -134,9 +148,11 @@ impl Executor for Sandbox {
         let (child, socket, reader) = self.start().map_err(start_error)?;
         let mut child = EndOnDrop(child);
         let sent = send(&socket, &job);
-        let reader = Interruptible { reader, interrupts: &self.interrupts };
+        let reader = Interruptible { reader, sandbox: self, pid: child.pid(), deadline: None };
         let tail = Tail::of(reader, output).map_err(output_error)?;
         let status = child.0.wait().map_err(start_error)?;
+        // It may have ended as it was asked to.
+        self.interrupts.check()?;
         let reply = receive(&socket).map_err(start_error)?;
         let Some(reply) = reply else {
             return Err(ended_without_reply(sent, status, tail, start_error));
@@ -156,28 +172,62 @@ impl Executor for Sandbox {
 /// Ends the sandbox on every way out of `run`; what is asked of one that has ended is nothing.
 struct EndOnDrop(Child);
 
+impl EndOnDrop {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.0.id()).expect("a pid is positive"))
+    }
+}
+
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         if let Ok(None) = self.0.try_wait() {
             // The signal that has it end all that it started, before it ends itself. Either may
             // fail only if the process has ended in between, which is the aim.
-            let pid = i32::try_from(self.0.id()).expect("a pid is positive");
-            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
+            kill(self.pid(), Signal::SIGTERM).ok();
             drop(self.0.wait());
         }
     }
 }
 
-/// A reader that fails with [`Interrupted`] when a signal has come.
+/// A reader that fails with [`Interrupted`] when a signal has come, and the command was asked to
+/// end and has not in time.
 struct Interruptible<'a> {
     reader: io::PipeReader,
-    interrupts: &'a Interrupts,
+    sandbox: &'a Sandbox,
+    /// The sandbox's process.
+    pid: Pid,
+    /// When the command has to be gone; none before a signal.
+    deadline: Option<Instant>,
 }
 
 impl Read for Interruptible<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.interrupts.wait(self.reader.as_fd())?;
-        self.reader.read(buf)
+        match self.sandbox.interrupts.wait(self.reader.as_fd()) {
+            Err(error) if !self.has_more() => Err(error),
+            Ok(()) | Err(_) => self.reader.read(buf),
+        }
+    }
+}
+
+impl Interruptible<'_> {
+    /// Whether there is more output, or its end, after a signal and before the command has to be
+    /// gone.
+    fn has_more(&mut self) -> bool {
+        let grace = self.sandbox.grace;
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + grace);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            // Pid 1 may not listen yet. That the sandbox has ended is what is wanted.
+            kill(self.pid, ASK).ok();
+            let timeout = PollTimeout::try_from(left.min(ASK_AGAIN)).unwrap_or(PollTimeout::ZERO);
+            let mut fds = [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
+                return true;
+            }
+        }
     }
 }
 

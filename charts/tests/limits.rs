@@ -30,10 +30,17 @@ fn loops_end() {
         "{{ $d := splitn \"\" 10000 (repeat 10000 \"x\") }}{{ range until 1000 }}{{ range $d }}{{ break }}{{ end }}{{ end }}",
         "{{ $l := list (until 10000) }}{{ $m := list (until 10000) }}{{ range until 1000 }}{{ $_ := deepEqual $l $m }}{{ end }}",
         "{{ $x := list 1 }}{{ range until 60 }}{{ $x = list $x $x }}{{ end }}{{ range until 1000 }}{{ $_ := toJson $x }}{{ end }}",
+        "{{ $t := repeat 10000 \"b\" }}{{ range until 1000 }}{{ $_ := regexMatch \"a{1000}\" $t }}{{ end }}",
+        "{{ range until 1000 }}{{ $_ := regexMatch \"a{1000}\" \"\" }}{{ end }}",
         "{{ $t := repeat 100000 \"{{/**/}}\" }}{{ range until 1000 }}{{ $_ := tpl $t $ }}{{ end }}",
     ] {
         assert!(stopped(text).contains("more than 100000 steps"), "{text}");
     }
+    let variables = "{{ $y := 1 }}".repeat(10_000);
+    let text = format!(
+        "{{{{ $x := 1 }}}}{variables}{{{{ range until 1000 }}}}{{{{ $x = 2 }}}}{{{{ end }}}}"
+    );
+    assert!(stopped(&text).contains("more than 100000 steps"));
 }
 
 #[test]
@@ -161,6 +168,9 @@ fn documents_in_templates_are_bounded_too() {
         let message = String::from_utf8(bytes).unwrap();
         assert!(message.contains(expected), "{message}");
     }
+    // It is no work to put an entry into a map, however many it has.
+    let many = "{{ $d := dict }}{{ range until 10000 }}{{ $_ := set $d (toString .) . }}{{ end }}{{ len $d }}";
+    assert_eq!(render_text("t", many, &json!({}), &limits()).unwrap(), b"10000");
     // Big counts in an expression make a program that is too big.
     assert!(stopped("{{ regexFind \"((a{1000}){1000}){1000}\" \"a\" }}").contains("regexp"));
 }

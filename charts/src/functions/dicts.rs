@@ -75,8 +75,10 @@ fn chosen(host: &Host, args: Args<'_>, named: bool) -> Outcome {
     for at in 1..args.len() {
         names.insert(args.text(at)?);
     }
+    let map = args.map(0)?;
+    host.reads(map.len() * ENTRY)?;
     let mut kept = Entries::new();
-    for (key, value) in args.map(0)?.entries().iter() {
+    for (key, value) in map.entries().iter() {
         if names.contains(key) == named {
             host.charge(ENTRY)?;
             kept.insert(key.clone(), value.clone());

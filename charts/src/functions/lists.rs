@@ -33,8 +33,9 @@ pub(super) fn find(name: &str) -> Option<Function> {
         "reverse" | "mustReverse" => fixed(1, |_, args| {
             Ok(Value::list(args.list(0)?.items().iter().rev().cloned().collect()))
         }),
-        "compact" | "mustCompact" => fixed(1, |_, args| {
+        "compact" | "mustCompact" => fixed(1, |host, args| {
             let list = args.list(0)?;
+            host.reads(size_of_val(list.items()))?;
             Ok(Value::list(list.items().iter().filter(|item| item.is_true()).cloned().collect()))
         }),
         "uniq" | "mustUniq" => fixed(1, uniq),

@@ -10,22 +10,29 @@ use crate::value::{ENTRY, List, Value};
 
 pub(crate) use syntax::translated;
 
+/// The program of a small expression has less than this, in bytes: some forty states.
+const SMALL: usize = 1 << 10;
+/// No program is larger, in bytes: `SMALL` times a power of four.
+const MAX_SIZE: usize = 4 << 20;
+
 pub(super) fn find(name: &str) -> Option<Function> {
     Some(match name {
         // Not an error: what is no expression matches nothing.
-        "regexMatch" => fixed(2, |_, args| {
+        "regexMatch" => fixed(2, |host, args| {
             let text = args.text(1)?;
-            Ok(compiled(args).is_ok_and(|regex| regex.is_match(&text)).into())
+            Ok(compiled(host, args).is_ok_and(|regex| regex.is_match(&text)).into())
         }),
-        "mustRegexMatch" => fixed(2, |_, args| Ok(compiled(args)?.is_match(&args.text(1)?).into())),
-        "regexFind" | "mustRegexFind" => fixed(2, |_, args| {
+        "mustRegexMatch" => {
+            fixed(2, |host, args| Ok(compiled(host, args)?.is_match(&args.text(1)?).into()))
+        }
+        "regexFind" | "mustRegexFind" => fixed(2, |host, args| {
             let text = args.text(1)?;
-            Ok(compiled(args)?.find(&text).map_or("", |found| found.as_str()).into())
+            Ok(compiled(host, args)?.find(&text).map_or("", |found| found.as_str()).into())
         }),
         "regexFindAll" | "mustRegexFindAll" => fixed(3, |host, args| {
             let text = args.text(1)?;
             let most = usize::try_from(args.int(2)?).unwrap_or(usize::MAX);
-            let regex = compiled(args)?;
+            let regex = compiled(host, args)?;
             let found = regex.find_iter(&text).take(most).map(|found| found.as_str());
             let mut list = List::texts(charged(host, found)?);
             list.nil = list.items().is_empty();
@@ -43,15 +50,35 @@ pub(super) fn find(name: &str) -> Option<Function> {
     })
 }
 
-/// The expression of the first argument.
-fn compiled(args: Args<'_>) -> Result<Regex, String> {
-    compile(&args.text(0)?)
+/// The expression of the first argument, which is charged for the text of the second: a large
+/// program may look at each byte with all of its states.
+fn compiled(host: &Host, args: Args<'_>) -> Result<Regex, String> {
+    let (expression, text) = (args.text(0)?, args.bytes(1)?);
+    let mut size = SMALL;
+    loop {
+        host.reads(size)?;
+        match within(&expression, size) {
+            Err(regex::Error::CompiledTooBig(_)) if size < MAX_SIZE => size *= 4,
+            regex => {
+                host.reads(text.len().saturating_mul(size / SMALL))?;
+                return regex.map_err(|error| unparsed(&error));
+            }
+        }
+    }
 }
 
 /// An expression in Go's syntax.
 pub(crate) fn compile(text: &str) -> Result<Regex, String> {
-    let regex = RegexBuilder::new(&translated(text)).size_limit(4 << 20).build();
-    regex.map_err(|error| format!("error parsing regexp: {error}"))
+    within(text, MAX_SIZE).map_err(|error| unparsed(&error))
+}
+
+/// An expression whose program has at most so many bytes.
+fn within(text: &str, size: usize) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(&translated(text)).size_limit(size).build()
+}
+
+fn unparsed(error: &regex::Error) -> String {
+    format!("error parsing regexp: {error}")
 }
 
 fn replaced(
@@ -60,7 +87,7 @@ fn replaced(
     add: fn(&regex::Captures<'_>, &str, &mut String),
 ) -> Outcome {
     let (text, by) = (args.text(1)?, args.text(2)?);
-    let regex = compiled(args)?;
+    let regex = compiled(host, args)?;
     let references = by.matches('$').count();
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
@@ -85,7 +112,7 @@ fn split(host: &Host, args: Args<'_>) -> Outcome {
         return Ok(Value::List(List::unmade()));
     }
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let regex = compiled(args)?;
+    let regex = compiled(host, args)?;
     if text.is_empty() && !args.text(0)?.is_empty() {
         return Ok(Value::List(List::texts([""])));
     }

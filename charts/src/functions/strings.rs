@@ -189,6 +189,7 @@ pub(super) fn strslice(host: &Host, value: &Value) -> Result<List, String> {
         Value::Nil => &[],
         single => std::slice::from_ref(single),
     };
+    host.reads(size_of_val(items))?;
     let mut texts = Vec::with_capacity(items.len());
     let mut total = 0_usize;
     for item in items.iter().filter(|item| !item.is_nil()) {

@@ -9,10 +9,13 @@ use call::Call;
 use super::tree::{Block, Branch, Command, Node, Operand, Pipe};
 use super::{Fault, Place, Set, Template};
 use crate::functions::Host;
-use crate::value::{Map, Value, format};
+use crate::value::{ENTRY, Map, Value, format};
 
 /// What a missing value prints as; Helm takes it out of what it prints.
 const NO_VALUE: &str = "<no value>";
+
+/// To pass so many variables when one is looked for takes as long as a step.
+const VARIABLES_A_STEP: usize = 64;
 
 /// Runs the template `name` of `set` with `data` as its dot.
 pub(crate) fn run(host: &Host, set: &Rc<Set>, name: &str, data: Value) -> Result<Vec<u8>, Fault> {
@@ -208,7 +211,7 @@ impl Run<'_> {
                 }
             }
             Value::Map(map) => {
-                self.host.reads(value.reach()).map_err(|message| self.fault(line, message))?;
+                self.host.reads(map.len() * ENTRY).map_err(|message| self.fault(line, message))?;
                 for (key, item) in map.snapshot() {
                     empty = false;
                     if !self.turn(branch, Value::Text(key), item)? {
@@ -263,13 +266,18 @@ impl Run<'_> {
     }
 
     fn assign(&mut self, line: u32, name: &str, value: Value) -> Result<(), Fault> {
-        match self.variables.iter_mut().rev().find(|(known, _)| **known == *name) {
-            Some(variable) => {
-                variable.1 = value;
-                Ok(())
-            }
-            None => Err(self.fault(line, format!("undefined variable: ${name}"))),
-        }
+        let at = self.declared(line, name)?;
+        self.variables[at].1 = value;
+        Ok(())
+    }
+
+    /// Where the innermost variable of that name is. One that another branch declared is nowhere.
+    fn declared(&self, line: u32, name: &str) -> Result<usize, Fault> {
+        let at = self.variables.iter().rposition(|(known, _)| **known == *name);
+        let passed = self.variables.len() - at.unwrap_or(0);
+        let counted = self.host.steps(passed / VARIABLES_A_STEP);
+        counted.map_err(|message| self.fault(line, message))?;
+        at.ok_or_else(|| self.fault(line, format!("undefined variable: ${name}")))
     }
 
     fn template(&mut self, line: u32, name: &str, data: Value) -> Result<Vec<u8>, Fault> {
@@ -386,12 +394,8 @@ impl Run<'_> {
         }
     }
 
-    /// One that another branch declared has no value.
     fn variable(&self, line: u32, name: &str) -> Result<Value, Fault> {
-        match self.variables.iter().rev().find(|(known, _)| **known == *name) {
-            Some((_, value)) => Ok(value.clone()),
-            None => Err(self.fault(line, format!("undefined variable: ${name}"))),
-        }
+        self.declared(line, name).map(|at| self.variables[at].1.clone())
     }
 
     /// Follows a chain of fields; arguments are for the last, which then must be a method.

@@ -10,6 +10,7 @@ mod skip;
 mod apps;
 mod cache;
 mod copy;
+mod corpus;
 mod ends;
 mod explain;
 mod git;

@@ -361,7 +361,7 @@ fn charts_are_found_once_however_symlinks_go_round() {
 #[test]
 fn a_signal_ends_a_rendering() {
     let dir = tempfile::tempdir().unwrap();
-    let loops = "{{ range until 900000 }}{{ range until 50 }}{{ end }}{{ end }}";
+    let loops = "{{ range 1000000000 }}{{ $x := 1 }}{{ end }}";
     put_chart(dir.path(), "charts/app", loops);
     let settings = ChartSettings::default();
     let started = std::time::Instant::now();
@@ -374,7 +374,7 @@ fn a_signal_ends_a_rendering() {
     });
     assert!(matches!(error, FilesError::Interrupted(_)), "{error}");
     let took = started.elapsed().as_secs();
-    assert!(took < 5, "the signal took {took} s");
+    assert!(took < 2, "the signal took {took} s");
 }
 
 #[test]

@@ -9,9 +9,11 @@ mod workshop;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -91,7 +93,7 @@ fn launch(shop: &Workshop, args: &[&str]) -> Output {
 #[track_caller]
 fn said(shop: &Workshop, args: &[&str]) -> String {
     let output = launch(shop, args);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -350,4 +352,89 @@ fn a_run_that_is_killed_leaves_nothing_to_repair() {
     }
     assert_eq!(said(&shop, &["--cmd", "echo again"]), "again\n");
     shop.assert_nothing_left();
+}
+
+/// As much of a Kubernetes API as `kubectl apply` needs to create a config map. Returns its address
+/// and what it is sent.
+fn api_server() -> (String, mpsc::Receiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sender, received) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut first, mut length) = (String::new(), 0);
+            stream.read_line(&mut first).unwrap();
+            loop {
+                let mut header = String::new();
+                stream.read_line(&mut header).unwrap();
+                if header.trim().is_empty() {
+                    break;
+                }
+                let header = header.to_lowercase();
+                if let Some(value) = header.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let path = first.split(' ').nth(1).unwrap_or_default();
+            let kind = json!({"name": "configmaps", "namespaced": true, "kind": "ConfigMap",
+                "verbs": ["create", "get", "patch"]});
+            let (status, answer) = match path.split('?').next().unwrap_or_default() {
+                "/api" => (200, json!({"kind": "APIVersions", "versions": ["v1"]})),
+                "/apis" => (200, json!({"kind": "APIGroupList", "groups": []})),
+                "/api/v1" => (
+                    200,
+                    json!({"kind": "APIResourceList", "groupVersion": "v1",
+                    "resources": [kind]}),
+                ),
+                _ if first.starts_with("POST") => {
+                    let posted: Value = serde_json::from_slice(&body).unwrap();
+                    sender.send(posted.clone()).unwrap();
+                    (201, posted)
+                }
+                _ => (
+                    404,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "reason": "NotFound", "code": 404}),
+                ),
+            };
+            let answer = answer.to_string();
+            let head = format!(
+                "HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nConnection: close\r\n\
+                 Content-Length: {}\r\n\r\n",
+                answer.len()
+            );
+            // kubectl may have what it wants.
+            drop(stream.get_mut().write_all((head + &answer).as_bytes()));
+        }
+    });
+    (address, received)
+}
+
+#[test]
+fn the_kubectl_of_this_machine_reaches_the_cluster() {
+    if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
+        return skip::skip("needs kubectl");
+    }
+    let Some(shop) = Workshop::new() else { return };
+    let (address, received) = api_server();
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}]});
+    fs::write(shop.path("config"), config.to_string()).unwrap();
+    shop.write(
+        "manifests/a.yaml.tmpl",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  a: {{ .A | quote }}\n",
+    );
+    let text = "FROM scratch\nCOPY manifests manifests\nENV A=image\n\
+                CMDS [\"kubectl apply --validate=false -f manifests/a.yaml\"]\n";
+    let built = shop.try_build("Kubefile", text, &[]);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let args = ["--kubeconfig", "config", "-e", "A=given"];
+    assert_eq!(said(&shop, &args), "configmap/a created\n");
+    assert_eq!(received.recv().unwrap()["data"], json!({"a": "given"}));
+    assert!(!shop.path("home").exists(), "kubectl keeps nothing in the user's place");
 }

@@ -118,6 +118,15 @@ fn what_is_here_is_not_fetched_again() {
     let said = place.build(KUBEFILE, &[]);
     assert_eq!(said.matches("cached").count(), 3 + 4, "{said}");
     assert_eq!((digest(&place), place.proxy.seen("").len()), (first, 0));
+    // Neither is what the store has under its own name.
+    place.image("quay.io/x/own:1", &[&noise(5000, 7)]);
+    place.ok("store", &["pull", "quay.io/x/own:1"]);
+    place.write("own", "quay.io/x/own:1\n");
+    place.proxy.clear();
+    place.build("FROM scratch\n", &["--image-list=context/own"]);
+    assert_eq!(place.listed("cluster:1"), ["quay.io/x/own:1"]);
+    assert_eq!(place.proxy.seen("").len(), 0);
+    place.build(KUBEFILE, &[]);
     // One tag changed: only the blobs that it alone has come.
     place.image("docker.io/library/web:2", &[&noise(300_000, 1), &noise(200_000, 5)]);
     place.proxy.clear();

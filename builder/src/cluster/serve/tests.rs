@@ -2,6 +2,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use kfs_fs::digest::Digest;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -173,6 +175,30 @@ fn only_who_may_pulls() {
         |basic: &str| ask(&server, "GET", "/v2/", &format!("Authorization: Basic {basic}\r\n"));
     assert_eq!(login("YWRhOnNlY3JldA==").status, 200);
     assert_eq!(login("YWRhOndyb25n").status, 401);
+}
+
+#[test]
+fn wrong_passwords_keep_nobody_waiting_who_was_let_in() {
+    let (dir, _, _) = registry(b"x");
+    let file = dir.path().join("htpasswd");
+    std::fs::write(&file, format!("ada:{}\n", bcrypt::hash("secret", 9).unwrap())).unwrap();
+    let options = Options { logins: Some(Logins::open(&file).unwrap()), tls: None };
+    let server = serve(&dir, options);
+    let right = "Authorization: Basic YWRhOnNlY3JldA==\r\n";
+    assert_eq!(ask(&server, "GET", "/v2/", right).status, 200);
+    let guesses: Vec<TcpStream> = (0..2 * THREADS)
+        .map(|number| {
+            let guess = BASE64_STANDARD.encode(format!("ada:{number}"));
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            let head = "GET /v2/ HTTP/1.1\r\nHost: x\r\nAuthorization: Basic";
+            stream.write_all(format!("{head} {guess}\r\n\r\n").as_bytes()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(ask(&server, "GET", "/v2/", right).status, 200);
+    let waiting = guesses.iter().filter(|stream| stream.peek(&mut [0]).is_err()).count();
+    assert!(waiting > THREADS, "{waiting}");
 }
 
 /// Each of them asks for more than the sockets hold, and reads nothing.

@@ -209,6 +209,14 @@ A='of kube' /bin/sh -c 'kubectl apply -f application/apps/kube/x.yaml' </dev/nul
                       "command": "kubectl apply -f application/apps/kube/x.yaml"}],
     });
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), expected);
+    // What is not in the image is named as well.
+    fs::write(shop.path("values.yaml"), "size: 3\n").unwrap();
+    let args = ["--dry-run", "--app", "chart", "--values", "chart=values.yaml"];
+    let shown = said(&shop, &args);
+    assert!(shown.contains("\n# .kfs/values-1.yaml is values.yaml\n"), "{shown}");
+    let shown = said(&shop, &[&args[..], &["--format", "json"]].concat());
+    let values = json!([{"file": ".kfs/values-1.yaml", "from": "values.yaml"}]);
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["values"], values);
 }
 
 /// What is shown does what a run does, line by line, with all that shells do within one.

@@ -23,7 +23,7 @@ use super::{Context, Out, kubeconfig};
 use crate::finding::FindArgs;
 use crate::look::open_fs;
 use crate::report::{Failure, USAGE};
-use shown::Tools;
+use shown::{How, Tools};
 
 /// Variables of this machine that the commands see: who and where they are, and how they reach the
 /// network. Their values do not depend on what the user happens to have set for something else.
@@ -128,7 +128,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let options = options(args);
     if args.dry_run {
         let tools = if has_shell { Tools::MachineFirst } else { Tools::RootfsFirst };
-        return shown::show(args.format, &args.image, &launch, &rendered, &options, tools);
+        let how = How { format: args.format, tools, values: &args.values };
+        return shown::show(how, &args.image, &launch, &rendered, &options);
     }
     files.extend(rendered.into_iter().map(new_file));
     execute(fs, &store, &launch, &files, &options, (context, has_shell))

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use kfs_builder::cluster::launch::{Launch, Step, Variables, is_name};
-use kfs_builder::cluster::run::Options;
+use kfs_builder::cluster::run::{Options, values_path};
 use kfs_builder::cluster::template::Rendered;
 use kfs_fs::oci::reference::Source;
 use serde::Serialize;
@@ -35,9 +35,20 @@ pub(super) enum Format {
     Json,
 }
 
+/// What is to be shown beside the launch, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How<'a> {
+    pub(super) format: Format,
+    pub(super) tools: Tools,
+    /// Files with values for charts, as they were given: `APP=FILE`.
+    pub(super) values: &'a [String],
+}
+
 #[derive(Serialize)]
 struct Shown<'a> {
     image: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    values: Vec<Values<'a>>,
     kubeconfig: Vec<String>,
     env: &'a Variables,
     templates: Vec<Template<'a>>,
@@ -51,14 +62,19 @@ struct Template<'a> {
     size: usize,
 }
 
+#[derive(Serialize)]
+struct Values<'a> {
+    file: String,
+    from: &'a str,
+}
+
 /// Prints what would be run.
 pub(super) fn show(
-    format: Format,
+    how: How<'_>,
     image: &Source,
     launch: &Launch,
     rendered: &[Rendered],
     options: &Options,
-    tools: Tools,
 ) -> Result<(), Failure> {
     // The script runs in another directory.
     let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
@@ -69,16 +85,19 @@ pub(super) fn show(
         file: one.path(),
         size: one.content.len(),
     });
+    let given = how.values.iter().filter_map(|text| text.split_once('='));
+    let values = (1..).zip(given).map(|(n, (_, from))| Values { file: values_path(n), from });
     let shown = Shown {
         image: image.to_string(),
+        values: values.collect(),
         kubeconfig,
         env: &launch.env,
         templates: templates.collect(),
         commands: &launch.steps,
     };
-    match format {
+    match how.format {
         Format::Json => print_json(&shown),
-        Format::Text => print(&script(&shown, tools)),
+        Format::Text => print(&script(&shown, how.tools)),
     }
 }
 
@@ -86,6 +105,9 @@ pub(super) fn show(
 /// fails ends the script.
 fn script(shown: &Shown<'_>, tools: Tools) -> String {
     let mut text = format!("# {}, in the root of its file system\n", one_line(&shown.image));
+    for Values { file, from } in &shown.values {
+        line(&mut text, &format!("# {file} is {}", one_line(from)));
+    }
     for Template { template, file, .. } in &shown.templates {
         line(&mut text, &format!("# {} is made of {}", one_line(file), one_line(template)));
     }

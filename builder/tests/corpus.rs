@@ -1,43 +1,24 @@
 //! Real build files: each parses, or asks for something that this version names as unsupported.
 
+#[path = "../../tests/build_files/mod.rs"]
+mod build_files;
+#[path = "../../tests/shared_inputs/mod.rs"]
+mod shared_inputs;
 #[path = "../../tests/skip/mod.rs"]
 mod skip;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use build_files::build_files;
 use kfs_builder::cluster::app::Application;
 use kfs_builder::cluster::collect::{self, ChartSettings, ImageName, Scope};
 use kfs_builder::cluster::files::Files;
 use kfs_builder::kubefile::{Dialect, Instruction, Kubefile, Statement};
 use kfs_builder::plan::{Options, Plan};
 use kfs_fs::oci::manifest::{ImageConfig, Platform};
-use skip::skip;
-
-/// The shared inputs: `$KFS_SHARED`, or `shared` beside the repository.
-fn shared(what: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("KFS_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
-    let path = root.join(what);
-    if !path.is_dir() {
-        skip(format_args!("no shared inputs: {} is not there; set KFS_SHARED", path.display()));
-        return None;
-    }
-    Some(path)
-}
-
-fn build_files(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().to_string_lossy().to_lowercase();
-        if entry.file_type().unwrap().is_dir() {
-            build_files(&entry.path(), found);
-        } else if ["kubefile", "dockerfile", "sealfile"].iter().any(|kind| name.starts_with(kind)) {
-            found.push(entry.path());
-        }
-    }
-}
+use shared_inputs::shared;
 
 /// What comes of a file: "ok", or the first line of an error that says what is unsupported.
 fn outcome(name: &str, bytes: &[u8]) -> Result<String, String> {
@@ -73,8 +54,7 @@ fn outcome(name: &str, bytes: &[u8]) -> Result<String, String> {
 #[test]
 fn real_kubefiles_parse_or_say_what_is_missing() {
     let Some(root) = shared("corpus/kubefiles") else { return };
-    let mut files = Vec::new();
-    build_files(&root, &mut files);
+    let files = build_files(&root);
     let mut counts = BTreeMap::<String, usize>::new();
     let mut refused = Vec::new();
     for path in &files {

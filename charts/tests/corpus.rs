@@ -4,25 +4,15 @@
 //! for byte. Where helm itself does not print the same twice, lines that are random here are left
 //! out on both sides, but for the keys on them.
 
+#[path = "../../tests/shared_inputs/mod.rs"]
+mod shared_inputs;
 #[path = "../../tests/skip/mod.rs"]
 mod skip;
 
 use std::path::{Path, PathBuf};
 
 use kfs_charts::{Chart, Options, render, to_text};
-use skip::skip;
-
-/// `None`, with a line that says so, where the charts are not at hand.
-fn corpus() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let shared = std::env::var_os("KFS_SHARED").map_or(beside, PathBuf::from);
-    let corpus = shared.join("corpus");
-    if !corpus.join("charts-expected.json").is_file() {
-        skip(format_args!("no shared inputs: {} is not there; set KFS_SHARED", corpus.display()));
-        return None;
-    }
-    Some(corpus)
-}
+use shared_inputs::shared;
 
 fn rendered(chart: &Chart, seed: u8) -> Result<String, kfs_charts::Error> {
     let options =
@@ -77,7 +67,7 @@ fn images(text: &str) -> Vec<&str> {
 
 /// Every fourth chart, from the given one on: the four run beside each other.
 fn every_fourth(from: usize) {
-    let Some(corpus) = corpus() else {
+    let Some(corpus) = shared("corpus") else {
         return;
     };
     let expected = std::fs::read(corpus.join("charts-expected.json")).unwrap();

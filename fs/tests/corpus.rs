@@ -5,6 +5,8 @@
 //! The samples lie outside the repository, in `$KFS_SHARED/corpus/formats`.
 
 mod images;
+#[path = "../../tests/shared_inputs/mod.rs"]
+mod shared_inputs;
 #[path = "../../tests/skip/mod.rs"]
 mod skip;
 
@@ -21,20 +23,8 @@ use kfs_fs::layer::scan::LayerError;
 use kfs_fs::oci::Image;
 use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::store::Store;
-use skip::skip;
+use shared_inputs::shared;
 use tar::EntryType;
-
-/// `None`, with a line that says so, where the samples are not at hand.
-fn formats() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    let shared = std::env::var_os("KFS_SHARED").map_or(beside, PathBuf::from);
-    let formats = shared.join("corpus/formats");
-    if !formats.is_dir() {
-        skip(format_args!("no shared inputs: {} is not there; set KFS_SHARED", formats.display()));
-        return None;
-    }
-    Some(formats)
-}
 
 fn open(formats: &Path, variant: &str) -> Result<Listing, OpenError> {
     listing_of(&image(formats, variant))
@@ -169,7 +159,7 @@ fn check(variant: &str, expected: &[String], found: &Listing) {
 
 #[test]
 fn every_format_gives_the_same_tree() {
-    let Some(formats) = formats() else { return };
+    let Some(formats) = shared("corpus/formats") else { return };
     let expected = sample(&formats.join("sample.tar"));
     assert_eq!(expected[&b"usr/share/text"[..]].size, 262_144, "the sample was read");
     let lines_of_all = lines(&expected);
@@ -193,7 +183,7 @@ fn in_whole_seconds(mut listing: Listing) -> Listing {
 /// eStargz has landmarks and its table of contents as entries.
 #[test]
 fn without_annotations_the_layer_is_read_whole() {
-    let Some(formats) = formats() else { return };
+    let Some(formats) = shared("corpus/formats") else { return };
     let expected = lines(&sample(&formats.join("sample.tar")));
     for (variant, own) in [
         ("estargz", &[&b".no.prefetch.landmark"[..], b"stargz.index.json"][..]),
@@ -216,7 +206,7 @@ fn without_annotations_the_layer_is_read_whole() {
 /// names. The table of contents does not mind, but lacks empty extended attributes.
 #[test]
 fn the_first_generation_of_zstd_chunked_can_only_be_read_by_its_table() {
-    let Some(formats) = formats() else { return };
+    let Some(formats) = shared("corpus/formats") else { return };
     let mut expected = sample(&formats.join("sample.tar"));
     expected.values_mut().for_each(|seen| seen.xattrs.retain(|_, value| !value.is_empty()));
     let mut image = image(&formats, "zstdchunked-gen1");
@@ -258,7 +248,7 @@ impl BlobSource for Counted {
 
 #[test]
 fn of_a_table_one_request_is_enough() {
-    let Some(formats) = formats() else { return };
+    let Some(formats) = shared("corpus/formats") else { return };
     for (variant, most) in
         [("estargz", 256 << 10), ("zstdchunked", 3 << 10), ("zstdchunked-gen1", 3 << 10)]
     {

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::remote::Server;
-use crate::skip::skip;
+use crate::shared_inputs::shared;
 use crate::workshop::{Workshop, run};
 
 impl Workshop {
@@ -224,15 +224,8 @@ fn what_is_wrong_with_an_application_is_told_at_its_line() {
 
 #[test]
 fn applications_are_those_that_sealer_makes() {
-    let shared = std::env::var_os("KFS_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        std::path::PathBuf::from,
-    );
-    let corpus = shared.join("corpus/kubefiles");
-    let Ok(oracle) = fs::read_to_string(corpus.join("oracle-sealer-v0.11.0.jsonl")) else {
-        skip(format_args!("no shared inputs in {}; set KFS_SHARED", shared.display()));
-        return;
-    };
+    let Some(corpus) = shared("corpus/kubefiles") else { return };
+    let oracle = fs::read_to_string(corpus.join("oracle-sealer-v0.11.0.jsonl")).unwrap();
     let Some(shop) = Workshop::new() else { return };
     let mut compared = 0;
     for line in oracle.lines() {

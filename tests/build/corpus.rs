@@ -2,25 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::skip::skip;
+use crate::build_files::build_files;
+use crate::shared_inputs::shared;
 use crate::workshop::Workshop;
-
-/// The build files below a directory.
-fn build_files(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().to_string_lossy().to_lowercase();
-        if entry.file_type().unwrap().is_dir() {
-            build_files(&entry.path(), found);
-        } else if ["kubefile", "dockerfile", "sealfile"].iter().any(|kind| name.starts_with(kind)) {
-            found.push(entry.path());
-        }
-    }
-}
 
 /// The images that a build file begins with, without those that a variable names.
 fn bases(text: &str) -> Vec<&str> {
@@ -43,16 +31,9 @@ fn outcome(shop: &Workshop, file: &Path, name: &str) -> Result<(), String> {
 
 #[test]
 fn build_files_with_all_their_sources_build() {
-    let root = std::env::var_os("KFS_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let root = root.join("corpus/kubefiles");
-    if !root.is_dir() {
-        skip(format_args!("no shared inputs: {} is not there; set KFS_SHARED", root.display()));
-        return;
-    }
+    let Some(root) = shared("corpus/kubefiles") else { return };
     let Some(shop) = Workshop::with_base() else { return };
-    let mut files = Vec::new();
-    build_files(&root, &mut files);
+    let files = build_files(&root);
     let texts: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     for base in texts.iter().flat_map(|text| bases(text)).collect::<BTreeSet<_>>() {
         shop.ok(&["tag", "base", base]);

@@ -2,8 +2,12 @@
 //!
 //! Needs root and /dev/fuse; without them each test says that it is skipped.
 
+#[path = "../build_files/mod.rs"]
+mod build_files;
 #[path = "../host_tools/mod.rs"]
 mod host_tools;
+#[path = "../shared_inputs/mod.rs"]
+mod shared_inputs;
 #[path = "../skip/mod.rs"]
 mod skip;
 

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::host_tools::{install_program, install_tools};
-use crate::skip::skip;
+use crate::shared_inputs::shared;
 use crate::tools::{Workshop, available, run};
 use crate::walk::{Walked, differences, walk};
 
@@ -126,18 +126,6 @@ const EXPECTED: &[(&str, &str)] = &[
     // A stage on another one knows its ARGs (Dockerfile reference, "Scope"); this buildah's does not.
     ("quoted and inherited arg", "arg-expansion.txt"),
 ];
-
-/// The shared inputs: `$KFS_SHARED`, or `shared` beside the repository.
-fn corpus() -> Option<PathBuf> {
-    let root = std::env::var_os("KFS_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let path = root.join("corpus/dockerfiles");
-    if !path.is_dir() {
-        skip(format_args!("no shared inputs: {} is not there; set KFS_SHARED", path.display()));
-        return None;
-    }
-    Some(path)
-}
 
 /// One case of the file.
 struct Case {
@@ -373,7 +361,7 @@ fn cases(share: usize) {
     if !available() {
         return;
     }
-    let Some(corpus) = corpus() else { return };
+    let Some(corpus) = shared("corpus/dockerfiles") else { return };
     let text = fs::read_to_string(corpus.join("conformance-cases.json")).unwrap();
     let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
     assert!(cases.len() > 100);

@@ -5,6 +5,8 @@
 
 #[path = "../host_tools/mod.rs"]
 mod host_tools;
+#[path = "../shared_inputs/mod.rs"]
+mod shared_inputs;
 #[path = "../skip/mod.rs"]
 mod skip;
 

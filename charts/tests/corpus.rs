@@ -9,8 +9,6 @@ mod shared_inputs;
 #[path = "../../tests/skip/mod.rs"]
 mod skip;
 
-use std::path::{Path, PathBuf};
-
 use kfs_charts::{Chart, Options, render, to_text};
 use shared_inputs::shared;
 

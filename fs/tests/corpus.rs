@@ -12,7 +12,7 @@ mod skip;
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use images::{Listing, S_IFDIR, S_IFLNK, S_IFREG, Seen, index_dir, lines, listing};

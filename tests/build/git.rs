@@ -10,6 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+
 use crate::remote::Server;
 use crate::skip::skip;
 use crate::workshop::{Workshop, run};
@@ -44,8 +46,13 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let group = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
-        nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).unwrap();
+        killpg(group, Signal::SIGKILL).unwrap();
         self.child.wait().unwrap();
+        // The processes that it started end in their own time.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while killpg(group, None).is_ok() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -106,25 +106,29 @@ impl FromStr for Digest {
         if hex.len() != 64 {
             return Err(malformed());
         }
+        // A table of contents has a hundred thousand of them.
+        let mut seen = 0;
         for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            let (high, low) = (nibble(pair[0]), nibble(pair[1]));
-            *byte = match (high, low) {
-                (Some(high), Some(low)) => high << 4 | low,
-                _ => return Err(malformed()),
-            };
+            let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+            seen |= high | low;
+            *byte = high << 4 | low;
         }
-        Ok(Self(bytes))
+        if seen == NO_NIBBLE { Err(malformed()) } else { Ok(Self(bytes)) }
     }
 }
 
-/// The value of a lower-case hex digit.
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// The values of lower-case hex digits, and of all other bytes.
+static NIBBLES: [u8; 256] = {
+    let mut nibbles = [NO_NIBBLE; 256];
+    let mut value = 0;
+    while value < 16 {
+        nibbles[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    nibbles
+};
+
+const NO_NIBBLE: u8 = 0xff;
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -78,7 +78,7 @@ pub(super) fn read(
         return Err(TocError::TooLarge { size: table.size, limit: MAX_TOC });
     }
     let mut json = VerifyReader::new(tar.input_mut().take(table.size), toc, table.size);
-    let parsed = parse::parse(&mut json, each);
+    let parsed = parse::parse(&mut json, table.size, each);
     // Only all of it shows whether it is the table that was meant; if not, that is the reason
     // for whatever else was found.
     match io::copy(&mut json, &mut io::sink()).map_err(TocError::from_io) {

@@ -103,9 +103,9 @@ fn parse_frame(
     each: &mut dyn FnMut(TocEntry) -> Result<(), TocError>,
 ) -> Result<(), TocError> {
     let frame = zstd::stream::read::Decoder::with_buffer(stored).map_err(TocError::Decode)?;
-    let Some(digest) = stargz else { return parse::parse(frame.take(len), each) };
+    let Some(digest) = stargz else { return parse::parse(frame.take(len), len, each) };
     let mut json = VerifyReader::new(frame, digest, len);
-    let parsed = parse::parse(&mut json, each);
+    let parsed = parse::parse(&mut json, len, each);
     match io::copy(&mut json, &mut io::sink()).map_err(TocError::from_io) {
         Err(mismatch @ TocError::Mismatch(_)) => Err(mismatch),
         drained => parsed.and(drained.map(drop)),

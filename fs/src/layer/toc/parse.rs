@@ -17,12 +17,15 @@ pub(in crate::layer) const MAX_TOC: u64 = 256 << 20;
 /// of parsing it as it comes.
 const IN_MEMORY: u64 = 16 << 20;
 
-/// Reads a whole table and passes its entries on.
+/// Reads a whole table and passes its entries on. `len` is how long it is said to be, in bytes.
 pub(in crate::layer) fn parse(
     mut json: impl Read,
+    len: u64,
     each: &mut dyn FnMut(TocEntry) -> Result<(), TocError>,
 ) -> Result<(), TocError> {
-    let mut start = Vec::new();
+    // One more, as only a read of nothing shows the end.
+    let expected = usize::try_from(len.min(IN_MEMORY)).unwrap_or(0) + 1;
+    let mut start = Vec::with_capacity(expected);
     json.by_ref().take(IN_MEMORY).read_to_end(&mut start).map_err(TocError::from_io)?;
     if start.len() as u64 == IN_MEMORY {
         // The parser takes single bytes.
@@ -130,7 +133,7 @@ mod tests {
             names.push(entry.name);
             Ok(())
         };
-        parse(json.as_bytes(), &mut each)?;
+        parse(json.as_bytes(), json.len() as u64, &mut each)?;
         Ok(names)
     }
 

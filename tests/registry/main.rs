@@ -8,6 +8,7 @@ mod faults;
 mod mirrors;
 mod options;
 mod platforms;
+mod proxies;
 mod server;
 mod several;
 #[path = "../skip/mod.rs"]

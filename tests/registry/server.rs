@@ -187,7 +187,7 @@ fn make_certificates(dir: &Path) {
         openssl req -x509 $key -keyout ca.key -out ca.crt -subj /CN=authority -days 2
         for who in server client; do
             openssl req $key -keyout $who.key -out $who.csr -subj /CN=$who \\
-                -addext subjectAltName=IP:127.0.0.1
+                -addext subjectAltName=IP:127.0.0.1,DNS:registry.example
             openssl x509 -req -in $who.csr -CA ca.crt -CAkey ca.key -CAcreateserial \\
                 -copy_extensions copy -days 2 -out $who.cert
         done";

@@ -24,6 +24,7 @@ mod host;
 mod http;
 mod manifest;
 mod places;
+mod proxy;
 mod retry;
 mod runtime;
 mod settings;
@@ -40,7 +41,8 @@ pub use conf::ConfError;
 pub use counters::Counters;
 pub use error::RegistryError;
 pub use manifest::{Fetched, Reference};
-pub use settings::{Proxies, Settings};
+pub use proxy::Proxies;
+pub use settings::Settings;
 pub use upload::Pushed;
 
 use auth::Credentials;

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Client, Identity, Method, NoProxy, Proxy, StatusCode, Url, redirect};
+use reqwest::{Certificate, Client, Identity, Method, Proxy, StatusCode, Url, redirect};
 
 use super::answer::Answer;
 use super::conf::{self, Conf, ConfError};
 use super::counters::Tally;
 use super::error::RegistryError;
 use super::host::Host;
+use super::proxy;
 use super::settings::Settings;
 
 /// For a connection, its TLS handshake included.
@@ -157,6 +158,7 @@ impl Http {
         proof: Option<&HeaderValue>,
     ) -> Result<Answer, RegistryError> {
         let registry = authority(&url);
+        let proxy = self.settings.proxies.of(&url)?;
         let client = self.client(&url, insecure)?;
         let mut headers = request.headers.clone();
         if let Some(proof) = proof {
@@ -168,10 +170,14 @@ impl Http {
         let sent = client.request(request.method.clone(), url).headers(headers);
         let sent = sent.body(request.body.clone()).send();
         let failure = match tokio::time::timeout(waited, sent).await {
-            Ok(Ok(response)) => {
-                return Ok(Answer::new(response, &registry, self.settings.stall, in_flight));
-            }
-            Ok(Err(error)) => send_error(registry, error.without_url()),
+            Ok(Ok(response)) => match &proxy {
+                Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                    let reason = format!("{} wants other credentials", proxy::shown(proxy));
+                    RegistryError::Unreachable { registry, reason }
+                }
+                _ => return Ok(Answer::new(response, &registry, self.settings.stall, in_flight)),
+            },
+            Ok(Err(error)) => send_error(registry, proxy.as_ref(), error.without_url()),
             Err(_) => RegistryError::Stalled { registry, waited, got: 0 },
         };
         in_flight.failed();
@@ -218,9 +224,9 @@ impl Http {
             .tcp_nodelay(true)
             .referer(false)
             .no_proxy();
-        for proxy in self.proxies()? {
-            builder = builder.proxy(proxy);
-        }
+        let proxies = self.settings.proxies.clone();
+        // Before a request, it was seen that there is no error.
+        builder = builder.proxy(Proxy::custom(move |url| proxies.of(url).ok().flatten()));
         if plain {
             // The system's authorities take milliseconds to read.
             builder = builder.tls_certs_only([]);
@@ -239,19 +245,6 @@ impl Http {
             builder = builder.identity(identity);
         }
         builder.build().map_err(set_up)
-    }
-
-    fn proxies(&self) -> Result<Vec<Proxy>, RegistryError> {
-        let settings = &self.settings.proxies;
-        let bypass = || settings.no_proxy.as_deref().and_then(NoProxy::from_string);
-        let made =
-            [settings.http.as_ref().map(Proxy::http), settings.https.as_ref().map(Proxy::https)];
-        let proxies = made.into_iter().flatten().map(|proxy| {
-            // The text may hold a password.
-            let unusable = |_| RegistryError::SetUp("a proxy's address is no URL".to_owned());
-            Ok(proxy.map_err(unusable)?.no_proxy(bypass()))
-        });
-        proxies.collect()
     }
 }
 
@@ -277,14 +270,18 @@ pub(super) fn is_loopback(address: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn send_error(registry: String, error: reqwest::Error) -> RegistryError {
+fn send_error(registry: String, proxy: Option<&Url>, error: reqwest::Error) -> RegistryError {
     if is_untrusted(&error) {
         return RegistryError::Untrusted { registry, reason: reason(&error) };
     }
     if error.is_builder() {
         return RegistryError::SetUp(reason(&error));
     }
-    RegistryError::Unreachable { registry, reason: reason(&error) }
+    let reason = match proxy {
+        Some(proxy) => format!("by {}: {}", proxy::shown(proxy), reason(&error)),
+        None => reason(&error),
+    };
+    RegistryError::Unreachable { registry, reason }
 }
 
 /// Whether the certificate of the other side is why there is no connection.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::auth::AuthFiles;
+use super::proxy::Proxies;
 
 /// The settings of a registry client.
 #[derive(Clone, Debug)]
@@ -27,24 +28,6 @@ pub struct Settings {
     pub stall: Duration,
     /// Where to keep the blob of a registry that cannot send parts: a directory with room.
     pub spool: PathBuf,
-}
-
-/// URLs of proxies, which may hold a name and password.
-#[derive(Clone, Default)]
-pub struct Proxies {
-    /// For http.
-    pub http: Option<String>,
-    /// For https.
-    pub https: Option<String>,
-    /// Hosts that need none, as `NO_PROXY` lists them.
-    pub no_proxy: Option<String>,
-}
-
-impl std::fmt::Debug for Proxies {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let set = |proxy: &Option<String>| if proxy.is_some() { "set" } else { "none" };
-        write!(f, "Proxies {{ http: {}, https: {} }}", set(&self.http), set(&self.https))
-    }
 }
 
 impl Settings {

@@ -115,8 +115,8 @@ impl Layer {
         ])
     }
 
-    /// Makes a layout with the layer's image.
-    fn write(&self, layout: &Path) {
+    /// Makes a layout with the layer's image and a table for it.
+    fn write(&self, layout: &Path, table: &[u8]) {
         let blobs = layout.join("blobs/sha256");
         fs::create_dir_all(&blobs).unwrap();
         let put = |kind: &str, bytes: &[u8]| {
@@ -126,7 +126,7 @@ impl Layer {
         };
         let put_json = |kind: &str, value: Value| put(kind, value.to_string().as_bytes());
         let layer = put("application/vnd.oci.image.layer.v1.tar+gzip", &self.gzip);
-        let mut ztoc = put("application/octet-stream", &self.ztoc());
+        let mut ztoc = put("application/octet-stream", table);
         ztoc["annotations"] = json!({"com.amazon.soci.image-layer-digest": layer["digest"]});
         let config = put_json("application/vnd.amazon.soci.index.v2+json", json!({}));
         let index = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config,
@@ -152,7 +152,7 @@ fn a_layer_with_a_table_of_the_index_is_read_where_it_is_used() {
     let big: Vec<u8> =
         (0..2_000_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let layer = Layer::new(&[("first", b"1"), ("big", &big), ("last", b"2")]);
-    layer.write(&registry.path("layout"));
+    layer.write(&registry.path("layout"), &layer.ztoc());
     registry.ok("origin", &["push", "oci:layout", &registry.name("a:1")]);
     let name = format!("{}/a:1", proxy.address());
     let of_layer = format!("GET /v2/a/blobs/{}", Digest::of(&layer.gzip));
@@ -169,4 +169,26 @@ fn a_layer_with_a_table_of_the_index_is_read_where_it_is_used() {
     // With the layers in the store, and without the index.
     registry.ok("pulled", &["pull", "--plain-http", &name]);
     assert_eq!(registry.ok("pulled", &["cat", "--plain-http", &name, "/last"]), "2");
+}
+
+#[test]
+fn a_table_that_makes_no_sense_leaves_the_layer_as_good_as_without() {
+    let Some(registry) = Registry::start(false) else { return };
+    let big: Vec<u8> = (0..600_000_u32).flat_map(|n| (n ^ n << 13).to_le_bytes()).collect();
+    let layer = Layer::new(&[("big", &big)]);
+    let table = layer.ztoc();
+    let digest = Digest::of(&layer.gzip).to_string();
+    for (tag, broken) in [("junk", &b"no table"[..]), ("cut", &table[..table.len() - 40_000])] {
+        layer.write(&registry.path(tag), broken);
+        let name = registry.name(&format!("a:{tag}"));
+        registry.ok("origin", &["push", &format!("oci:{tag}"), &name]);
+        for known in [false, true] {
+            let cat = registry.run(tag, &["cat", "--plain-http", &name, "/big"]);
+            let said = String::from_utf8(cat.stderr).unwrap();
+            assert!(cat.stdout == big, "{said}");
+            let warning =
+                format!("warning: layer {digest} cannot be read in parts: its SOCI index");
+            assert_eq!(said.contains(&warning), !known, "{said}");
+        }
+    }
 }

@@ -62,13 +62,18 @@ fn open_or_scan_once(
     }
     match read_table(layer, table, indexes, progress) {
         Ok(index) => Ok(index),
-        Err(TocError::Unusable(why)) => {
+        Err(TocError::Index(source)) => Err(failed(source)),
+        Err(why) if matches!(why, TocError::Unusable(_)) || is_about_soci(table, &why) => {
             tracing::warn!("layer {digest} cannot be read in parts: {why}; it is read whole");
             whole()
         }
-        Err(TocError::Index(source)) => Err(failed(source)),
         Err(error) => Err(toc_error(layer, error)),
     }
+}
+
+/// Whether only what lies beside the layer is wrong, which is as good without it.
+fn is_about_soci(table: Table<'_>, why: &TocError) -> bool {
+    matches!(table, Table::Soci(_)) && !matches!(why, TocError::Blob(_))
 }
 
 /// Whether a layer has a table of contents, if it keeps what its annotations promise.

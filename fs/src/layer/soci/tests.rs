@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::blob::FileBlob;
 use crate::digest::DiffId;
 use crate::layer::index::{LayerIndex, Summary, Xattr};
 use crate::layer::scan::{LayerError, open_or_scan, scan};
@@ -161,14 +162,14 @@ impl Fixture {
         Ok((dir, index))
     }
 
+    /// What is wrong with a ztoc; the layer is read whole then.
     fn error(&self, change: impl Fn(&mut Said)) -> TocError {
         let mut said = self.said.clone();
         change(&mut said);
-        match self.open(&said) {
-            Err(LayerError::Toc { source, .. }) => source,
-            Err(other) => panic!("{other}"),
-            Ok(_) => panic!("it was taken"),
-        }
+        let (_dir, index) = self.open(&said).unwrap();
+        assert_eq!(index.id().toc, None);
+        let mut builder = IndexBuilder::new(self.dir.path()).unwrap();
+        index_buffer(&said.encode(), self.blob.as_ref(), &mut builder).unwrap_err()
     }
 }
 
@@ -345,16 +346,22 @@ fn a_ztoc_that_makes_no_sense() {
 }
 
 #[test]
-fn a_ztoc_that_is_not_the_one_of_the_manifest() {
+fn a_ztoc_that_is_not_the_one_of_the_manifest_or_cannot_be_read() {
     let fixture = Fixture::new();
     let mut layer = fixture.layer(fixture.said.encode());
     let ztoc = layer.ztoc.as_mut().unwrap();
     ztoc.descriptor.digest = Digest::of(b"other");
-    let dir = tempfile::tempdir().unwrap();
-    let error = open_or_scan(&layer, dir.path(), &|_| ()).unwrap_err();
-    let mismatch = matches!(error, LayerError::Toc { source: TocError::Mismatch(_), .. });
-    assert!(mismatch, "{error}");
+    let error = read(ztoc).unwrap_err();
+    assert!(matches!(error, TocError::Mismatch(_)), "{error}");
     assert!(error.to_string().contains(&Digest::of(b"other").to_string()), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(open_or_scan(&layer, dir.path(), &|_| ()).unwrap().id().toc, None);
+    let mut layer = fixture.layer(fixture.said.encode());
+    let missing = dir.path().join("missing");
+    let gone = FileBlob::range(std::fs::File::create(&missing).unwrap(), &missing, 0, 100);
+    layer.ztoc.as_mut().unwrap().blob = Arc::new(gone);
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(open_or_scan(&layer, dir.path(), &|_| ()).unwrap().id().toc, None);
 }
 
 #[test]

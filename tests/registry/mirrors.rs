@@ -114,6 +114,47 @@ fn what_mirrors_damage_is_read_from_the_registry() {
 }
 
 #[test]
+fn what_mirrors_damage_or_lack_is_saved_and_converted_from_the_registry() {
+    let Some(mirrored) = Mirrored::start() else { return };
+    let layer = Digest::of(&mirrored.bad.layer).to_string();
+    let plain = mirrored.name("1");
+    let commands: [(&[&str], &str); 4] = [
+        (&["save", "-o", "x.oci", &plain], "oci-archive:x.oci"),
+        (&["save", "-o", "x.docker", "--format=docker-archive", &plain], "docker-archive:x.docker"),
+        (&["convert", &plain, "new:1", "--to=zstd-chunked"], "new:1"),
+        (&["convert", &plain, "new:2", "--to=gzip"], "new:2"),
+    ];
+    for (number, (args, made)) in commands.into_iter().enumerate() {
+        for lacks in [false, true] {
+            mirrored.damage(700_000, 2);
+            if lacks {
+                mirrored.places.iter().for_each(Proxy::clear);
+                for place in &mirrored.places[..2] {
+                    place.add(Rule::on("/blobs/", Fault::Status(404)));
+                }
+            }
+            let store = format!("{number}{lacks}");
+            let (code, _, said) = mirrored.run(&store, args);
+            assert_eq!(code, Some(0), "{args:?}: {said}");
+            if !lacks {
+                mirrored.assert_warned(&said, &layer);
+            }
+            let (_, content, said) = mirrored.run(&store, &["cat", made, "/big"]);
+            assert!(content == mirrored.bad.big, "{args:?}: {said}");
+        }
+    }
+    // What all damage is kept nowhere.
+    mirrored.damage(700_000, 3);
+    for (args, made) in commands {
+        fs::remove_file(mirrored.bad.registry.path(args[2])).ok();
+        let (code, _, said) = mirrored.run("bad", args);
+        assert_eq!(code, Some(5), "{args:?}: {said}");
+        let (code, ..) = mirrored.run("bad", &["cat", made, "/big"]);
+        assert_ne!(code, Some(0), "{made}");
+    }
+}
+
+#[test]
 fn what_all_places_damage_is_an_error() {
     let Some(mirrored) = Mirrored::start() else { return };
     mirrored.damage(10_000, 3);

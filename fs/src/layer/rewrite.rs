@@ -27,6 +27,7 @@ use super::scan::LayerError;
 use super::tar::{BLOCK, Member, TarError, TarReader};
 use super::toc::{ESTARGZ_TOC_NAME, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK};
 use super::writer::{Compression, LayerWriter, NewLayer, Plain, WriteError};
+use crate::blob::from_any_place;
 use crate::oci::Layer;
 use hot::Hot;
 use stream::{Content, Stream};
@@ -48,6 +49,13 @@ pub enum RewriteError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl RewriteError {
+    /// Whether the bytes that came are not those that the layer's digest names.
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Source(error) if error.is_damage())
+    }
 }
 
 /// Where the new layers go, and what they become.
@@ -106,6 +114,17 @@ struct Plan {
 /// Writes a layer in another format, the files of `priorities` first. `progress` is called with
 /// the number of bytes of the blob just read, which may be read more than once.
 pub fn rewrite(
+    layer: &Layer,
+    target: Target<'_>,
+    priorities: &Priorities,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Rewritten, RewriteError> {
+    from_any_place(layer.blob.as_ref(), RewriteError::is_damage, || {
+        rewrite_once(layer, target, priorities, progress)
+    })
+}
+
+fn rewrite_once(
     layer: &Layer,
     target: Target<'_>,
     priorities: &Priorities,

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Format, decompressed_as_found};
-use crate::blob::BlobReader;
+use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, Hasher, VerifyReader};
 use crate::error::{AtPath, PathError};
 use crate::oci::image::ImageError;
@@ -89,8 +89,11 @@ fn write_oci(images: &[Selection], archive: &mut Archive<'_>) -> Result<(), Stor
     for (digest, (image, blob)) in &blobs {
         let source = image.layout.blob_of(blob).map_err(|source| image_error(image, source))?;
         let what = source.location();
-        let reader = VerifyReader::new(BlobReader::new(source), blob.digest, blob.size);
-        archive.stream(&format!("blobs/sha256/{}", digest.hex()), reader, &what)?;
+        archive.read_anywhere(source.as_ref(), |archive| {
+            let reader = BlobReader::new(source.clone());
+            let reader = VerifyReader::new(reader, blob.digest, blob.size);
+            archive.stream(&format!("blobs/sha256/{}", digest.hex()), reader, &what).map(drop)
+        })?;
     }
     let json = serde_json::to_vec(&index).expect("an index is plain data");
     archive.bytes("index.json", &json)?;
@@ -118,7 +121,9 @@ fn write_docker(images: &[Selection], archive: &mut Archive<'_>) -> Result<(), S
             archive.bytes(&config, &image.config_json)?;
             for layer in &image.layers {
                 if written.insert(layer_name(layer)) {
-                    write_layer(layer, archive)?;
+                    archive.read_anywhere(layer.blob.as_ref(), |archive| {
+                        write_layer(layer, archive)
+                    })?;
                 }
             }
             listed.push(Listed { layers: layer_names(&image), config, repo_tags: Vec::new() });
@@ -146,8 +151,8 @@ fn write_layer(layer: &Layer, archive: &mut Archive<'_>) -> Result<(), StoreErro
     let Descriptor { digest, size, .. } = layer.descriptor;
     let what = format!("layer {digest} in {}", layer.blob.location());
     let mut blob = VerifyReader::new(BlobReader::new(layer.blob.clone()), digest, size);
-    let unpacked = decompressed_as_found(&mut blob).map_err(|e| input_error(e, &what))?;
-    let found = archive.stream(&layer_name(layer), unpacked, &what);
+    let unpacked = decompressed_as_found(&mut blob).map_err(|e| input_error(e, &what));
+    let found = unpacked.and_then(|unpacked| archive.stream(&layer_name(layer), unpacked, &what));
     // The digest is checked at the end of the blob, which a decompressor need not reach. A blob
     // that is damaged is told as such, not by what the decompressor makes of it.
     io::copy(&mut blob, &mut io::sink()).map_err(|error| input_error(error, &what))?;
@@ -199,6 +204,20 @@ impl Archive<'_> {
         self.write_all(header(name, tar::EntryType::Regular, size).as_bytes())?;
         self.position(SeekFrom::End(0))?;
         Ok(hasher.finish())
+    }
+
+    /// Writes what is read of a source; anew where the source's place turns out to be damaged.
+    fn read_anywhere(
+        &mut self,
+        source: &dyn BlobSource,
+        mut write: impl FnMut(&mut Self) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let start = self.position(SeekFrom::Current(0))?;
+        from_any_place(source, StoreError::is_corrupt, || {
+            self.file.set_len(start).at("truncate", self.path)?;
+            self.position(SeekFrom::Start(start))?;
+            write(self)
+        })
     }
 
     fn position(&mut self, to: SeekFrom) -> Result<u64, PathError> {

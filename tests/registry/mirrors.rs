@@ -155,6 +155,52 @@ fn what_mirrors_damage_or_lack_is_saved_and_converted_from_the_registry() {
 }
 
 #[test]
+fn a_registry_that_is_blocked_is_asked_for_nothing() {
+    let Some(bad) = Bad::start() else { return };
+    let registry = &bad.registry;
+    let (conf, address) = (registry.path("registries.conf"), bad.proxy.address());
+    fs::write(&conf, format!("[[registry]]\nlocation = \"{address}\"\nblocked = true\n")).unwrap();
+    fs::create_dir(registry.path("mnt")).unwrap();
+    fs::create_dir(registry.path("context")).unwrap();
+    fs::write(registry.path("context/Dockerfile"), format!("FROM {}\n", bad.name())).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = registry.command("new", args);
+        let output = command.env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap();
+        (output.status.code(), output.stdout, String::from_utf8(output.stderr).unwrap())
+    };
+    let (name, there) = (bad.name(), format!("docker://{}", bad.name()));
+    let push = format!("{address}/b:1");
+    registry.ok("new", &["import", "x.tar", "x:1"]);
+    let commands: [&[&str]; 7] = [
+        &["pull", &name],
+        &["cat", &name, "/big"],
+        &["mount", &name, "mnt"],
+        &["build", "-t", "made:1", "context"],
+        &["copy", &there, "oci:layout"],
+        &["save", "-o", "x.oci", &name],
+        &["push", "x:1", &push],
+    ];
+    for args in commands {
+        let (code, _, said) = run(args);
+        assert_eq!(code, Some(1), "{args:?}: {said}");
+        let blocked = format!("{}/", address);
+        for part in [&blocked, " is blocked in ", conf.to_str().unwrap()] {
+            assert!(said.contains(part), "{args:?}, no {part}: {said}");
+        }
+    }
+    assert!(bad.proxy.seen("").is_empty());
+    // It may have mirrors, which give what it would; but nothing is pushed to them.
+    let mirror =
+        format!("[[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n", registry.address());
+    fs::write(&conf, fs::read_to_string(&conf).unwrap() + &mirror).unwrap();
+    let (code, content, said) = run(&["cat", &name, "/big"]);
+    assert!(code == Some(0) && content == bad.big, "{said}");
+    let (code, _, said) = run(&["push", "x:1", &push]);
+    assert!(code == Some(1) && said.contains(" is blocked in "), "{said}");
+    assert!(bad.proxy.seen("").is_empty());
+}
+
+#[test]
 fn what_all_places_damage_is_an_error() {
     let Some(mirrored) = Mirrored::start() else { return };
     mirrored.damage(10_000, 3);

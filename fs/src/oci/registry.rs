@@ -34,6 +34,7 @@ mod upload;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub use blob::RegistryBlob;
@@ -101,11 +102,15 @@ impl Registries {
     /// The repository of a name.
     pub fn repository(&self, name: &Name) -> Result<Repository, RegistryError> {
         let (host, path) = (name.domain(), name.path());
-        let blocked = |conf| RegistryError::Blocked { name: format!("{host}/{path}"), conf };
-        let places = self.0.http.conf()?.places(host, path).map_err(blocked)?;
-        let endpoints = places.into_iter().map(|place| self.endpoint(place)).collect();
         let name = format!("{host}/{path}");
-        Ok(Repository { client: self.clone(), name, endpoints })
+        let places = self.0.http.conf()?.places(host, path);
+        match places.blocked {
+            Some(conf) if places.open.is_empty() => Err(RegistryError::Blocked { name, conf }),
+            blocked => {
+                let open = places.open.into_iter().map(|place| self.endpoint(place));
+                Ok(Repository { client: self.clone(), name, endpoints: open.collect(), blocked })
+            }
+        }
     }
 
     /// Whether the registry of a name, not one of its mirrors, speaks http; none as long as it was
@@ -123,6 +128,7 @@ impl Registries {
             repository: "the registry".to_owned(),
             insecure: self.0.http.conf()?.is_insecure(host),
             serves: conf::Serves::All,
+            is_mirror: false,
         };
         let endpoint = self.endpoint(place);
         let request = http::Request::new(reqwest::Method::GET, "/v2/".to_owned());
@@ -138,8 +144,8 @@ impl Registries {
     fn endpoint(&self, place: Place) -> Endpoint {
         let http = self.0.http.clone();
         let host = http.host(&place.host, place.insecure);
-        let Place { host: host_name, repository, insecure: _, serves } = place;
-        Endpoint { http, host, host_name, repository, serves }
+        let Place { host: host_name, repository, insecure: _, serves, is_mirror } = place;
+        Endpoint { http, host, host_name, repository, serves, is_mirror }
     }
 }
 
@@ -151,6 +157,8 @@ pub struct Repository {
     name: String,
     /// Mirrors first; never empty.
     endpoints: Vec<Endpoint>,
+    /// The file that blocks the registry itself, if there are only mirrors.
+    blocked: Option<PathBuf>,
 }
 
 impl Repository {

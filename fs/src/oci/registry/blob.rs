@@ -45,8 +45,6 @@ pub(super) struct BlobState {
     /// Mirrors, the registry itself, other repositories that have the blob; and the registry again,
     /// which is the last to be waited for.
     pub(super) endpoints: Vec<Endpoint>,
-    /// How many of them are mirrors.
-    pub(super) mirrors: usize,
     /// The endpoint in use.
     pub(super) chosen: AtomicUsize,
     target: Mutex<Target>,
@@ -162,6 +160,13 @@ impl BlobSource for RegistryBlob {
     }
 }
 
+/// Where a repository's blobs are had: what is for tags alone only if there is nothing else.
+fn endpoints_of(repository: &Repository) -> Vec<Endpoint> {
+    let all = || repository.endpoints.iter().cloned();
+    let by_digest: Vec<_> = all().filter(|place| place.serves != Serves::TagOnly).collect();
+    if by_digest.is_empty() { all().collect() } else { by_digest }
+}
+
 impl BlobState {
     pub(super) fn new(
         repository: &Repository,
@@ -169,12 +174,8 @@ impl BlobState {
         digest: Digest,
         size: u64,
     ) -> Self {
-        let by_digest = |endpoint: &Endpoint| endpoint.serves != Serves::TagOnly;
-        let endpoints_of =
-            |repository: &Repository| repository.endpoints.clone().into_iter().filter(by_digest);
-        let mut endpoints: Vec<_> = endpoints_of(repository).collect();
+        let mut endpoints = endpoints_of(repository);
         let own = endpoints.last().cloned();
-        let mirrors = endpoints.len().saturating_sub(1);
         if !others.is_empty() {
             endpoints.extend(others.iter().flat_map(endpoints_of).chain(own));
         }
@@ -183,7 +184,6 @@ impl BlobState {
             digest,
             size,
             endpoints,
-            mirrors,
             chosen: AtomicUsize::new(0),
             target: Mutex::new(Target { number: 0, place: TargetPlace::Unknown }),
             finding: tokio::sync::Mutex::default(),

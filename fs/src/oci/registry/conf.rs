@@ -48,6 +48,17 @@ pub(super) struct Place {
     pub(super) insecure: bool,
     /// Which requests a mirror is for.
     pub(super) serves: Serves,
+    /// Whether it is a mirror, which nothing is pushed to.
+    pub(super) is_mirror: bool,
+}
+
+/// Where a repository can be had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Mirrors first, the registry itself last.
+    pub(super) open: Vec<Place>,
+    /// The file that blocks the registry itself, which then is not among them.
+    pub(super) blocked: Option<PathBuf>,
 }
 
 /// Which requests a place is for.
@@ -127,37 +138,55 @@ impl Conf {
         named.is_some_and(|registry| registry.insecure)
     }
 
-    /// Where `host/repository` can be had, mirrors first; the file that blocks it as an error.
-    pub(super) fn places(&self, host: &str, repository: &str) -> Result<Vec<Place>, PathBuf> {
+    /// Where `host/repository` can be had. As with the containers tools, a registry that is blocked
+    /// may have mirrors, and a mirror that is blocked under its own name is left out.
+    pub(super) fn places(&self, host: &str, repository: &str) -> Places {
         let name = format!("{host}/{repository}");
-        let fitting = self
-            .registries
-            .iter()
-            .filter_map(|registry| Some((covered(&registry.prefix, &name)?, registry)));
-        let Some((covered, registry)) = fitting.max_by_key(|(covered, _)| *covered) else {
+        let Some((covered, registry)) = self.fitting(&name) else {
             let (host, repository) = (host.to_owned(), repository.to_owned());
-            return Ok(vec![Place { host, repository, insecure: false, serves: Serves::All }]);
+            let (serves, is_mirror) = (Serves::All, false);
+            let own = Place { host, repository, insecure: false, serves, is_mirror };
+            return Places { open: vec![own], blocked: None };
         };
-        if registry.blocked {
-            return Err(registry.path.clone());
-        }
-        let place = |location: &str, insecure, serves| {
+        let place = |location: &str, insecure, serves, is_mirror| {
             let whole = match location {
                 "" => name.clone(),
                 location => format!("{location}{}", &name[covered..]),
             };
             let (host, repository) = whole.split_once('/').unwrap_or((&whole, repository));
-            Place { host: host.to_owned(), repository: repository.to_owned(), insecure, serves }
+            let (host, repository) = (host.to_owned(), repository.to_owned());
+            Place { host, repository, insecure, serves, is_mirror }
         };
         let mirrors = registry.mirrors.iter().map(|mirror| {
             let serves = match registry.mirror_by_digest_only {
                 true => Serves::DigestOnly,
                 false => mirror.pull_from_mirror,
             };
-            place(&mirror.location, mirror.insecure, serves)
+            place(&mirror.location, mirror.insecure, serves, true)
         });
-        let own = place(&registry.location, registry.insecure, Serves::All);
-        Ok(mirrors.chain([own]).collect())
+        let mut open: Vec<_> = mirrors.filter(|mirror| self.blocking(mirror).is_none()).collect();
+        let own = place(&registry.location, registry.insecure, Serves::All, false);
+        let itself = registry.blocked.then_some(registry);
+        let blocked = itself.or_else(|| self.blocking(&own)).map(|by| by.path.clone());
+        if blocked.is_none() {
+            open.push(own);
+        }
+        Places { open, blocked }
+    }
+
+    /// The registry whose prefix covers most of a name, and how many bytes of it.
+    fn fitting(&self, name: &str) -> Option<(usize, &Registry)> {
+        let fitting = self
+            .registries
+            .iter()
+            .filter_map(|registry| Some((covered(&registry.prefix, name)?, registry)));
+        fitting.max_by_key(|(covered, _)| *covered)
+    }
+
+    /// What blocks a place under its own name.
+    fn blocking(&self, place: &Place) -> Option<&Registry> {
+        let (_, registry) = self.fitting(&format!("{}/{}", place.host, place.repository))?;
+        registry.blocked.then_some(registry)
     }
 }
 
@@ -261,7 +290,7 @@ mod tests {
     }
 
     fn shown(conf: &Conf, host: &str, repository: &str) -> Vec<String> {
-        let places = conf.places(host, repository).unwrap();
+        let places = conf.places(host, repository).open;
         let show = |place: &Place| {
             let mark = if place.insecure { "!" } else { "" };
             format!("{mark}{}/{}", place.host, place.repository)
@@ -287,9 +316,6 @@ mod tests {
             [[registry]]
             prefix = "*.corp.test"
             location = "cache.test"
-            [[registry]]
-            prefix = "bad.test"
-            blocked = true
             "#,
         )
         .unwrap();
@@ -298,7 +324,43 @@ mod tests {
         assert_eq!(shown(&conf, "example.com", "a/x"), ["!mirror.test/m/x", "other.test:5000/b/x"]);
         assert_eq!(shown(&conf, "hub.corp.test", "x/y"), ["cache.test/x/y"]);
         assert_eq!(shown(&conf, "elsewhere.test", "x"), ["elsewhere.test/x"]);
-        assert!(conf.places("bad.test", "x").is_err());
+    }
+
+    #[test]
+    fn what_is_blocked_is_left_to_its_mirrors() {
+        let conf = conf(
+            r#"
+            [[registry]]
+            location = "bad.test"
+            blocked = true
+            [[registry]]
+            location = "mirrored.test"
+            blocked = true
+            [[registry.mirror]]
+            location = "bad.test/m"
+            [[registry.mirror]]
+            location = "mirror.test"
+            [[registry]]
+            location = "open.test"
+            [[registry.mirror]]
+            location = "bad.test/m"
+            [[registry]]
+            prefix = "moved.test"
+            location = "bad.test"
+            "#,
+        )
+        .unwrap();
+        for (host, open, blocked) in [
+            ("bad.test", &[][..], true),
+            ("mirrored.test", &["mirror.test/x"], true),
+            ("open.test", &["open.test/x"], false),
+            ("moved.test", &[], true),
+            ("else.test", &["else.test/x"], false),
+        ] {
+            assert_eq!(shown(&conf, host, "x"), open, "{host}");
+            let file = conf.places(host, "x").blocked;
+            assert_eq!(file.is_some_and(|file| file.ends_with("registries.conf")), blocked);
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(super) struct Endpoint {
     pub(super) host_name: String,
     pub(super) repository: String,
     pub(super) serves: Serves,
+    /// Whether it is a mirror.
+    pub(super) is_mirror: bool,
 }
 
 impl Endpoint {

@@ -27,8 +27,8 @@ impl BlobState {
 
     /// The host of a place, for messages.
     fn who(&self, place: usize) -> String {
-        let kind = if place < self.mirrors { "mirror" } else { "registry" };
-        format!("{kind} {}", self.endpoints[place].host.address)
+        let Endpoint { host, is_mirror, .. } = &self.endpoints[place];
+        format!("{} {}", if *is_mirror { "mirror" } else { "registry" }, host.address)
     }
 
     /// The endpoint in use.

@@ -59,7 +59,7 @@ impl Repository {
         sent: &dyn Fn(u64),
     ) -> Result<Pushed, E> {
         let digest = descriptor.digest;
-        let endpoint = self.own();
+        let endpoint = self.own()?;
         let there = endpoint.clone();
         if self.run(async move { has(&there, digest).await })? {
             if kept.exists() {
@@ -88,7 +88,7 @@ impl Repository {
         media_type: &str,
         json: Vec<u8>,
     ) -> Result<(), RegistryError> {
-        let endpoint = self.own();
+        let endpoint = self.own()?;
         let mut request =
             Request::new(Method::PUT, endpoint.path(&format!("manifests/{reference}")));
         let media_type = HeaderValue::from_str(media_type)
@@ -112,8 +112,11 @@ impl Repository {
     }
 
     /// Where the repository itself is: behind all mirrors.
-    fn own(&self) -> Endpoint {
-        self.endpoints.last().expect("there is one").clone()
+    fn own(&self) -> Result<Endpoint, RegistryError> {
+        if let Some(conf) = &self.blocked {
+            return Err(RegistryError::Blocked { name: self.name.clone(), conf: conf.clone() });
+        }
+        Ok(self.endpoints.last().expect("there is one").clone())
     }
 
     fn run<T: Send + 'static>(

@@ -2,6 +2,8 @@
 //! take over as well, and a mount can be ended at any time.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -114,4 +116,80 @@ fn a_mirror_that_damages_content_is_left_and_named_in_the_log() {
     }
     sandbox.ok(&["umount", "mnt"]);
     sandbox.assert_nothing_left();
+}
+
+type Damage = fn(&Path);
+
+/// Where the cache keeps what it has of the only layer.
+fn cache_dir(sandbox: &Sandbox) -> PathBuf {
+    let dirs = fs::read_dir(sandbox.path("store/cache")).unwrap();
+    let mut dirs = dirs.map(|entry| entry.unwrap().path());
+    dirs.find(|dir| dir.join("data").exists()).expect("the layer's cache")
+}
+
+/// Changes a byte in ten.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes.iter_mut().step_by(10).for_each(|byte| *byte ^= 1);
+    File::options().write(true).open(path).unwrap().write_all_at(&bytes, 0).unwrap();
+}
+
+/// Another server, which has nothing in memory.
+fn replace_server(sandbox: &Sandbox) {
+    let restarts = sandbox.number("restarts");
+    send(sandbox.server(), Signal::SIGKILL);
+    wait_until("another serves", || sandbox.number("restarts") > restarts);
+}
+
+fn logs(sandbox: &Sandbox) -> String {
+    let id = sandbox.mounts()[0]["id"].as_str().unwrap().to_owned();
+    let files = fs::read_dir(sandbox.path("store/mounts").join(id)).unwrap();
+    files.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok()).collect()
+}
+
+/// What is damaged is never served: it is fetched again, or there is an error.
+#[test]
+fn a_cache_that_is_damaged_below_a_mount_is_fetched_again() {
+    let damages: [(&str, Damage); 5] = [
+        ("flipped", |dir| flip(&dir.join("data"))),
+        ("cut", |dir| {
+            File::options().write(true).open(dir.join("data")).unwrap().set_len(5000).unwrap();
+        }),
+        ("without data", |dir| fs::remove_file(dir.join("data")).unwrap()),
+        ("with flipped sums", |dir| flip(&dir.join("sums"))),
+        ("removed", |dir| fs::remove_dir_all(dir).unwrap()),
+    ];
+    for (what, damage) in damages {
+        let Some(sandbox) = Sandbox::new() else { return };
+        let Some(registry) = Registry::start(&sandbox) else { return };
+        forget_local(&sandbox);
+        let options = ["--read-timeout=1s", "--prefetch=off"];
+        registry.mount_image(&sandbox, &registry.image, &options);
+        let check = |when: &str| {
+            assert!(read_anew(&sandbox, "mnt/big") == registry.big, "{what}, {when}");
+            assert!(read_anew(&sandbox, "mnt/other") == registry.other, "{what}, {when}");
+        };
+        check("whole");
+        // Under the server that filled it, and for one that finds it so.
+        damage(&cache_dir(&sandbox));
+        check("still in memory");
+        replace_server(&sandbox);
+        check("fetched again");
+        damage(&cache_dir(&sandbox));
+        send(registry.process.id(), Signal::SIGSTOP);
+        replace_server(&sandbox);
+        for (file, content) in [("mnt/big", &registry.big), ("mnt/other", &registry.other)] {
+            let open = File::open(sandbox.path(file)).unwrap();
+            posix_fadvise(&open, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+            let read = open.read_at(&mut [0; 4096], content.len() as u64 / 2);
+            assert_eq!(read.unwrap_err().raw_os_error(), Some(nix::libc::EIO), "{what}, {file}");
+        }
+        let logs = logs(&sandbox);
+        let told = |line: &str| line.contains("read of inode") && line.contains("sent");
+        assert!(logs.lines().any(told), "{what}: {logs}");
+        send(registry.process.id(), Signal::SIGCONT);
+        check("the registry is back");
+        sandbox.ok(&["umount", "mnt"]);
+        sandbox.assert_nothing_left();
+    }
 }

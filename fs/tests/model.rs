@@ -263,8 +263,9 @@ fn delta(layers: &[Vec<Member>], base: &Listing) -> Result<Listing, String> {
 
 fn list(tree: &Tree, place: usize, path: Vec<u8>, tars: &[Vec<u8>], listing: &mut Listing) {
     let inode = tree.inode(place).unwrap();
-    for at in 0..tree.name_count(&inode) {
-        let (name, child) = tree.name(&inode, at).unwrap().unwrap();
+    let is_dir = inode.kind == InodeKind::Directory;
+    let names = (0..).map_while(|at| is_dir.then(|| tree.name(&inode, at).unwrap())?);
+    for (name, child) in names {
         let child_path = if path.is_empty() { name.to_vec() } else { [&path, name].join(&b'/') };
         list(tree, child, child_path, tars, listing);
     }

@@ -270,11 +270,6 @@ impl Tree {
         Ok(Some((name, record.inode.get() as usize)))
     }
 
-    /// How many names a directory has.
-    pub fn name_count(&self, directory: &Inode) -> usize {
-        if directory.kind == InodeKind::Directory { directory.count as usize } else { 0 }
-    }
-
     /// The target of a symlink.
     pub fn target(&self, symlink: &Inode) -> Result<&[u8], Damaged> {
         if symlink.kind != InodeKind::Symlink {

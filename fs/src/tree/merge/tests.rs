@@ -74,8 +74,8 @@ fn list(
     let dir = tree.inode(place).unwrap();
     let mut subdirs = 0;
     let mut last = Vec::new();
-    for at in 0..tree.name_count(&dir) {
-        let (name, child) = tree.name(&dir, at).unwrap().unwrap();
+    let names = (0..).map_while(|at| tree.name(&dir, at).unwrap());
+    for (at, (name, child)) in names.enumerate() {
         assert!(at == 0 || last < name.to_vec(), "names are sorted");
         last = name.to_vec();
         assert_eq!(tree.lookup(&dir, name).unwrap(), Some(child));

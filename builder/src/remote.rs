@@ -182,8 +182,8 @@ enum Remote {
 #[derive(Debug, Default)]
 pub(crate) struct LaidOut {
     pub(crate) sources: BTreeMap<String, Fetched>,
-    /// Those that have submodules, which were left out.
-    pub(crate) with_submodules: Vec<String>,
+    /// Sources and their submodules that were left out.
+    pub(crate) without: Vec<(String, Vec<String>)>,
     _dir: Option<TempDir>,
 }
 
@@ -246,9 +246,9 @@ impl Remotes {
                     Fetched { context, file: Some(file.name.clone()), unpack: self.unpack }
                 }
                 Remote::Tree(tree) => {
-                    let (context, has_submodules) = tree.lay_out(&place, depot)?;
-                    if has_submodules {
-                        laid_out.with_submodules.push(source.clone());
+                    let (context, left_out) = tree.lay_out(&place, depot)?;
+                    if !left_out.is_empty() {
+                        laid_out.without.push((source.clone(), left_out));
                     }
                     Fetched { context, file: None, unpack: false }
                 }

@@ -272,6 +272,55 @@ fn what_git_cannot_give_is_told() {
     shop.assert_nothing_left();
 }
 
+/// Each by its own commit, those in submodules too.
+#[test]
+fn submodules_are_files_of_the_repository() {
+    let Some((shop, daemon)) = workshop() else { return };
+    let repository = Repository(&shop);
+    let other = shop.path("served/parts/other.git");
+    fs::create_dir_all(&other).unwrap();
+    let in_other = |args: &[&str]| run(git(&other).args(args)).trim_end().to_owned();
+    in_other(&["init", "-q"]);
+    let link = |commit: &str, path: &str| format!("160000,{commit},{path}");
+    let module =
+        |path: &str, url: &str| format!("[submodule \"{path}\"]\n\tpath = {path}\n\turl = {url}\n");
+    let first = repository.git(&["rev-parse", "v1^{commit}"]);
+    fs::write(other.join("part"), "part\n").unwrap();
+    // The repository itself, at a commit of before.
+    fs::write(other.join(".gitmodules"), module("inner", "../../project.git")).unwrap();
+    in_other(&["add", "-A"]);
+    in_other(&["update-index", "--add", "--cacheinfo", &link(&first, "inner")]);
+    in_other(&["commit", "-q", "-m", "x"]);
+    let part = in_other(&["rev-parse", "HEAD"]);
+    fs::write(other.join("part"), "later\n").unwrap();
+    in_other(&["commit", "-q", "-a", "-m", "y"]);
+    let url = daemon.url("parts/other.git");
+    repository.write(".gitmodules", &(module("sub/lib", &url) + &module("gone", "../gone.git")));
+    repository.git(&["add", ".gitmodules"]);
+    repository.git(&["update-index", "--add", "--cacheinfo", &link(&part, "sub/lib")]);
+    repository.git(&["commit", "-q", "-m", "with a submodule"]);
+    let url = daemon.url("project.git");
+    let text = format!("FROM scratch\nADD {url} /x\nADD {url}#main:sub /sub\n");
+    shop.build(&text);
+    for path in ["/x/sub/lib/part", "/sub/lib/part"] {
+        assert_eq!(shop.ok(&["cat", "new", path]), "part\n");
+    }
+    assert_eq!(shop.ok(&["cat", "new", "/x/sub/lib/inner/sub/file"]), "one\n");
+    assert_eq!(shop.build(&text).cached(), 2);
+    // As a context, too; and one that no server has is an error.
+    repository.write("Dockerfile", "FROM scratch\nCOPY sub/lib/part /part\n");
+    repository.git(&["add", "Dockerfile"]);
+    repository.git(&["commit", "-q", "-m", "y"]);
+    assert!(build_at(&shop, &[&url]).status.success());
+    assert_eq!(shop.ok(&["cat", "new", "/part"]), "part\n");
+    repository.git(&["update-index", "--add", "--cacheinfo", &link(&part, "gone")]);
+    repository.git(&["commit", "-q", "-m", "z"]);
+    let said = shop.fails(&format!("FROM scratch\nADD {url} /x\n"), &[]);
+    assert!(said.contains("Dockerfile:2:") && said.contains("/gone.git"), "{said}");
+    drop(daemon);
+    shop.assert_nothing_left();
+}
+
 #[test]
 fn a_repository_does_nothing_but_give_its_files() {
     let Some((shop, daemon)) = workshop() else { return };
@@ -282,8 +331,9 @@ fn a_repository_does_nothing_but_give_its_files() {
     let module = "[submodule \"x\"]\n\tpath = x\n\turl = ext::touch touched\n";
     repository.write(".gitmodules", module);
     let head = repository.git(&["rev-parse", "HEAD"]);
+    repository.git(&["add", "-A"]);
     repository.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{head},x")]);
-    repository.commit();
+    repository.git(&["commit", "-q", "-m", "x"]);
     // The user's settings do not reach the files either.
     let config = format!(
         "[filter \"evil\"]\n\tsmudge = touch {0}\n[core]\n\thooksPath = {1}\n",
@@ -300,7 +350,7 @@ fn a_repository_does_nothing_but_give_its_files() {
     let output = build.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("submodules of git://") && said.contains("are left out"), "{said}");
+    assert!(said.contains("submodules of git://") && said.contains("are left out: x"), "{said}");
     assert_eq!(shop.ok(&["cat", "new", "/x/a.txt", "/x/README"]), "as it is\nread me\n");
     assert!(!touched.exists());
 }

@@ -215,9 +215,10 @@ impl StageBuild<'_> {
         report: &mut dyn FnMut(Event),
     ) -> Result<LaidOut, StepError> {
         let laid_out = remotes.lay_out(self.depot())?;
-        for source in &laid_out.with_submodules {
-            let at = &step.location;
-            report(Event::Warning(format!("{at}: submodules of {source} are left out")));
+        for (source, submodules) in &laid_out.without {
+            let (at, names) = (&step.location, submodules.join(", "));
+            let what = format!("{at}: submodules of {source} are left out: {names}");
+            report(Event::Warning(what));
         }
         Ok(laid_out)
     }

@@ -10,13 +10,15 @@
 //! workspace, and would not know the user's credential helpers, SSH configuration and proxies as
 //! `git` does. What runs is shut in by its environment, see [`program`].
 //!
-//! Submodules are not fetched: they would name further servers that the build file does not.
+//! Submodules are fetched as well, each by its own commit (see [`submodules`]).
 
 mod program;
+mod submodules;
 mod url;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -32,6 +34,7 @@ use crate::cache::directory::{self, CacheDirectory};
 use crate::context::Context;
 use crate::kubefile::Sharing;
 use program::{Git, Reach};
+use submodules::Submodules;
 pub(crate) use url::{GitUrl, is_commit_prefix};
 
 /// A commit of a repository.
@@ -47,6 +50,9 @@ pub(super) struct GitTree {
 
 /// Where the commits that were fetched are kept, in the repository of the cache.
 const KEPT: &str = "refs/kfs";
+
+/// Submodules of a source, with those in them. More are nobody's mistake.
+const MOST_SUBMODULES: usize = 256;
 
 impl GitTree {
     /// Finds out which commit is wanted, and whether it is the one of `--checksum`.
@@ -96,7 +102,7 @@ impl GitTree {
     /// What names its files: the same only for the same.
     pub(super) fn identity(&self) -> String {
         let directory = &self.url.directory;
-        format!("git {} {directory} {}", self.commit, self.keep_git_dir)
+        format!("git 2 {} {directory} {}", self.commit, self.keep_git_dir)
     }
 
     /// In hexadecimal digits.
@@ -104,30 +110,58 @@ impl GitTree {
         &self.commit
     }
 
-    /// Puts its files into a new directory, fetching what is not here. Tells whether there are
-    /// submodules, which are left out.
+    /// Puts its files into a new directory, with those of its submodules, fetching what is not
+    /// here. Tells which submodules are left out, as kfs knows no way to fetch them.
     pub(super) fn lay_out(
         &self,
         place: &Path,
         depot: Depot<'_>,
-    ) -> Result<(Context, bool), RemoteError> {
+    ) -> Result<(Context, Vec<String>), RemoteError> {
+        fs::create_dir(place).at("make directory", place)?;
+        let index = place.with_extension("index");
+        let (seconds, submodules) = self.check_out(place, &index, depot)?;
+        let Submodules { found: mut open, mut left_out } = submodules;
+        let mut count = 0;
+        while let Some((path, url)) = open.pop() {
+            count += 1;
+            let at = place.join(&path);
+            if count > MOST_SUBMODULES || !is_new_directory(place, &path)? {
+                left_out.push(path);
+                continue;
+            }
+            let commit = url.reference.clone().unwrap_or_default();
+            let submodule = Self { url, commit, reference: None, keep_git_dir: false };
+            let (_, more) = submodule.check_out(&at, &index, depot)?;
+            let below = |name: String| format!("{path}/{name}");
+            open.extend(more.found.into_iter().map(|(name, url)| (below(name), url)));
+            left_out.extend(more.left_out.into_iter().map(below));
+        }
+        settle(place, seconds)?;
+        Ok((Context::open(place)?, left_out))
+    }
+
+    /// Puts its files into an empty directory; the time of the commit in seconds, and its submodules,
+    /// of which there are the directories.
+    fn check_out(
+        &self,
+        place: &Path,
+        index: &Path,
+        depot: Depot<'_>,
+    ) -> Result<(i64, Submodules), RemoteError> {
+        // A submodule may be of the same repository: none is fetched as long as this one is held.
         let cache = self.fetched(depot)?;
         let repository = cache.data();
         let git = Git::new(&self.url, depot, Reach::Here).repository(repository);
         let tree = self.tree(&git)?;
-        fs::create_dir(place).at("make directory", place)?;
-        let index = place.with_extension("index");
-        let git = git.index(&index).work_tree(place);
+        let git = git.index(index).work_tree(place);
         git.run(&["read-tree", &tree])?;
         git.run(&["checkout-index", "-a", "-f"])?;
-        let has_submodules = place.join(".gitmodules").exists();
         if self.keep_git_dir && self.url.directory.is_empty() {
             self.git_dir(place, repository, depot)?;
         }
         let seconds = git.run(&["show", "-s", "--format=%ct", &self.commit])?;
         let seconds = String::from_utf8_lossy(&seconds).trim().parse().unwrap_or(0);
-        settle(place, seconds)?;
-        Ok((Context::open(place)?, has_submodules))
+        Ok((seconds, Submodules::of(&git, &self.url, &self.commit, &tree)?))
     }
 
     /// The repository of the cache, with the commit in it.
@@ -244,6 +278,21 @@ impl GitTree {
         git.run(&["reset", "-q", "--mixed"])?;
         Ok(())
     }
+}
+
+/// Whether there is an empty directory at a path below `place`, by names that are no symlinks.
+fn is_new_directory(place: &Path, path: &str) -> Result<bool, RemoteError> {
+    let mut at = place.to_owned();
+    for name in path.split('/') {
+        at.push(name);
+        match fs::symlink_metadata(&at) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error).at("stat", &at)?,
+        }
+    }
+    Ok(fs::read_dir(&at).at("read", &at)?.next().is_none())
 }
 
 /// Gives all that was checked out the modes that git knows and the time of the commit, so that

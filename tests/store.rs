@@ -469,6 +469,78 @@ fn a_full_disk_can_be_pruned_and_checked_root_only() {
     }
 }
 
+/// Whatever room there was: the command does its work or says what lacks, the store is whole, and
+/// the same command works as soon as there is room.
+#[test]
+fn a_disk_that_is_full_at_any_point_harms_nothing_root_only() {
+    let sandbox = Sandbox::new();
+    sandbox.image("a", &noise(150_000));
+    sandbox.image("b", &noise(20_000));
+    sandbox.ok(&["save", "-o", "a.tar", "a"]);
+    sandbox.ok(&["save", "--format", "oci-archive", "-o", "a.oci.tar", "a"]);
+    fs::write(sandbox.path("other.tar"), tar_of("other", &noise(170_000))).unwrap();
+    fs::create_dir(sandbox.path("context")).unwrap();
+    fs::write(sandbox.path("context/new"), noise(120_000)).unwrap();
+    fs::write(sandbox.path("context/Dockerfile"), "FROM a\nCOPY new /new\nENV a=b\n").unwrap();
+    let small = sandbox.path("small");
+    fs::create_dir(&small).unwrap();
+    let Some(_mount) = Mount::new(small.clone(), &["-t", "tmpfs", "-o", "size=2m", "tmpfs"]) else {
+        return;
+    };
+    let other = |args: &[&str]| sandbox.command(args).env("KFS_ROOT", &small).output().unwrap();
+    let good = |when: &str| {
+        let fsck = other(&["fsck"]);
+        assert!(fsck.status.success(), "{when}: {fsck:?}");
+    };
+    let filling = small.join("lost+found");
+    let mut refused = 0;
+    for command in [
+        &["load", "-i", "a.tar"][..],
+        &["load", "-i", "a.oci.tar"],
+        &["import", "other.tar", "c"],
+        &["convert", "a", "c", "--to", "zstd-chunked"],
+        &["convert", "b", "c", "--to", "gzip"],
+        &["build", "-t", "c", "context"],
+        &["tag", "b", "c"],
+        &["copy", "oci-archive:a.oci.tar", "c"],
+        &["merge", "-t", "c", "a", "b"],
+        &["ls", "b", "/"],
+        &["rmi", "b"],
+        &["prune", "--all"],
+    ] {
+        // In KiB.
+        for room in [0, 4, 8, 16, 32, 64, 128, 160, 200, 320] {
+            let mut empty = Command::new("find");
+            empty.arg(&small).args(["-mindepth", "1", "-delete"]);
+            let mut copy = Command::new("cp");
+            copy.arg("-a").args([&sandbox.store().join("."), &small]);
+            assert!(empty.status().unwrap().success() && copy.status().unwrap().success());
+            if command[0] == "load" {
+                assert!(other(&["rmi", "a"]).status.success());
+            }
+            let free = || nix::sys::statvfs::statvfs(&small).unwrap().blocks_free() * 4096;
+            let much = usize::try_from(free().saturating_sub(room << 10)).unwrap();
+            fs::write(&filling, vec![1; much]).unwrap();
+            let when = format!("kfs {command:?} with {room} KiB");
+            let output = other(command);
+            if !output.status.success() {
+                refused += 1;
+                let (code, error) = failure(&output);
+                assert_eq!(code, 1, "{when}: {error}");
+                assert!(error.contains("No space left on device"), "{when}: {error}");
+            }
+            good(&when);
+            fs::remove_file(&filling).unwrap();
+            if !output.status.success() {
+                let again = other(command);
+                assert!(again.status.success(), "{when}, and then with room: {again:?}");
+                good(&when);
+            }
+        }
+    }
+    assert!(refused > 40, "{refused}");
+}
+
 /// With nothing in the store that could be made again.
 #[test]
 fn images_can_be_removed_from_a_full_disk_root_only() {

@@ -469,6 +469,22 @@ fn a_full_disk_can_be_pruned_and_checked_root_only() {
     }
 }
 
+/// Commands that write to the store.
+const FILLING: [&[&str]; 12] = [
+    &["load", "-i", "a.tar"],
+    &["load", "-i", "a.oci.tar"],
+    &["import", "other.tar", "c"],
+    &["convert", "a", "c", "--to", "zstd-chunked"],
+    &["convert", "b", "c", "--to", "gzip"],
+    &["build", "-t", "c", "context"],
+    &["tag", "b", "c"],
+    &["copy", "oci-archive:a.oci.tar", "c"],
+    &["merge", "-t", "c", "a", "b"],
+    &["ls", "b", "/"],
+    &["rmi", "b"],
+    &["prune", "--all"],
+];
+
 /// Whatever room there was: the command does its work or says what lacks, the store is whole, and
 /// the same command works as soon as there is room.
 #[test]
@@ -494,20 +510,7 @@ fn a_disk_that_is_full_at_any_point_harms_nothing_root_only() {
     };
     let filling = small.join("lost+found");
     let mut refused = 0;
-    for command in [
-        &["load", "-i", "a.tar"][..],
-        &["load", "-i", "a.oci.tar"],
-        &["import", "other.tar", "c"],
-        &["convert", "a", "c", "--to", "zstd-chunked"],
-        &["convert", "b", "c", "--to", "gzip"],
-        &["build", "-t", "c", "context"],
-        &["tag", "b", "c"],
-        &["copy", "oci-archive:a.oci.tar", "c"],
-        &["merge", "-t", "c", "a", "b"],
-        &["ls", "b", "/"],
-        &["rmi", "b"],
-        &["prune", "--all"],
-    ] {
+    for command in FILLING {
         // In KiB.
         for room in [0, 4, 8, 16, 32, 64, 128, 160, 200, 320] {
             let mut empty = Command::new("find");

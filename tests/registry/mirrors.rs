@@ -24,15 +24,22 @@ impl Mirrored {
         bad.registry.ok("origin", &["push", "x:chunked", &bad.registry.name("a:chunked")]);
         let start = || Proxy::start("127.0.0.1:0", bad.registry.address(), Shape::default());
         let places = [start().unwrap(), start().unwrap(), start().unwrap()];
-        let [first, second, own] = places.each_ref().map(Proxy::address);
-        let mirror = |at| format!("[[registry.mirror]]\nlocation = \"{at}\"\ninsecure = true\n");
+        let mirrored = Self { bad, places };
+        mirrored.configure(["", "", ""]);
+        Some(mirrored)
+    }
+
+    /// Writes the configuration, with a line more for each mirror and the registry.
+    fn configure(&self, lines: [&str; 3]) {
+        let [first, second, own] = self.places.each_ref().map(Proxy::address);
+        let place = |at, line: &str| format!("location = \"{at}\"\ninsecure = true\n{line}\n");
         let conf = format!(
-            "[[registry]]\nlocation = \"{own}\"\ninsecure = true\n{}{}",
-            mirror(first),
-            mirror(second)
+            "[[registry]]\n{}[[registry.mirror]]\n{}[[registry.mirror]]\n{}",
+            place(own, lines[2]),
+            place(first, lines[0]),
+            place(second, lines[1]),
         );
-        fs::write(bad.registry.path("registries.conf"), conf).unwrap();
-        Some(Self { bad, places })
+        fs::write(self.bad.registry.path("registries.conf"), conf).unwrap();
     }
 
     fn name(&self, tag: &str) -> String {
@@ -155,6 +162,32 @@ fn what_mirrors_damage_or_lack_is_saved_and_converted_from_the_registry() {
 }
 
 #[test]
+fn a_mirror_is_asked_for_what_it_is_for() {
+    let Some(mirrored) = Mirrored::start() else { return };
+    let [first, second, own] = &mirrored.places;
+    let (tagged, at) = (mirrored.name("1"), format!("{}/a@{}", own.address(), mirrored.bad.digest));
+    let kinds = ["pull-from-mirror = \"digest-only\"", "pull-from-mirror = \"tag-only\"", ""];
+    let by_digest = ["", "", "mirror-by-digest-only = true"];
+    // Who is asked for the manifest; blobs come from the first place for digests.
+    for (number, (lines, name, manifest)) in
+        [(kinds, &tagged, second), (kinds, &at, first), (by_digest, &tagged, own)]
+            .into_iter()
+            .enumerate()
+    {
+        mirrored.configure(lines);
+        mirrored.places.iter().for_each(Proxy::clear);
+        let (code, digest, said) = mirrored.run(&number.to_string(), &["pull", name]);
+        assert_eq!(code, Some(0), "{number}: {said}");
+        assert_eq!(String::from_utf8(digest).unwrap().trim(), mirrored.bad.digest);
+        for place in &mirrored.places {
+            let has = |what: &str| !place.seen(what).is_empty();
+            assert_eq!(has("/manifests/"), place.address() == manifest.address(), "{number}");
+            assert_eq!(has("/blobs/"), place.address() == first.address(), "{number}");
+        }
+    }
+}
+
+#[test]
 fn a_registry_that_is_blocked_is_asked_for_nothing() {
     let Some(bad) = Bad::start() else { return };
     let registry = &bad.registry;
@@ -192,9 +225,13 @@ fn a_registry_that_is_blocked_is_asked_for_nothing() {
     // It may have mirrors, which give what it would; but nothing is pushed to them.
     let mirror =
         format!("[[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n", registry.address());
-    fs::write(&conf, fs::read_to_string(&conf).unwrap() + &mirror).unwrap();
-    let (code, content, said) = run(&["cat", &name, "/big"]);
-    assert!(code == Some(0) && content == bad.big, "{said}");
+    let blocked = fs::read_to_string(&conf).unwrap();
+    for kind in ["", "pull-from-mirror = \"tag-only\"\n"] {
+        fs::write(&conf, format!("{blocked}{mirror}{kind}")).unwrap();
+        run(&["cache", "prune", "--all"]);
+        let (code, content, said) = run(&["cat", &name, "/big"]);
+        assert!(code == Some(0) && content == bad.big, "{kind}: {said}");
+    }
     let (code, _, said) = run(&["push", "x:1", &push]);
     assert!(code == Some(1) && said.contains(" is blocked in "), "{said}");
     assert!(bad.proxy.seen("").is_empty());

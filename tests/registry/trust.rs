@@ -88,8 +88,8 @@ fn a_wrong_password_is_named_by_where_it_is_from() {
     }
 }
 
-/// A helper that keeps what it is given in a file.
-fn install_helper(registry: &Registry, host: &str) {
+/// A helper that keeps what it is given in a file; for one registry, or for all.
+fn install_helper(registry: &Registry, host: Option<&str>) {
     const HELPER: &str = r#"#!/bin/sh
         file=$(dirname "$0")/secret
         case $1 in
@@ -99,11 +99,14 @@ fn install_helper(registry: &Registry, host: &str) {
         erase) cat >/dev/null; rm "$file";;
         esac
     "#;
-    fs::create_dir(registry.path("bin")).unwrap();
+    fs::create_dir_all(registry.path("bin")).unwrap();
     let helper = registry.path("bin/docker-credential-test");
     fs::write(&helper, HELPER.trim_start()).unwrap();
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
-    let auth = format!("{{\"credHelpers\": {{\"{host}\": \"test\"}}}}");
+    let auth = match host {
+        Some(host) => format!("{{\"credHelpers\": {{\"{host}\": \"test\"}}}}"),
+        None => "{\"credsStore\": \"test\"}".to_owned(),
+    };
     fs::write(registry.path("auth.json"), auth).unwrap();
 }
 
@@ -111,11 +114,17 @@ fn install_helper(registry: &Registry, host: &str) {
 fn a_helper_keeps_gives_and_forgets() {
     let Some(registry) = Registry::start(true) else { return };
     let address = registry.address().to_string();
-    install_helper(&registry, &address);
+    for host in [Some(address.as_str()), None] {
+        install_helper(&registry, host);
+        keeps_gives_and_forgets(&registry, &address);
+    }
+}
+
+fn keeps_gives_and_forgets(registry: &Registry, address: &str) {
     let name = registry.name("a:1");
     let (_, error) = registry.fails("lazy", &["pull", &name]);
     assert!(error.contains("no credentials were found"), "{error}");
-    assert!(registry.login(&address, "secret").status.success());
+    assert!(registry.login(address, "secret").status.success());
     assert!(!fs::read_to_string(registry.path("auth.json")).unwrap().contains("bWU6"));
     let digest = registry.image("a:1");
     assert_eq!(registry.ok("pulled", &["pull", &name]).trim(), digest);
@@ -124,7 +133,7 @@ fn a_helper_keeps_gives_and_forgets() {
     fs::write(&secret, kept.replace("\"secret\"", "\"wrong\"")).unwrap();
     let (_, error) = registry.fails("lazy", &["pull", &name]);
     assert!(error.contains("credential helper test"), "{error}");
-    registry.ok("lazy", &["logout", &address]);
+    registry.ok("lazy", &["logout", address]);
     assert!(!secret.exists());
     // One that does not work is no reason to go on as nobody.
     fs::remove_file(registry.path("bin/docker-credential-test")).unwrap();
@@ -139,7 +148,7 @@ fn an_identity_token_is_turned_into_tokens() {
     let proxy = Proxy::start("127.0.0.1:0", registry.address(), Shape::default()).unwrap();
     proxy.want_tokens(u32::MAX);
     let address = proxy.address().to_string();
-    install_helper(&registry, &address);
+    install_helper(&registry, Some(&address));
     let entry = r#"{"ServerURL": "x", "Username": "<token>", "Secret": "refresh"}"#;
     fs::write(registry.path("bin/secret"), entry).unwrap();
     let name = format!("{address}/a:1");

@@ -58,7 +58,7 @@ pub enum Base {
     },
     /// An earlier stage, by its number.
     Stage(usize),
-    /// A `--build-context`, by its name.
+    /// The directory of a `--build-context`, by its name.
     Context(String),
 }
 
@@ -278,7 +278,8 @@ impl Plan {
         Ok(Expanded { steps, total, config: config.into_image(), scope })
     }
 
-    /// The statements that the base's ONBUILD lines put at the head of a stage.
+    /// The statements that a base which is a directory, or its ONBUILD lines, put at the head of a
+    /// stage.
     fn triggers(
         &self,
         stage: &StagePlan,
@@ -286,7 +287,12 @@ impl Plan {
     ) -> Result<Vec<Statement>, KubefileError> {
         let location = &stage.from.location;
         let mut statements = Vec::new();
-        for trigger in triggers(base) {
+        // A directory is what the stage begins with, as for BuildKit, if its files are copied first.
+        let copied = match &stage.base {
+            Base::Context(name) => Some(format!("COPY --from={name} . /")),
+            Base::Scratch | Base::Image { .. } | Base::Stage(_) => None,
+        };
+        for trigger in copied.into_iter().chain(triggers(base)) {
             let refused = |why: String| {
                 let text = format!("the base's trigger ONBUILD {trigger} cannot be built: {why}");
                 KubefileError::new(location, Problem::Syntax(text))

@@ -290,4 +290,7 @@ RUN --mount=from=more,target=/m cat /m/deep/file
     assert!(said.contains("open the build context nowhere: No such file"), "{said}");
     let said = shop.fails("FROM base\nCOPY --from=none a /\n", &["--pull=never"]);
     assert!(said.contains("Dockerfile:2: no image \"none\""), "{said}");
+    // A stage may begin with one.
+    shop.build_with("FROM more\nENV A=b\n", &["--build-context", "more=more"]);
+    assert_eq!(shop.files("new"), [".dockerignore", "deep/", "deep/file"]);
 }

@@ -127,7 +127,7 @@ impl Preparation<'_> {
         let plan = &self.plan.stages()[number];
         let from = plan.from().location.clone();
         let (base, base_config, mut needs) = match plan.base() {
-            Base::Scratch => (None, self.scratch(), Vec::new()),
+            Base::Scratch | Base::Context(_) => (None, self.scratch(), Vec::new()),
             Base::Image { name, platform } => {
                 let image = self.image(name, platform.as_deref(), &from)?;
                 let config = image.image.config.clone();
@@ -137,10 +137,6 @@ impl Preparation<'_> {
                 self.stage(*base, &from)?;
                 let config = self.prepared.stages[base].expanded.config.clone();
                 (None, config, vec![*base])
-            }
-            Base::Context(name) => {
-                let problem = Problem::Unsupported(format!("FROM the build context {name}"));
-                return Err(KubefileError::new(&from, problem).into());
             }
         };
         let parent = match plan.base() {

@@ -11,8 +11,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Output, Stdio};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -314,32 +314,46 @@ fn a_signal_ends_all_that_was_started() {
     }
 }
 
+/// Starts a run of a line that says `up`, in a process group of its own, and waits for that.
+fn started(shop: &Workshop, line: &str) -> (Child, BufReader<ChildStdout>, Pid) {
+    let mut command = command(shop, &["--cmd", line, "--cmd", "echo more"]);
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut up = String::new();
+    stdout.read_line(&mut up).unwrap();
+    assert_eq!(up, "up\n");
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    (child, stdout, pid)
+}
+
 #[test]
 fn a_signal_lets_the_command_end_in_good_order() {
     let Some(shop) = sealos("CMD true") else { return };
-    let started = |line: &str| {
-        let mut command = command(&shop, &["--cmd", line, "--cmd", "echo more"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut up = String::new();
-        stdout.read_line(&mut up).unwrap();
-        assert_eq!(up, "up\n");
-        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        kill(pid, Signal::SIGINT).unwrap();
-        (child, stdout, pid)
-    };
     // The shell ends at once, what it has started takes its time.
     let cleans = "trap 'sleep 0.5; echo cleaned; exit' TERM; echo up; while :; do sleep 0.1; done";
-    let (mut child, mut stdout, _) = started(&format!("({cleans}) & wait"));
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
+    // The second goes to the whole process group, as from timeout(1).
+    for (signal, to_group) in [(Signal::SIGINT, false), (Signal::SIGTERM, true)] {
+        let (mut child, mut stdout, pid) = started(&shop, &format!("({cleans}) & wait"));
+        kill(if to_group { Pid::from_raw(-pid.as_raw()) } else { pid }, signal).unwrap();
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        // The shell may also say that its own `sleep` was ended.
+        assert!(rest.ends_with("cleaned\n"), "{signal}: {rest}");
+        assert_eq!(child.wait().unwrap().code(), Some(128 + signal as i32));
+        shop.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_second_signal_ends_what_does_not_want_to_end() {
+    let Some(shop) = sealos("CMD true") else { return };
+    let stays = "trap 'echo asked' TERM; echo up; while :; do sleep 0.1; done";
+    let (mut child, mut stdout, pid) = started(&shop, stays);
+    kill(pid, Signal::SIGINT).unwrap();
+    let mut lines = stdout.by_ref().lines().map(Result::unwrap);
     // The shell may also say that its own `sleep` was ended.
-    assert!(rest.ends_with("cleaned\n"), "{rest}");
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    shop.assert_nothing_left();
-    // Who cannot wait asks again.
-    let (mut child, _stdout, pid) = started("trap '' TERM; echo up; sleep 1000; sleep 1000");
-    std::thread::sleep(Duration::from_millis(500));
+    assert!(lines.any(|line| line == "asked"), "the command was not asked");
     assert!(child.try_wait().unwrap().is_none());
     kill(pid, Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGINT as i32));

@@ -39,6 +39,10 @@ use super::{Isolation, container, host, limits, network, privileges};
 /// The signal that has the sandbox ask all that the command started to end.
 pub(super) const ASK: Signal = Signal::SIGUSR1;
 
+/// The signal that has the sandbox kill all that the command started. It is none that comes from
+/// elsewhere: what ends a process group or a service goes to the sandbox as well as to the build.
+pub(super) const KILL: Signal = Signal::SIGUSR2;
+
 /// The process's own program, also if the file was replaced.
 const SELF: &str = "/proc/self/exe";
 
@@ -95,7 +99,7 @@ fn outer(socket: &UnixStream) -> Result<Option<Reply>, Failure> {
         .or_fail("make private", "/")?;
     let program = protect_program()?;
     let mut signals = SigSet::empty();
-    ENDING.into_iter().chain([Signal::SIGCHLD, ASK]).for_each(|signal| signals.add(signal));
+    ENDING.into_iter().chain([Signal::SIGCHLD, ASK, KILL]).for_each(|signal| signals.add(signal));
     signals.thread_block().or_fail("hold back signals of", "the step")?;
     let child = Command::new(&program)
         .arg0("kfs")
@@ -109,15 +113,16 @@ fn outer(socket: &UnixStream) -> Result<Option<Reply>, Failure> {
     Ok(status.signal().map(Reply::Killed))
 }
 
-/// Waits for pid 1, and asks it to end or kills it when the build says so. It is gone only when all processes of
-/// its namespace are. What a terminal sends to all that run in it is for the build to judge.
+/// Waits for pid 1, and asks it to end or kills it when the build says so. It is gone only when all
+/// processes of its namespace are. What a terminal, timeout(1) or a service manager sends to the
+/// build and to this process is for the build to judge.
 fn attend(mut child: Child, signals: &SigSet) -> io::Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
         match signals.wait()? {
-            Signal::SIGTERM => child.kill()?,
+            KILL => child.kill()?,
             ASK => {
                 let pid = i32::try_from(child.id()).expect("a pid is positive");
                 kill(Pid::from_raw(pid), ASK)?;
@@ -245,8 +250,8 @@ fn start(job: &Job) -> Result<Pid, Failure> {
     Ok(Pid::from_raw(pid))
 }
 
-/// Reaps every orphan, and returns how `command` ended. When it is told to, it asks all processes to
-/// end, and waits until they have.
+/// Reaps every orphan, and returns how `command` ended. When it is told to, it asks all processes
+/// to end, and waits until they have.
 fn wait_for(command: Pid) -> nix::Result<Reply> {
     let mut signals = SigSet::empty();
     [Signal::SIGCHLD, ASK].into_iter().for_each(|signal| signals.add(signal));

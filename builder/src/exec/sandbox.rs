@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use kfs_fs::error::AtPath;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::rootfs::RootDir;
 
-use super::child::ASK;
+use super::child::{ASK, KILL};
 use super::tail::Tail;
 use super::wire::{Failure, Job, Reply, SANDBOX_ARGUMENT, Stage};
 use super::{Command, ExecError, Executor, Isolation, Outcome, Status, host};
@@ -183,7 +183,7 @@ impl Drop for EndOnDrop {
         if let Ok(None) = self.0.try_wait() {
             // The signal that has it end all that it started, before it ends itself. Either may
             // fail only if the process has ended in between, which is the aim.
-            kill(self.pid(), Signal::SIGTERM).ok();
+            kill(self.pid(), KILL).ok();
             drop(self.0.wait());
         }
     }

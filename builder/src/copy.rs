@@ -13,8 +13,8 @@
 //! patterns --sources--> matches in the context --landing--> (source, path in the image) --> items
 //! ```
 //!
-//! Below the destination a directory goes where a symlink of the image leads, and nothing else takes
-//! the place of a directory.
+//! Below the destination a directory goes where a symlink of the image leads; anything else takes
+//! the place of what is there, also of a directory, which is told.
 //!
 //! With `--parents` a source lands below the destination under the whole path that was named, or
 //! under what of it stands after a `/./`, by either rule.
@@ -72,7 +72,8 @@ impl Place {
     }
 }
 
-/// Asks the image what a path is: no leading slash, no `.`, `..` or empty components.
+/// Asks the image what a path is: no leading slash, no `.`, `..` or empty components. Fails with
+/// `ELOOP` where symlinks lead to each other, and with `ENOTDIR` where they lead below a file.
 pub type Look<'a> = dyn FnMut(&[u8]) -> Result<Place, PathError> + 'a;
 
 /// A COPY with its variables expanded.
@@ -264,7 +265,8 @@ pub enum CopyError {
         /// In the image.
         path: String,
     },
-    /// A file or symlink would take the place of a directory of the image, and all that is in it.
+    /// By the kubefile rule a file or symlink that has the destination's name lands at it, and the
+    /// image has a directory there. (Below the destination it would replace the directory.)
     #[error("destination {0:?} is a directory in the image, and {1:?} is none")]
     NotFile(String, String),
     /// Two sources need the same path as a file and as a directory.

@@ -405,6 +405,12 @@ fn a_tree_is_laid_over_what_is_there() {
     assert!(said.contains("      usr/bin\n      other"), "{said}");
     shop.write("odd/odd/inside", "x");
     shop.build(&format!("{text}COPY odd/ /\nRUN cat /odd/inside\n"));
+    // Symlinks that lead nowhere.
+    shop.write("lost/loop", "file");
+    shop.write("lost/below", "file");
+    let links = "RUN ln -s loop /loop && ln -s odd/x /below\n";
+    let look = "RUN cat /loop && test ! -L /loop && test ! -L /below\n";
+    shop.build(&format!("{text}{links}COPY lost/ /\n{look}"));
     // What takes a directory's place, and that of all that is in it.
     shop.write("bad/real", "file");
     fs::create_dir(shop.path("context/worse")).unwrap();

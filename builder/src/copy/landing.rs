@@ -58,8 +58,22 @@ impl<'a, 'b> Image<'a, 'b> {
         self.directories.contains(path)
     }
 
-    /// What is at a path whose parents are known.
+    /// What is at a path whose parents are known. A symlink that leads nowhere, as to itself or
+    /// below a file, is something else than a directory, and can be replaced.
     pub(super) fn place(&mut self, path: &[u8]) -> Result<Place, CopyError> {
+        use nix::libc::{ELOOP, ENOTDIR};
+        match self.follow(path) {
+            Err(CopyError::Path(error))
+                if matches!(error.source.raw_os_error(), Some(ELOOP | ENOTDIR)) =>
+            {
+                Ok(Place::Other(path.to_owned()))
+            }
+            place => place,
+        }
+    }
+
+    /// Where a path leads whose parents are known.
+    fn follow(&mut self, path: &[u8]) -> Result<Place, CopyError> {
         let place = (self.look)(path)?;
         match &place {
             Place::Directory(real) => self.remember(real),
@@ -83,7 +97,7 @@ impl<'a, 'b> Image<'a, 'b> {
         for name in absolute.split('/').filter(|name| !name.is_empty()) {
             named = child(place.path(), name.as_bytes());
             place = match place {
-                Place::Directory(_) => self.place(&named)?,
+                Place::Directory(_) => self.follow(&named)?,
                 Place::Absent(_) => Place::Absent(named.clone()),
                 Place::Other(path) => {
                     let path = String::from_utf8_lossy(&path).into_owned();

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use kfs_fs::layer::Kind;
+use nix::errno::Errno;
 
 use super::*;
 use crate::kubefile::Heredoc;
@@ -555,5 +556,35 @@ fn a_tree_lands_on_what_the_image_has() {
     assert_eq!(copied("f", false).unwrap(), "link", "a file takes a symlink's place");
     for source in ["bad", "bad/d"] {
         assert_eq!(copied(source, false).unwrap(), "d", "and a directory's");
+    }
+}
+
+/// Symlinks of the image to themselves, or below a file.
+#[test]
+fn what_leads_nowhere_is_replaced_but_not_followed() {
+    let mut look = |path: &[u8]| match path {
+        b"etc" | b"etc/d" => Ok(Place::Directory(path.to_owned())),
+        b"etc/loop" => Err(Errno::ELOOP).at("read", Path::new("/etc/loop")),
+        b"etc/below" => Err(Errno::ENOTDIR).at("read", Path::new("/etc/below")),
+        _ => Ok(Place::Absent(path.to_owned())),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for path in ["files/loop", "files/below", "trees/loop/f", "trees/below/f"] {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    }
+    let context = Context::open(dir.path()).unwrap();
+    for (source, dest, expected) in [
+        ("files", "/etc", Some("etc/below etc/loop")),
+        ("files/loop", "/etc/", Some("etc/loop")),
+        ("trees", "/etc", Some("etc/below/f etc/loop/f")),
+        ("files/loop", "/etc/loop", None),
+        ("trees", "/etc/below", None),
+    ] {
+        let sources = paths(&[source]);
+        let copied = resolve(&request(&context, &sources, dest), &mut look);
+        let copied = copied.map(|resolved| notation(&resolved.items).join(" "));
+        assert_eq!(copied.ok().as_deref(), expected, "{source} {dest}");
     }
 }

@@ -59,6 +59,12 @@ impl WholeFile {
         }
     }
 
+    /// Whether it is written to what was there: a device or pipe, in which one can neither go back
+    /// nor take anything back.
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(self.file, Open::There(_))
+    }
+
     /// Brings the content to disk and gives it its name.
     pub fn finish(self) -> Result<(), PathError> {
         let Open::New(file) = self.file else { return Ok(()) };

@@ -1,5 +1,7 @@
 //! `kfs copy`
 
+use std::path::Path;
+
 use kfs_fs::oci::archive::{self, save::save_to_file};
 use kfs_fs::oci::copy::{copy_to_layout, copy_to_store, narrow};
 use kfs_fs::oci::layout::Selection;
@@ -59,6 +61,9 @@ fn copy(
 ) -> Result<Selection, StoreError> {
     let store = context.store()?;
     let named = |name| narrow(selection, args.transfer.all_platforms, name);
+    let save = |image: &Selection, format, file: &Path| {
+        save_to_file(std::slice::from_ref(image), format, file, &|| context.store(), copied)
+    };
     let image = match &args.destination {
         Source::Store(text) => {
             let name: Name = text.parse()?;
@@ -79,12 +84,12 @@ fn copy(
         }
         Source::OciArchive { file, tag } => {
             let image = named(tag.clone())?;
-            save_to_file(std::slice::from_ref(&image), archive::Format::Oci, file, copied)?;
+            save(&image, archive::Format::Oci, file)?;
             image
         }
         Source::DockerArchive { file, tag } => {
             let image = named(tag.clone())?;
-            save_to_file(std::slice::from_ref(&image), archive::Format::Docker, file, copied)?;
+            save(&image, archive::Format::Docker, file)?;
             image
         }
     };

@@ -1,7 +1,6 @@
 //! `kfs save`
 
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use kfs_fs::oci;
@@ -65,19 +64,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let names: Vec<_> = args.images.iter().map(ToString::to_string).collect();
     let progress = Progress::new(context, &format!("saving {}", names.join(", ")));
     let copied = |bytes| progress.add(bytes);
-    let stream = |stream: &mut dyn Write| {
-        Ok(save_to_stream(&images, format, &context.store()?, stream, &copied)?)
-    };
     match output {
-        None => stream(&mut io::stdout().lock()),
-        // A device or pipe is written to, not replaced.
-        Some(path) if path.metadata().is_ok_and(|metadata| !metadata.is_file()) => {
-            let file = OpenOptions::new().write(true).open(path);
-            let mut file =
-                file.map_err(|error| Failure::new(format!("open {}: {error}", path.display())))?;
-            stream(&mut file)
+        None => {
+            let stdout = &mut io::stdout().lock();
+            Ok(save_to_stream(&images, format, &context.store()?, stdout, &copied)?)
         }
-        Some(path) => Ok(save_to_file(&images, format, path, &copied)?),
+        Some(path) => Ok(save_to_file(&images, format, path, &|| context.store(), &copied)?),
     }
 }
 

@@ -113,7 +113,7 @@ impl Output {
             images.push(selection);
         }
         match &self.dest {
-            Some(path) => Ok(save_to_file(&images, format, path, &|_| {})?),
+            Some(path) => Ok(save_to_file(&images, format, path, &|| Ok(store.clone()), &|_| {})?),
             None => Ok(save_to_stream(&images, format, store, &mut io::stdout().lock(), &|_| {})?),
         }
     }

@@ -16,7 +16,7 @@ use crate::oci::image::ImageError;
 use crate::oci::layout::{LayoutError, Selection};
 use crate::oci::manifest::{Descriptor, Index, REF_NAME};
 use crate::oci::reference::Name;
-use crate::oci::store::{Store, StoreError, each_piece, input_error};
+use crate::oci::store::{Store, StoreError, TempFile, each_piece, input_error};
 use crate::oci::walk::closure;
 use crate::oci::{Image, Layer};
 use crate::unnamed::WholeFile;
@@ -24,20 +24,26 @@ use crate::unnamed::WholeFile;
 /// The unit of a tar, in bytes.
 const BLOCK: usize = 512;
 
-/// Writes images to a file, which appears when it is whole. Calls `copied` with the number of
-/// bytes of each piece.
+/// Writes images to a file, which appears when it is whole. A device or pipe that is there is
+/// written to, by way of a temporary file of `store`, which is asked for only then. Calls `copied`
+/// with the number of bytes of each piece.
 pub fn save_to_file(
     images: &[Selection],
     format: Format,
     path: &Path,
+    store: &dyn Fn() -> Result<Store, StoreError>,
     copied: &dyn Fn(u64),
 ) -> Result<(), StoreError> {
     let file = WholeFile::create(path)?;
+    if file.is_there() {
+        return pour(&spool(images, format, &store()?, copied)?, &mut file.file(), path);
+    }
     write(images, format, &mut Archive { file: file.file(), path, copied })?;
     Ok(file.finish()?)
 }
 
-/// Writes images to a stream, by way of a temporary file of the store.
+/// Writes images to standard output, or what stands for it, by way of a temporary file of the
+/// store.
 pub fn save_to_stream(
     images: &[Selection],
     format: Format,
@@ -45,11 +51,25 @@ pub fn save_to_stream(
     stream: &mut dyn Write,
     copied: &dyn Fn(u64),
 ) -> Result<(), StoreError> {
+    pour(&spool(images, format, store, copied)?, stream, Path::new("standard output"))
+}
+
+/// An archive as a temporary file.
+fn spool(
+    images: &[Selection],
+    format: Format,
+    store: &Store,
+    copied: &dyn Fn(u64),
+) -> Result<TempFile, StoreError> {
     let file = store.temp_file()?;
     write(images, format, &mut Archive { file: file.file(), path: file.path(), copied })?;
+    Ok(file)
+}
+
+/// Writes a whole file to a stream, which `output` names in errors.
+fn pour(file: &TempFile, stream: &mut dyn Write, output: &Path) -> Result<(), StoreError> {
     let mut source = file.file();
     source.seek(SeekFrom::Start(0)).at("seek", file.path())?;
-    let output = Path::new("standard output");
     io::copy(&mut source, stream).and_then(|_| stream.flush()).at("write", output)?;
     Ok(())
 }

@@ -66,7 +66,8 @@ fn selected(fixture: &Fixture, names: &[&str]) -> Vec<Selection> {
 
 fn save(fixture: &Fixture, names: &[&str], format: Format) -> Result<PathBuf, StoreError> {
     let path = fixture.path("saved.tar");
-    save_to_file(&selected(fixture, names), format, &path, &|_| {})?;
+    let store = || panic!("a file takes no other file");
+    save_to_file(&selected(fixture, names), format, &path, &store, &|_| {})?;
     Ok(path)
 }
 
@@ -175,6 +176,26 @@ fn both_formats_make_the_round_trip_with_several_images() {
             }
         }
         other.assert_tidy();
+    }
+}
+
+#[test]
+fn a_pipe_is_written_to() {
+    let fixture = Fixture::new();
+    fixture.image("a:1", &["a"]);
+    let images = selected(&fixture, &["a:1"]);
+    let pipe = fixture.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    for format in [Format::Oci, Format::Docker] {
+        let saved = fs::read(save(&fixture, &["a:1"], format).unwrap()).unwrap();
+        let read = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| fs::read(&pipe).unwrap());
+            let store = || Ok(fixture.store.clone());
+            save_to_file(&images, format, &pipe, &store, &|_| {}).unwrap();
+            reader.join().unwrap()
+        });
+        assert!(read == saved, "{format}: what comes through a pipe differs from a file");
+        fixture.assert_tidy();
     }
 }
 

@@ -21,11 +21,12 @@ const LEAST: u64 = 64 << 10;
 
 impl Store {
     /// Holds what a list of this many bytes takes, twice: the old one goes after the new one is
-    /// there. To be called with the index locked. No room for it is no error.
+    /// there. To be called with the index locked. No room for it is no error; what was held stays.
     pub(super) fn hold_reserve(&self, list: usize) {
         let wanted = LEAST.max(2 * list as u64);
         let path = self.root.join(NAME);
-        if fs::metadata(&path).is_ok_and(|file| file.len() >= wanted) {
+        let held = fs::metadata(&path).map_or(0, |file| file.len());
+        if held >= wanted {
             return;
         }
         let hold = |file: &File| -> io::Result<()> {
@@ -34,8 +35,9 @@ impl Store {
             Ok(())
         };
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let held = file.and_then(|file| hold(&file).or_else(|_| file.set_len(0)));
-        if let Err(error) = held {
+        // What fails may have made it longer.
+        let result = file.and_then(|file| hold(&file).or_else(|_| file.set_len(held)));
+        if let Err(error) = result {
             tracing::debug!("no space is held for the list of images: {error}");
         }
     }
@@ -52,5 +54,26 @@ impl Store {
         // Blocks can be had again when the file system has noted that they are free.
         file.sync_all().at("sync", &path)?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_stays_when_there_is_no_room_for_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let held = || fs::metadata(store.root.join(NAME)).map_or(0, |file| file.len());
+        store.hold_reserve(1);
+        assert_eq!(held(), LEAST);
+        store.hold_reserve(50_000);
+        assert_eq!(held(), 100_000);
+        // More than any file system has.
+        store.hold_reserve(usize::MAX / 2);
+        assert_eq!(held(), 100_000);
+        assert!(store.release_reserve().unwrap());
+        assert!(!store.release_reserve().unwrap());
     }
 }

@@ -2,7 +2,7 @@
 //! nothing behind.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 
 use crate::workshop::Workshop;
@@ -151,15 +151,24 @@ fn locked_caches_are_taken_once_and_in_one_order() {
 fn a_run_whose_context_changes_under_it_is_not_kept() {
     let Some(shop) = Workshop::with_base() else { return };
     shop.write("file", "one");
-    let text = "FROM base\nRUN --mount=target=/ctx cat /ctx/file >/read; sleep 2\nRUN cat /read\n";
-    let changed = std::thread::scope(|scope| {
-        let build = scope.spawn(|| shop.build(text));
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        shop.write("file", "two");
-        build.join().unwrap()
-    });
+    // Only the first time, which the cache tells, it waits for the change.
+    let text = "FROM base\n\
+        RUN --mount=target=/ctx --mount=type=cache,target=/c cat /ctx/file >/read; \
+            [ -e /c/waited ] || { touch /c/waited; echo 'it is' read; \
+            until [ two = \"$(cat /ctx/file)\" ]; do sleep 0.1; done; }\n\
+        RUN cat /read\n";
+    let mut said = String::new();
+    let mut build = shop.start_build(text);
+    for line in BufReader::new(build.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains("it is read") {
+            shop.write("file", "two");
+        }
+        said = said + &line + "\n";
+    }
+    assert!(build.wait().unwrap().success(), "{said}");
     let warning = "Dockerfile:2: files of the context changed while the command ran";
-    assert!(changed.said.contains(warning), "{}", changed.said);
+    assert!(said.contains(warning), "{said}");
     shop.write("file", "one");
     let built = shop.build(text);
     assert_eq!((built.cached(), built.last_run()), (0, "one".to_owned()));

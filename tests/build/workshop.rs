@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -159,12 +159,23 @@ impl Workshop {
         said
     }
 
+    /// Starts a build of a Dockerfile of this text; what it says can be read meanwhile.
+    pub(crate) fn start_build(&self, text: &str) -> Child {
+        let mut command = self.build_command("Dockerfile", text, &[]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Builds a file of this name, in the directory of the context but not in it.
     pub(crate) fn try_build(&self, file: &str, text: &str, args: &[&str]) -> Output {
+        self.build_command(file, text, args).output().unwrap()
+    }
+
+    fn build_command(&self, file: &str, text: &str, args: &[&str]) -> Command {
         fs::write(self.path(file), text).unwrap();
         // What its files name is in no registry.
         let mut command = self.kfs(&["build", "-f", file, "-t", "new", "--collect=none"]);
-        command.args(args).arg("context").output().unwrap()
+        command.args(args).arg("context");
+        command
     }
 
     /// The paths of an image, sorted; directories end in a slash.

@@ -122,6 +122,10 @@ impl Server {
             return Err(ServeError::NoRegistry);
         }
         let tls = options.tls.map(|(chain, key)| tls::acceptor(&chain, &key)).transpose()?;
+        Self::run(Host::new(served, options.logins), address, tls)
+    }
+
+    fn run(host: Host, address: SocketAddr, tls: Option<TlsAcceptor>) -> Result<Self, ServeError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .max_blocking_threads(THREADS)
@@ -132,13 +136,7 @@ impl Server {
         let listen = |source| ServeError::Listen { address, source };
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(listen)?;
         let bound = listener.local_addr().map_err(listen)?;
-        let host = Arc::new(Host {
-            served,
-            logins: options.logins,
-            reading: Semaphore::new(READERS),
-            checking: Semaphore::new(CHECKS),
-        });
-        runtime.spawn(accept(listener, host, tls));
+        runtime.spawn(accept(listener, Arc::new(host), tls));
         Ok(Self { address: bound, runtime: Some(runtime) })
     }
 
@@ -165,6 +163,13 @@ struct Host {
     reading: Semaphore,
     /// For [`CHECKS`].
     checking: Semaphore,
+}
+
+impl Host {
+    fn new(served: Served, logins: Option<Logins>) -> Self {
+        let (reading, checking) = (Semaphore::new(READERS), Semaphore::new(CHECKS));
+        Self { served, logins, reading, checking }
+    }
 }
 
 async fn accept(listener: TcpListener, host: Arc<Host>, tls: Option<TlsAcceptor>) {

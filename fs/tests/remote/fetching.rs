@@ -12,7 +12,7 @@ use kfs_fs::layer::index::Coding;
 use kfs_fs::span::SpanError;
 
 use crate::fixture::{MIB, Remotely, Store, find, impatient, noise};
-use crate::source::{Network, read_twice};
+use crate::source::{Network, read_twice, wait_until};
 
 const CHUNK: usize = 64 << 10;
 
@@ -106,9 +106,7 @@ fn all_who_want_the_same_wait_for_one_fetch() {
         for _ in 0..32 {
             scope.spawn(|| assert!(fs.read(file, 5, 10).unwrap() == image.files["file"][5..15]));
         }
-        while fs.stats().waiting < 32 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("all wait", || fs.stats().waiting >= 32);
         image.remote.set(Network::Works);
     });
     assert_eq!(image.remote.take_reads().len(), 1);
@@ -121,9 +119,8 @@ fn more_of_a_small_file_comes_with_its_first_read() {
     let fs = image.open(&store, Options::default());
     let file = find(&fs, "file");
     fs.read(file, 0, 10).unwrap();
-    while fs.stats().in_flight > 0 || image.remote.sent() < MIB as u64 / 3 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let is_sent = || image.remote.sent() >= MIB as u64 / 3;
+    wait_until("more has come", || fs.stats().in_flight == 0 && is_sent());
     let reads = image.remote.take_reads();
     assert_eq!(reads.len(), 2, "what was asked for, and what came beside it: {reads:?}");
     image.remote.set(Network::Gone);
@@ -336,9 +333,7 @@ fn what_is_fetched_in_the_background_yields_to_whoever_waits() {
         image.remote.set(Network::Works);
         demand.join().unwrap().unwrap();
     });
-    while fs.stats().bytes_fetched < image.remote.size() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("all is fetched", || fs.stats().bytes_fetched >= image.remote.size());
     let reads = image.remote.take_reads();
     assert!(reads[..3].iter().all(|read| read.0 < 4 * MIB as u64), "the background began");
     assert!(reads[3].0 >= 11 * MIB as u64, "demand was next");

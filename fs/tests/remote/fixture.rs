@@ -15,7 +15,7 @@ use kfs_fs::oci::manifest::{CONFIG, Descriptor, ImageConfig, LAYER_ZSTD, Manifes
 use kfs_fs::oci::{Image, Layer};
 use tempfile::TempDir;
 
-use crate::source::Remote;
+use crate::source::{Remote, wait_until};
 
 pub(crate) const MIB: usize = 1 << 20;
 
@@ -142,9 +142,7 @@ impl Remotely {
 
 /// Waits until nothing is being fetched.
 pub(crate) fn settle(fs: &ImageFs) {
-    while fs.stats().in_flight > 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("nothing is being fetched", || fs.stats().in_flight == 0);
 }
 
 pub(crate) fn cached(cache: &Arc<Cache>) -> Options {

@@ -12,7 +12,7 @@ use kfs_fs::fuse::{self, Mounted};
 
 use crate::fixture::{MIB, Remotely, Store, cached, noise};
 use crate::skip::skip;
-use crate::source::Network;
+use crate::source::{Network, wait_until};
 
 const CHUNK: usize = 64 << 10;
 
@@ -59,9 +59,7 @@ fn stalled_reads_hold_up_nobody_else_and_are_answered_in_the_end() {
         .collect();
     image.remote.wait_for_reads(2);
     // More of them than threads answer the kernel.
-    while mount.fs.stats().waiting < 60 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("all wait", || mount.fs.stats().waiting >= 60);
     for _ in 0..100 {
         assert_eq!(fs::read_dir(&mount.root).unwrap().count(), 2);
         assert!(fs::symlink_metadata(mount.root.join("none")).is_err());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kfs_fs::blob::BlobSource;
 
@@ -69,9 +69,7 @@ impl Remote {
 
     /// Waits until so many reads are under way.
     pub(crate) fn wait_for_reads(&self, count: usize) {
-        while self.now.load(SeqCst) < count {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("enough is being read", || self.now.load(SeqCst) >= count);
     }
 
     fn answer(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -126,4 +124,14 @@ pub(crate) fn read_twice(reads: &[(u64, usize)]) -> bool {
         let blocks = offset / 4096..(offset + *len as u64) / 4096;
         blocks.into_iter().any(|block| seen.insert(block, ()).is_some())
     })
+}
+
+/// Waits for something that other threads bring about, for 20 seconds at most.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

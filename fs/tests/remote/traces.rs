@@ -1,13 +1,12 @@
 //! What was read first is fetched ahead at the next start.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kfs_fs::filesystem::ImageFs;
 use kfs_fs::trace::TraceEntry;
 
 use crate::fixture::{MIB, Remotely, Store, cached, find, noise};
-use crate::source::Network;
+use crate::source::{Network, wait_until};
 
 const CHUNK: usize = 64 << 10;
 
@@ -60,9 +59,8 @@ fn a_trace_is_fetched_ahead_and_little_else() {
         entry("/a", usize::MAX, usize::MAX),
     ];
     assert!(fs.fetch_ahead(&trace).unwrap());
-    while fs.stats().spans_fetched < 6 || fs.stats().in_flight > 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let stats = || fs.stats();
+    wait_until("the trace is there", || stats().spans_fetched >= 6 && stats().in_flight == 0);
     assert!(image.remote.sent() <= 7 * CHUNK as u64, "{}", image.remote.sent());
     image.remote.set(Network::Gone);
     run(&fs);

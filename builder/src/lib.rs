@@ -28,5 +28,8 @@ pub mod lint;
 pub mod plan;
 pub mod remote;
 pub mod rootfs;
+#[cfg(test)]
+#[path = "../../tests/skip/mod.rs"]
+mod skip;
 pub mod stage;
 mod view;

@@ -15,7 +15,8 @@
 //! All numbers are little-endian. The header is checked when the file is opened: another version,
 //! a file cut short or a broken header means "there is no index", and it is made again. The
 //! sections are not summed at open, which would cost a pass over the file at every mount (who has
-//! the time asks [`MappedFile::is_intact`]); their readers check every index against the bounds, so damage there can give an error, never a panic.
+//! the time asks [`MappedFile::is_intact`]); their readers check every index against the bounds, so
+//! damage there can give an error, never a panic.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};

@@ -139,7 +139,8 @@ impl Wanted {
         self.fits_parts(&config.os, &config.architecture, config.variant.as_deref())
     }
 
-    /// Without a variant any will do (see [`Wanted::rank`]); arm64 has but one that has a name (containerd, platforms).
+    /// Without a variant any will do (see [`Wanted::rank`]); arm64 has but one that has a name
+    /// (containerd, platforms).
     fn fits_parts(&self, os: &str, architecture: &str, variant: Option<&str>) -> bool {
         let plain = |variant: Option<&'_ str>| match (architecture, variant) {
             ("arm64", Some("v8")) => None,

@@ -30,8 +30,8 @@ pub struct Import<'a> {
 }
 
 /// Stores a tar as the only layer of a new image. Compression with gzip or zstd stays as it is; a
-/// tar that is compressed with xz or bzip2 becomes a plain one, as no layer may be so. Calls `copied` with the number of bytes of each piece. Returns
-/// the manifest's digest.
+/// tar that is compressed with xz or bzip2 becomes a plain one, as no layer may be so. Calls
+/// `copied` with the number of bytes of each piece. Returns the manifest's digest.
 pub fn import(
     store: &Store,
     mut reader: impl Read,

@@ -217,8 +217,8 @@ impl RollSum {
         self.step(old, byte)
     }
 
-    /// As [`Self::roll`] of each byte, more than twice as fast: what leaves the window is read where it
-    /// came from.
+    /// As [`Self::roll`] of each byte, more than twice as fast: what leaves the window is read
+    /// where it came from.
     fn roll_all(&mut self, data: &[u8], mut each: impl FnMut(bool)) {
         for byte in data.iter().take(WINDOW) {
             each(self.roll(*byte));

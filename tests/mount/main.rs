@@ -1,6 +1,7 @@
 //! Mounts as a user makes and ends them. Needs root and /dev/fuse; without them each test says
 //! that it is skipped.
 
+mod ahead;
 mod crowd;
 mod offline;
 mod reading;

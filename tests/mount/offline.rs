@@ -13,7 +13,7 @@ use crate::remote::{Registry, forget_local};
 use crate::sandbox::{Sandbox, send, wait_until};
 
 /// What the kernel has not in memory.
-fn read_anew(sandbox: &Sandbox, path: &str) -> Vec<u8> {
+pub(crate) fn read_anew(sandbox: &Sandbox, path: &str) -> Vec<u8> {
     let path = sandbox.path(path);
     let file = File::open(&path).unwrap();
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();

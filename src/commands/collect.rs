@@ -98,6 +98,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         writeln!(out, "{}", image.image)?;
     }
     out.finish()?;
+    let guessed = guesses(&collection);
+    if !context.quiet && !guessed.is_empty() {
+        talk(&format!("guessed by their looks:{guessed}"));
+    }
     if !context.quiet && !collection.skipped.is_empty() {
         talk(&left_out(&collection.skipped));
     }
@@ -202,12 +206,27 @@ fn listed(collection: &Collection) -> Vec<Listed<'_>> {
     images.chain(archives).collect()
 }
 
+/// A line for each image of which nothing but its look says that it is one; empty for none.
+fn guesses(collection: &Collection) -> String {
+    let guessed = collection.images.iter().filter(|(image, _)| collection.is_guessed(image));
+    guessed.fold(String::new(), |mut text, (image, places)| {
+        let place = places.first().expect("each image has a place");
+        write!(text, "\n  {}: {image}", at(place)).expect("writing to a string does not fail");
+        text
+    })
+}
+
+/// A place, as it is told.
+fn at(place: &Place) -> String {
+    let line = place.line.map(|line| format!(":{line}")).unwrap_or_default();
+    format!("{}{line}", place.file)
+}
+
 /// A line for each reference that was left out.
 fn left_out(skipped: &BTreeSet<Skipped>) -> String {
     let mut text = "left out:".to_owned();
     for Skipped { text: name, place, reason } in skipped {
-        let line = place.line.map(|line| format!(":{line}")).unwrap_or_default();
-        write!(text, "\n  {}{line}: {name:?}: {reason}", place.file)
+        write!(text, "\n  {}: {name:?}: {reason}", at(place))
             .expect("writing to a string does not fail");
     }
     text

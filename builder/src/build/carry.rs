@@ -46,6 +46,7 @@ use crate::cluster::registry_tree::RegistryTree;
 use crate::config::history;
 use crate::interrupt::Interrupted;
 use layers::Planned;
+use resolve::Looked;
 
 /// Manifests are small, and asking for them is mostly waiting.
 const MANIFESTS_AT_ONCE: usize = 8;
@@ -151,17 +152,18 @@ pub enum CarryError {
 #[derive(Debug)]
 pub struct Unfound {
     /// Its name.
-    pub image: String,
+    pub image: ImageName,
     /// The places that name it, as one text.
     pub places: String,
     /// Why.
     pub source: LayoutError,
 }
 
-fn unfound(all: &[Unfound]) -> String {
-    let line = |one: &Unfound| {
-        let mut text = format!("{}, which {} names: {}", one.image, one.places, one.source);
-        let mut cause = std::error::Error::source(&one.source);
+impl Unfound {
+    /// Which image, where it is named and why it is not found, in one line.
+    fn told(&self) -> String {
+        let mut text = format!("{}, which {} names: {}", self.image, self.places, self.source);
+        let mut cause = std::error::Error::source(&self.source);
         while let Some(error) = cause {
             let more = error.to_string();
             if !text.contains(&more) {
@@ -170,8 +172,11 @@ fn unfound(all: &[Unfound]) -> String {
             cause = error.source();
         }
         text
-    };
-    let mut lines: Vec<String> = all.iter().take(MAX_NAMED).map(line).collect();
+    }
+}
+
+fn unfound(all: &[Unfound]) -> String {
+    let mut lines: Vec<String> = all.iter().take(MAX_NAMED).map(Unfound::told).collect();
     if all.len() > MAX_NAMED {
         lines.push(format!("and {} more", all.len() - MAX_NAMED));
     }
@@ -184,7 +189,7 @@ impl Site<'_> {
         let Some(collecting) = &self.options.collecting else { return self.inherited() };
         let finished = self.finished(self.plan.target());
         let with_auth = self.lists_with_auth(collecting)?;
-        let (collection, of_context) = self.collect(collecting, &with_auth, report)?;
+        let (mut collection, of_context) = self.collect(collecting, &with_auth, report)?;
         let mut carried = self.inherited()?;
         let before = std::mem::take(&mut carried.images);
         let platforms = self.platforms(collecting);
@@ -201,7 +206,12 @@ impl Site<'_> {
             files,
             of_context: &of_context,
         };
-        let resolved = job.resolve()?;
+        let Looked { resolved, left_out } = job.resolve()?;
+        for one in left_out {
+            collection.images.remove(&one.image);
+            let text = format!("left out, as it may be no image: {}", one.told());
+            report("", Event::Note(text));
+        }
         let planned = layers::plan(&resolved, tree.as_ref())?;
         if !collection.images.is_empty() {
             report("", Event::Note(summary(&collection, resolved.len(), planned.len())));

@@ -76,6 +76,9 @@ pub struct Place {
     pub line: Option<usize>,
     /// What the file is.
     pub kind: Kind,
+    /// Whether the text only looks like a reference: nothing says that it stands for an image.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub guessed: bool,
 }
 
 /// A reference that was left out.
@@ -295,6 +298,12 @@ impl Collection {
         self.archives.extend(other.archives);
     }
 
+    /// Whether nothing but its look says that this is an image.
+    pub fn is_guessed(&self, image: &ImageName) -> bool {
+        let places = self.images.get(image).filter(|_| !self.archives.contains_key(image));
+        places.is_some_and(|places| places.iter().all(|place| place.guessed))
+    }
+
     /// Leaves out these references, which are compared as images, not as text.
     pub fn ignore(&mut self, names: &[String], list: &str) {
         let ignored: BTreeSet<ImageName> =
@@ -312,7 +321,8 @@ impl Collection {
         self.archives.retain(|image, archive| {
             let keep = !ignored.contains(image);
             if !keep {
-                let place = Place { file: ARCHIVES.to_owned(), line: None, kind: Kind::Archive };
+                let file = ARCHIVES.to_owned();
+                let place = Place { file, line: None, kind: Kind::Archive, guessed: false };
                 let (text, reason) = (archive.clone(), format!("{list} says so"));
                 self.skipped.insert(Skipped { text, place, reason });
             }
@@ -330,13 +340,13 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn place(&self, line: Option<usize>) -> Place {
-        Place { file: self.file.to_owned(), line, kind: self.kind }
+        Place { file: self.file.to_owned(), line, kind: self.kind, guessed: false }
     }
 
     /// Takes a text that must be a reference.
     fn certain(&mut self, text: &str, line: Option<usize>) {
         match reference::read(text) {
-            Ok(Some(image)) => self.add(image, line),
+            Ok(Some(image)) => self.add(image, self.place(line)),
             Ok(None) => {}
             Err(reason) => self.skip(text, line, &reason),
         }
@@ -346,7 +356,7 @@ impl Found<'_> {
     /// anything else.
     fn likely(&mut self, text: &str, line: Option<usize>) {
         match reference::read(text) {
-            Ok(Some(image)) if reference::is_likely(text) => self.add(image, line),
+            Ok(Some(image)) if reference::is_likely(text) => self.add(image, self.place(line)),
             Ok(_) | Err(_) => {
                 self.skip(
                     text,
@@ -357,8 +367,14 @@ impl Found<'_> {
         }
     }
 
-    fn add(&mut self, image: ImageName, line: Option<usize>) {
-        let place = self.place(line);
+    /// Takes a text that looks like a reference, wherever it stands.
+    fn guessed(&mut self, text: &str, line: Option<usize>) {
+        if let Ok(Some(image)) = reference::read(text) {
+            self.add(image, Place { guessed: true, ..self.place(line) });
+        }
+    }
+
+    fn add(&mut self, image: ImageName, place: Place) {
         self.collection.images.entry(image).or_default().insert(place);
     }
 

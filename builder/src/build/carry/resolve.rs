@@ -14,6 +14,7 @@ use kfs_fs::oci::find::{Lookup, Pull, Wanted};
 use kfs_fs::oci::layout::{LayoutError, Selection};
 use kfs_fs::oci::manifest::{Descriptor, is_index};
 use kfs_fs::oci::reference::{Name, Source};
+use kfs_fs::oci::registry::RegistryError;
 use kfs_fs::oci::store::Store;
 use kfs_fs::oci::{Image, Layer};
 
@@ -50,9 +51,18 @@ pub(super) struct Resolved {
     pub(super) layers: BTreeMap<Digest, Layer>,
 }
 
+/// What came of looking for images, in the order of their names.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// Those that the registry lacks.
+    pub(super) resolved: Vec<Resolved>,
+    /// What was guessed to be an image and is not to be had.
+    pub(super) left_out: Vec<Unfound>,
+}
+
 impl Job<'_> {
-    /// The images that the registry lacks, in the order of their names.
-    pub(super) fn resolve(&self) -> Result<Vec<Resolved>, CarryError> {
+    /// Finds the images that the registry lacks.
+    pub(super) fn resolve(&self) -> Result<Looked, CarryError> {
         let all = self.collection.images.keys().chain(self.collection.archives.keys());
         let mut names: Vec<&ImageName> = all.collect();
         names.sort_unstable();
@@ -83,31 +93,10 @@ impl Job<'_> {
         self.site.options.interrupts.check()?;
         let mut results = results.into_inner().expect("nobody panics here");
         results.sort_by_key(|(image, _)| *image);
-        let (mut resolved, mut missing) = (Vec::new(), Vec::new());
-        for (image, result) in results {
-            match result {
-                Ok(one) => resolved.push(one),
-                Err(source) => missing.push(Unfound {
-                    image: image.to_string(),
-                    places: self.places(image),
-                    source,
-                }),
-            }
-        }
-        if !missing.is_empty() {
-            return Err(CarryError::Unfound(missing));
-        }
-        self.keep_tags(&mut resolved)?;
-        self.check_collisions(&resolved)?;
-        Ok(resolved)
-    }
-
-    fn places(&self, image: &ImageName) -> String {
-        match (self.collection.images.get(image), self.collection.archives.get(image)) {
-            (Some(found), _) => places(found),
-            (None, Some(archive)) => archive.clone(),
-            (None, None) => String::new(),
-        }
+        let mut looked = sort_out(self.collection, results)?;
+        self.keep_tags(&mut looked.resolved)?;
+        self.check_collisions(&looked.resolved)?;
+        Ok(looked)
     }
 
     /// Whether the registry of the image has all of it already. What the base has under another name is
@@ -279,6 +268,94 @@ impl Job<'_> {
     }
 }
 
+/// A guess that is not to be had is left out; any other image that is not found is an error.
+fn sort_out(
+    collection: &Collection,
+    results: Vec<(&ImageName, Result<Resolved, LayoutError>)>,
+) -> Result<Looked, CarryError> {
+    let (mut looked, mut missing) = (Looked::default(), Vec::new());
+    for (image, result) in results {
+        let source = match result {
+            Ok(one) => {
+                looked.resolved.push(one);
+                continue;
+            }
+            Err(source) => source,
+        };
+        let is_no_image = collection.is_guessed(image) && is_absent(&source);
+        let one = Unfound { image: image.clone(), places: named_by(collection, image), source };
+        if is_no_image { &mut looked.left_out } else { &mut missing }.push(one);
+    }
+    if missing.is_empty() { Ok(looked) } else { Err(CarryError::Unfound(missing)) }
+}
+
+/// The places that name an image, as one text.
+fn named_by(collection: &Collection, image: &ImageName) -> String {
+    match (collection.images.get(image), collection.archives.get(image)) {
+        (Some(found), _) => places(found),
+        (None, Some(archive)) => archive.clone(),
+        (None, None) => String::new(),
+    }
+}
+
+/// Whether there is no such image, or none for the platform, as far as others can be asked. Trouble
+/// that may pass, or that this machine has, says nothing of the image.
+fn is_absent(error: &LayoutError) -> bool {
+    let no_registry_has_it = |error: &RegistryError| {
+        matches!(
+            error,
+            RegistryError::Unreachable { .. }
+                | RegistryError::Untrusted { .. }
+                | RegistryError::Refused { .. }
+                | RegistryError::Denied { .. }
+                | RegistryError::NotFound { .. }
+                | RegistryError::Protocol { .. }
+                | RegistryError::Blocked { .. }
+        )
+    };
+    match error {
+        LayoutError::NotFound { .. } => true,
+        LayoutError::Lookup { source, .. } | LayoutError::Registry(source) => {
+            no_registry_has_it(source)
+        }
+        other => other.is_about_platform(),
+    }
+}
+
 fn is_same_place(one: &Name, other: &Name) -> bool {
     one.path() == other.path() && one.tag() == other.tag() && one.tag().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::collect::{ChartSettings, Scope, collect};
+
+    #[test]
+    fn a_guess_that_is_not_to_be_had_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "args: [--x-image=r.example/guess:1, --image=r.example/known:1]\n\
+            image: r.example/known:1\n";
+        std::fs::create_dir(dir.path().join("manifests")).unwrap();
+        std::fs::write(dir.path().join("manifests/a.yaml"), text).unwrap();
+        let files = Files::Directory(dir.path());
+        let collection = collect(&files, Scope::ALL, &ChartSettings::default()).unwrap();
+        let [guess, known] = ["guess", "known"]
+            .map(|name| format!("r.example/{name}:1").parse::<ImageName>().unwrap());
+        let registry = || "r.example".to_owned();
+        let absent = || {
+            let (repository, what) = ("x".to_owned(), "tag 1".to_owned());
+            LayoutError::from(RegistryError::NotFound { registry: registry(), repository, what })
+        };
+        let looked = sort_out(&collection, vec![(&guess, Err(absent()))]).unwrap();
+        let told: Vec<String> = looked.left_out.iter().map(Unfound::told).collect();
+        let expected = "r.example/guess:1, which manifests/a.yaml:1 names: registry r.example has";
+        assert!(told.len() == 1 && told[0].starts_with(expected), "{told:?}");
+        let results = vec![(&guess, Err(absent())), (&known, Err(absent()))];
+        let Err(CarryError::Unfound(missing)) = sort_out(&collection, results) else { panic!() };
+        assert_eq!(Vec::from_iter(missing.iter().map(|one| &one.image)), [&known]);
+        let (got, expected) = (0, 1);
+        let passing = RegistryError::Truncated { registry: registry(), expected, got };
+        sort_out(&collection, vec![(&guess, Err(passing.into()))]).unwrap_err();
+    }
 }

@@ -91,7 +91,8 @@ pub(super) fn chart(
     settings.interrupts.check()?;
     if let Err(error) = outcome {
         let error = error.of_chart()?;
-        let place_of = Place { file: place.to_owned(), line: None, kind: Kind::Chart };
+        let place_of =
+            Place { file: place.to_owned(), line: None, kind: Kind::Chart, guessed: false };
         let reason = format!("the chart cannot be rendered: {error}");
         let text = last(place).to_owned();
         collection.skipped.insert(Skipped { text, place: place_of, reason });

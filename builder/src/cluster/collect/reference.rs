@@ -73,11 +73,27 @@ pub(super) fn is_likely(text: &str) -> bool {
     last.contains(':') || last.contains('@') || (text.contains('/') && !is_picture)
 }
 
-/// Whether a text can be read as a name and has a tag or digest. A host with a port is none.
+/// What stands behind the colon of a taint, where an image has its tag (Kubernetes).
+const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "NoExecute", "PreferNoSchedule"];
+
+/// Whether a text can be read as a name and has a tag or digest. A host with a port is none, nor
+/// is a taint.
 pub(super) fn is_full(text: &str) -> bool {
     let (path, last) = text.rsplit_once('/').unwrap_or(("", text));
     let is_host = path.is_empty() && last.split(':').next().is_some_and(is_host);
-    last.contains([':', '@']) && !is_host && matches!(read(text), Ok(Some(_)))
+    let is_taint = last.rsplit(':').next().is_some_and(|end| TAINT_EFFECTS.contains(&end));
+    last.contains([':', '@']) && !is_host && !is_taint && matches!(read(text), Ok(Some(_)))
+}
+
+/// Whether a name has a digest or a tag that looks like a version, and not like a port: `v1`,
+/// `1.2-x`.
+pub(super) fn is_versioned(text: &str) -> bool {
+    let last = text.rsplit('/').next().unwrap_or_default();
+    let tag = last.split_once(':').map_or("", |(_, tag)| tag);
+    let starts = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let is_version =
+        tag.strip_prefix('v').is_some_and(starts) || (starts(tag) && tag.contains('.'));
+    last.contains('@') || is_version
 }
 
 /// Whether a text can be read as a name and starts with a registry's host.

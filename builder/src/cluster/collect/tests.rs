@@ -25,7 +25,7 @@ fn in_manifest(text: &str) -> (Vec<String>, Vec<String>) {
 
 #[test]
 fn manifests_are_decoded() {
-    let cases: [(&str, &[&str]); 19] = [
+    let cases: [(&str, &[&str]); 22] = [
         ("image: nginx", &["docker.io/library/nginx:latest"]),
         ("image: 'a.b/c:1' # why", &["a.b/c:1"]),
         ("{\"image\": \"a.b/c:1\"}", &["a.b/c:1"]),
@@ -60,9 +60,16 @@ fn manifests_are_decoded() {
         ("enableImages: true\nimageUrl: 'https://a.b/c:1'\nimageType: image/png", &[]),
         (
             "args: [--solver-image=q.io/a/b:1, '--x=q.io/c@DIGEST', '--a=0.0.0.0:80', --b=a/b:1]\n\
-             command: [x, Y=localhost/d:1, '--url=http://a.b/c:1', --dir=/a.b/c:1, --to=a.b/c]",
-            &["localhost/d:1", "q.io/a/b:1", "q.io/c@DIGEST"],
+             command: [x, Y=localhost/d:v1, '--url=http://a.b/c:1', --dir=/a.b/c:1, --to=a.b/c]",
+            &["localhost/d:v1", "q.io/a/b:1", "q.io/c@DIGEST"],
         ),
+        (
+            "args: [--t=node.example/master:NoSchedule, --image=a.b/agent:NoExecute, --t=a.b/c:port,\n\
+             --t=a.b/c:8080, --config-reloader=q.io/a/b:v0.7, --Image=a.b/c:latest, --x=q.io/d:1.2]",
+            &["a.b/c:latest", "q.io/a/b:v0.7", "q.io/d:1.2"],
+        ),
+        ("updater.example/image-list: 'q.io/a/b:1.x'\nx.example/images: ['q.io/a/b:1']", &[]),
+        ("data:\n  images.yaml: |\n    image: a/b:1\n    x: 1\n", &["docker.io/a/b:1"]),
         ("args: [a, \"b\\nimage: a/b:1\\n\"]", &["docker.io/a/b:1"]),
     ];
     let digest = format!("sha256:{}", "0a".repeat(32));
@@ -75,6 +82,18 @@ fn manifests_are_decoded() {
         );
     }
     assert_eq!(in_manifest("imageName: a.b/c\nimageX: c/d").1, ["a.b/c"]);
+}
+
+#[test]
+fn what_is_found_by_its_look_alone_is_a_guess() {
+    let text = "args: [--x-image=q.io/arg:1, --y-image=q.io/both:1]\nimageName: q.io/key:1\n\
+        images: [q.io/item:1]\nx-image: q.io/field:1\nimage: q.io/both:1\n\
+        env: [{name: RELATED_IMAGE_X, value: 'q.io/variable:1'}]\n";
+    let collection = found(&[("manifests/a.yaml", text)]);
+    let guessed = collection.images.keys().filter(|image| collection.is_guessed(image));
+    let guessed: Vec<&str> = guessed.map(ImageName::as_str).collect();
+    assert_eq!(guessed, ["q.io/arg:1", "q.io/item:1", "q.io/key:1"]);
+    assert_eq!(collection.images.len(), 6);
 }
 
 #[test]

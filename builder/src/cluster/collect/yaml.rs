@@ -4,9 +4,13 @@
 //! |---|---|
 //! | `image` | all |
 //! | keys that end in `image` or `Image`: fields of operators' resources, as `brokerImage` | what is hardly anything else, and `repository` with `tag` below it |
-//! | keys that have `image` elsewhere, as `imageName`, and lists under them | what has a tag or digest |
 //! | environment variables whose names say that they are images: `RELATED_IMAGE_...` | what is hardly anything else |
-//! | what stands behind the `=` of an argument or of a word of a command | what has a registry, and a tag or digest |
+//! | keys that have `image` elsewhere, as `imageName`, and lists under them | a guess: what has a tag or digest |
+//! | what stands behind the `=` of an argument or of a word of a command | a guess: what has a registry, and a tag or digest |
+//!
+//! A guess may be anything else: taints of nodes look like images, `node.example/x:NoExecute`. So
+//! keys with a `/` are left out, which are annotations, and an argument's name has to have `image`,
+//! or its value a digest or version.
 //!
 //! Text of several lines inside a document, as in a ConfigMap, is searched by its lines.
 
@@ -62,7 +66,9 @@ impl Walk<'_, '_> {
                     self.parts(parts);
                     self.map(parts, depth + 1);
                 }
-                Value::String(text) if is_about_images(key) => self.about_images(key, text),
+                Value::String(text) if is_about_images(key) && !text.contains('\n') => {
+                    self.about_images(key, text);
+                }
                 Value::Array(items) if is_about_images(key) => {
                     self.items(items, depth, |walk, text| {
                         walk.about_images(key, text);
@@ -89,7 +95,7 @@ impl Walk<'_, '_> {
     /// The value of a key that says something about images: the name of one, or how it is pulled.
     fn about_images(&mut self, key: &str, text: &str) {
         if reference::is_full(text) && (text.contains('/') || is_for_names(key)) {
-            self.certain(text);
+            self.guessed(text);
         } else if reference::has_registry(text) {
             // A path without a tag may be that of many images.
             let line = self.line_of(text);
@@ -98,12 +104,18 @@ impl Walk<'_, '_> {
     }
 
     fn argument(&mut self, text: &str) {
-        if let Some((_, value)) = text.split_once('=')
+        if let Some((name, value)) = text.split_once('=')
             && reference::has_registry(value)
             && reference::is_full(value)
+            && (says_image(name) || reference::is_versioned(value))
         {
-            self.certain(value);
+            self.guessed(value);
         }
+    }
+
+    fn guessed(&mut self, text: &str) {
+        let line = self.line_of(text);
+        self.found.guessed(text, line);
     }
 
     fn certain(&mut self, text: &str) {
@@ -154,7 +166,11 @@ fn is_image_key(key: &str) -> bool {
 
 /// Whether a key has to do with images; most of them hold no names.
 fn is_about_images(key: &str) -> bool {
-    key.to_ascii_lowercase().contains("image")
+    says_image(key) && !key.contains('/')
+}
+
+fn says_image(name: &str) -> bool {
+    name.to_ascii_lowercase().contains("image")
 }
 
 /// Whether a key is for names of images: not for a registry, which looks like one that has its port

@@ -446,10 +446,11 @@ mod tests {
     fn labels_of_the_host_stay_behind() {
         let upper = Upper::new();
         let file = upper.file("file", "");
-        if let Err(error) = xattr::set(&file, "security.selinux", b"label") {
-            return skip(format_args!("cannot set an attribute security.selinux: {error}"));
+        for (name, value) in [("security.selinux", &b"label"[..]), ("security.ima", b"\x04\x04")] {
+            if let Err(error) = xattr::set(&file, name, value) {
+                return skip(format_args!("cannot set an attribute {name}: {error}"));
+            }
         }
-        upper.mark("file", "security.ima", b"\x04\x04");
         upper.mark("", "security.selinux", b"label");
         let root = RootMetadata::of(upper.0.path(), OverlayXattrs::User).unwrap();
         assert_eq!(root.xattrs, []);

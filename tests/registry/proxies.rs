@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::server::{Demands, Registry};
+use crate::skip::skip;
 
 /// A host that only the proxy finds.
 const HOST: &str = "registry.example";
@@ -156,6 +158,30 @@ fn a_registry_that_speaks_http_is_asked_by_the_proxy() {
         assert!(code == Some(1) && !said.contains("proxy"), "{list}: {said}");
     }
     assert_eq!(proxy.seen(), [] as [String; 0]);
+}
+
+/// The server of a mount reads by the proxy as well, long after the command has ended.
+#[test]
+fn a_mount_reads_by_the_proxy() {
+    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        return skip("needs root and /dev/fuse");
+    }
+    let Some(registry) = Registry::start(false) else { return };
+    registry.image_with("a:1", &[("hello", b"world")]);
+    registry.ok("origin", &["convert", "x:1", "x:chunked", "--to=zstd-chunked"]);
+    registry.ok("origin", &["push", "x:chunked", &registry.name("a:chunked")]);
+    let proxy = Forward::start(&registry, false);
+    fs::create_dir(registry.path("mnt")).unwrap();
+    let mount = ["mount", "--plain-http", "--prefetch=off", &format!("{HOST}/a:chunked"), "mnt"];
+    let address = format!("http://{}", proxy.address);
+    let (code, _, said) = run(&registry, &[("HTTP_PROXY", &address)], &mount);
+    assert_eq!(code, Some(0), "{said}");
+    proxy.seen();
+    let read = fs::read(registry.path("mnt/hello"));
+    registry.ok("lazy", &["umount", "mnt"]);
+    assert_eq!(read.unwrap(), b"world");
+    let seen = proxy.seen();
+    assert!(seen.iter().any(|line| line.contains("/v2/a/blobs/")), "{seen:?}");
 }
 
 #[test]

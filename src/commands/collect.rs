@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use kfs_builder::cluster::collect::{self, ChartSettings, Collection, Place, Scope, Skipped};
 use kfs_builder::cluster::files::{Files, FilesError};
+use kfs_fs::oci::store::TempDir;
 use serde::Serialize;
 
 use super::{Context, ListFormat, Out};
@@ -80,8 +81,11 @@ struct All<'a> {
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let context = &context.finding(&args.find);
-    let settings = args.charts.settings()?;
+    let mut settings = args.charts.settings()?;
+    let work = prepare(&mut settings, context)?;
     let mut collection = collect_from(&args.what, &settings, context)?;
+    // From here on signals do what they always do.
+    drop((settings, work));
     if let Some(list) = &args.ignored_image_list {
         let text = std::fs::read_to_string(list).map_err(|error| {
             Failure::new(format!("--ignored-image-list {}: {error}", list.display()))
@@ -134,6 +138,22 @@ impl ChartArgs {
         }
         Ok(settings)
     }
+}
+
+/// Where charts are laid out for helm. They are gone when a signal has ended the search, and at the
+/// next opening of the store if this process is killed.
+fn prepare(settings: &mut ChartSettings, context: &Context) -> Result<Option<TempDir>, Failure> {
+    if settings.helm.is_none() {
+        return Ok(None);
+    }
+    // Before there are threads, which would be interrupted else.
+    let hold = settings.interrupts.hold();
+    hold.map_err(|error| Failure::new(format!("hold back signals: {error}")))?;
+    // Who cannot write to the store may search all the same; the charts lie in the directory for
+    // temporary files then.
+    let work = context.store().ok().and_then(|store| store.temp_dir().ok());
+    settings.work = work.as_ref().map(|work| work.path().to_owned());
+    Ok(work)
 }
 
 /// From a path if it exists, else from an image.

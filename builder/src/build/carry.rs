@@ -241,6 +241,7 @@ impl Site<'_> {
         let finished = self.finished(self.plan.target());
         let (scope, mut charts) = (&collecting.scope, collecting.charts.clone());
         charts.interrupts = self.options.interrupts.clone();
+        charts.work = Some(self.work.clone());
         charts.kube_version =
             charts.kube_version.or_else(|| kube_version(&finished.config.config.labels));
         let mut found = collect::collect(&Files::Built(&finished.view), *scope, &charts)?;

@@ -30,6 +30,8 @@ pub struct ChartSettings {
     /// The `helm` that renders charts, a path or a name in `PATH`; none for the renderer that is
     /// built in.
     pub helm: Option<PathBuf>,
+    /// The directory in which charts are laid out for `helm`; none for that for temporary files.
+    pub work: Option<PathBuf>,
     /// Ends the search when a signal has come.
     pub interrupts: Arc<Interrupts>,
 }
@@ -230,7 +232,7 @@ fn by_helm(
     settings: &ChartSettings,
     collection: &mut Collection,
 ) -> Result<(), Unrendered> {
-    let run = helm::Run::new(program, &settings.interrupts)?;
+    let run = helm::Run::new(program, settings.work.as_deref(), &settings.interrupts)?;
     let name = if is_archive(place) { last(place) } else { "" };
     let chart = load(files, place, &mut |name, data| run.put(name, data))?;
     let options = options(files, place, &chart, settings, collection)?;

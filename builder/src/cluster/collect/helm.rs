@@ -34,10 +34,15 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(program: &'a Path, interrupts: &'a Interrupts) -> Result<Self, PathError> {
-        let temp = std::env::temp_dir();
-        let work = tempfile::Builder::new().prefix("kfs-helm-").tempdir_in(&temp);
-        Ok(Self { program, interrupts, work: work.at("create a directory in", &temp)? })
+    /// The chart will lie in a directory of `place`, by default of that for temporary files.
+    pub(super) fn new(
+        program: &'a Path,
+        place: Option<&Path>,
+        interrupts: &'a Interrupts,
+    ) -> Result<Self, PathError> {
+        let place = place.map_or_else(std::env::temp_dir, Path::to_owned);
+        let work = tempfile::Builder::new().prefix("kfs-helm-").tempdir_in(&place);
+        Ok(Self { program, interrupts, work: work.at("create a directory in", &place)? })
     }
 
     /// Puts a file of the chart where helm will find it.
@@ -98,9 +103,7 @@ impl<'a> Run<'a> {
     /// Waits until helm has ended, or has printed too much, or a signal has come.
     fn wait(&self, mut child: Child, printed: &File) -> Result<ExitStatus, Unrendered> {
         loop {
-            if let Some(status) = child.try_wait().at("wait for", self.program)? {
-                return Ok(status);
-            }
+            let ended = child.try_wait().at("wait for", self.program)?;
             let size = printed.metadata().at("stat", self.work.path())?.len();
             let stop = match self.interrupts.check() {
                 Err(interrupted) => Some(FilesError::from(interrupted).into()),
@@ -114,6 +117,9 @@ impl<'a> Run<'a> {
                 child.kill().ok();
                 child.wait().at("wait for", self.program)?;
                 return Err(error);
+            }
+            if let Some(status) = ended {
+                return Ok(status);
             }
             thread::sleep(PAUSE);
         }
@@ -157,5 +163,52 @@ mod tests {
         assert_eq!(by_source(text), expected.map(owned));
         assert!(by_source("\n---\n").is_empty());
         assert_eq!(by_source("---\na: 1\nb: 2\n"), [owned(("helm template", "a: 1\nb: 2\n"))]);
+    }
+
+    /// A program of this text, called as helm; another process writes it, as no text that is open
+    /// for writing can be run, and every process that starts meanwhile has it open.
+    fn fake_helm(place: &Path, text: &str) -> std::path::PathBuf {
+        let helm = place.join("helm");
+        let write = r#"printf '#!/bin/sh\n%s' "$2" > "$1"; chmod 755 "$1""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", write, "sh"]).arg(&helm).arg(text);
+        assert!(command.status().unwrap().success());
+        helm
+    }
+
+    #[test]
+    fn what_is_printed_at_once_is_not_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let interrupts = Interrupts::default();
+        let helm = fake_helm(dir.path(), "truncate -s 64M /dev/stdout; printf x >> /dev/stdout\n");
+        let run = Run::new(&helm, None, &interrupts).unwrap();
+        let error = run.documents("", &Options::default()).unwrap_err().to_string();
+        assert_eq!(error, "helm template: it prints more than 67108864 bytes");
+    }
+
+    #[test]
+    fn a_helm_that_is_interrupted_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (work, interrupts) = (dir.path().join("work"), Interrupts::default());
+        fs::create_dir(&work).unwrap();
+        let helm = fake_helm(dir.path(), "echo $$ > \"${0%/*}/pid\"; exec sleep 600\n");
+        let pid = dir.path().join("pid");
+        let run = Run::new(&helm, Some(&work), &interrupts).unwrap();
+        run.put("Chart.yaml", b"name: x").unwrap();
+        assert_eq!(fs::read_dir(&work).unwrap().count(), 1);
+        let error = thread::scope(|scope| {
+            scope.spawn(|| {
+                while fs::read_to_string(&pid).map_or(0, |text| text.len()) == 0 {
+                    thread::sleep(PAUSE);
+                }
+                interrupts.cancel();
+            });
+            run.documents("", &Options::default()).unwrap_err()
+        });
+        assert!(matches!(error, Unrendered::Files(FilesError::Interrupted(_))), "{error}");
+        drop(run);
+        assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
+        let process = format!("/proc/{}", fs::read_to_string(&pid).unwrap().trim());
+        assert!(!Path::new(&process).exists(), "{process} runs on");
     }
 }

@@ -360,14 +360,9 @@ fn mtime(metadata: &Metadata) -> Timestamp {
     Timestamp { seconds: metadata.mtime(), nanos }
 }
 
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
-    path.extend_from_slice(directory);
-    if !directory.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
+/// The path of a name in a directory, which is empty for the root.
+pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
 }
 
 fn whiteout_of(path: &[u8]) -> Vec<u8> {

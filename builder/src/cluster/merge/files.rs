@@ -13,7 +13,7 @@ use kfs_fs::oci::{Image, Layer};
 use nix::libc::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 
 use super::{Conflict, MergeError};
-use crate::cluster::files::{Files, OpenFile};
+use crate::cluster::files::{Files, OpenFile, join};
 use crate::cluster::registry_tree::BLOBS;
 
 /// How much of two files is held in memory while they are compared, in bytes each.
@@ -104,7 +104,7 @@ fn entries(tree: &ImageFs) -> Result<Vec<(String, Ino, u32)>, ReadError> {
         while let Some(entry) = tree.entry_at(directory, at)? {
             at += 1;
             let Ok(name) = std::str::from_utf8(entry.name) else { continue };
-            let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+            let path = join(&path, name);
             if is_directory(entry.mode) {
                 open.push((entry.ino, path.clone()));
             }

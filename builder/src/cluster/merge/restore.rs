@@ -12,7 +12,8 @@ use kfs_fs::oci::store::{Part, Store, Writer};
 use kfs_fs::oci::{Image, Layer};
 
 use super::MergeError;
-use super::files::{self, is_directory, open_tree, own_layers};
+use super::files::{is_directory, open_tree, own_layers};
+use crate::diff::join;
 use crate::view::View;
 
 /// The layer on top.
@@ -80,27 +81,23 @@ fn missing(trees: &[ImageFs], merged: &ImageFs) -> Result<BTreeMap<Vec<u8>, Miss
             while let Some(entry) = tree.entry_at(directory, at)? {
                 at += 1;
                 let path = join(&path, entry.name);
-                let is_directory = is_directory(entry.mode);
+                let is_one = is_directory(entry.mode);
                 let known = in_merged.map_or(Ok(None), |ino| merged.lookup(ino, entry.name))?;
-                let will_be_directory = match &known {
-                    Some(known) => files::is_directory(known.mode),
+                let will_be_one = match &known {
+                    Some(known) => is_directory(known.mode),
                     None => {
-                        let new = Missing { image, is_directory };
+                        let new = Missing { image, is_directory: is_one };
                         missing.entry(path.clone()).or_insert(new).is_directory
                     }
                 };
                 // Nothing can be below what is no directory.
-                if is_directory && will_be_directory {
+                if is_one && will_be_one {
                     open.push((entry.ino, known.map(|known| known.ino), path));
                 }
             }
         }
     }
     Ok(missing)
-}
-
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
 }
 
 /// The directories that lead to what is missing too, as the merged tree has them: a tool that

@@ -206,10 +206,14 @@ impl Site<'_> {
             files,
             of_context: &of_context,
         };
-        let Looked { resolved, left_out } = job.resolve()?;
+        let Looked { resolved, left_out, kept } = job.resolve()?;
         for one in left_out {
             collection.images.remove(&one.image);
             let text = format!("left out, as it may be no image: {}", one.told());
+            report("", Event::Note(text));
+        }
+        for one in kept {
+            let text = format!("kept as the base has it, for another platform: {}", one.told());
             report("", Event::Note(text));
         }
         let planned = layers::plan(&resolved, tree.as_ref())?;

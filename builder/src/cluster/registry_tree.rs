@@ -31,6 +31,17 @@ pub(super) const BLOBS: &str = "registry/docker/registry/v2/blobs/";
 /// A link is not longer than this, in bytes.
 const MAX_LINK: u64 = 256;
 
+/// How much of an image a repository has, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Held {
+    /// Not all that is needed.
+    Part,
+    /// An image, but one that says of itself that it is for another platform.
+    OtherPlatform,
+    /// All that is needed.
+    Whole,
+}
+
 /// A tree to be read. What it holds is believed as far as it is checked by whoever reads it.
 #[derive(Clone, Debug)]
 pub struct RegistryTree<'a> {
@@ -114,51 +125,52 @@ impl<'a> RegistryTree<'a> {
         Ok(blob.is_some_and(|blob| blob.size() == size))
     }
 
-    /// Whether a repository has all of an image, of an index all that these platforms need:
-    /// manifests, which are verified, configs and layers, by their sizes.
-    pub fn has_image(
-        &self,
-        name: &str,
-        top: Digest,
-        platforms: &[Wanted],
-    ) -> Result<bool, FilesError> {
-        let Some(json) = self.verified(name, top)? else { return Ok(false) };
+    /// How much a repository has of an image, of an index what these platforms need: manifests,
+    /// which are verified, configs and layers, by their sizes.
+    pub fn held(&self, name: &str, top: Digest, platforms: &[Wanted]) -> Result<Held, FilesError> {
+        let Some(json) = self.verified(name, top)? else { return Ok(Held::Part) };
         let index = serde_json::from_slice::<Index>(&json).ok();
         let index = index.filter(|index| !index.manifests.is_empty());
+        let mut held = Held::Whole;
         for platform in platforms {
-            let has = match &index {
-                None => self.has_manifest(name, top, Some(platform))?,
+            let of_platform = match &index {
+                None => self.held_of_manifest(name, top, Some(platform))?,
                 Some(index) => match platform.entry(index) {
-                    Some(entry) => self.has_manifest(name, entry.digest, None)?,
-                    None => false,
+                    Some(entry) => self.held_of_manifest(name, entry.digest, None)?,
+                    None => Held::Part,
                 },
             };
-            if !has {
-                return Ok(false);
-            }
+            held = held.min(of_platform);
         }
-        Ok(true)
+        Ok(held)
     }
 
-    /// Whether a repository has a manifest with all that it names, and is for this platform.
-    fn has_manifest(
+    /// How much a repository has of a manifest and what it names, and whether it is for this
+    /// platform.
+    fn held_of_manifest(
         &self,
         name: &str,
         digest: Digest,
         platform: Option<&Wanted>,
-    ) -> Result<bool, FilesError> {
-        let Some(json) = self.verified(name, digest)? else { return Ok(false) };
-        let Ok(manifest) = serde_json::from_slice::<Manifest>(&json) else { return Ok(false) };
+    ) -> Result<Held, FilesError> {
+        let Some(json) = self.verified(name, digest)? else { return Ok(Held::Part) };
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&json) else {
+            return Ok(Held::Part);
+        };
         for blob in [&manifest.config].into_iter().chain(&manifest.layers) {
             let found = self.blob(name, blob.digest)?;
             if found.is_none_or(|found| found.size() != blob.size) {
-                return Ok(false);
+                return Ok(Held::Part);
             }
         }
-        let Some(platform) = platform else { return Ok(true) };
+        let Some(platform) = platform else { return Ok(Held::Whole) };
         let config = self.files.bytes_up_to(&self.blob_path(manifest.config.digest), MAX_JSON)?;
         let config = config.and_then(|json| serde_json::from_slice::<ImageConfig>(&json).ok());
-        Ok(config.is_some_and(|config| platform.fits_config(&config)))
+        Ok(match config {
+            Some(config) if platform.fits_config(&config) => Held::Whole,
+            Some(_) => Held::OtherPlatform,
+            None => Held::Part,
+        })
     }
 
     /// A manifest that is what its digest says.
@@ -199,5 +211,40 @@ mod tests {
         let tree = RegistryTree::find(Files::Directory(dir.path())).unwrap().unwrap();
         let names: Vec<String> = tree.repositories().unwrap().into_iter().collect();
         assert_eq!(names, ["library/nginx", "web"]);
+    }
+
+    #[test]
+    fn an_image_that_does_not_say_its_platform_is_whole() {
+        for (config, expected) in [
+            (r#""x":0"#, Held::Whole),
+            (r#""architecture":"","os":"linux""#, Held::Whole),
+            (r#""architecture":"amd64","os":"linux""#, Held::Whole),
+            (r#""architecture":"arm64","os":"linux""#, Held::OtherPlatform),
+            (r#""architecture":0"#, Held::Part),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = format!(r#"{{{config},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#);
+            let digest = Digest::of(config.as_bytes());
+            let descriptor =
+                format!(r#"{{"mediaType":"x","digest":"{digest}","size":{}}}"#, config.len());
+            let manifest = format!(r#"{{"schemaVersion":2,"config":{descriptor},"layers":[]}}"#);
+            let top = Digest::of(manifest.as_bytes());
+            let (repository, tag) = ("a".to_owned(), Some("1".to_owned()));
+            let image =
+                TreeImage { repository, tag, top, manifests: vec![top], blobs: vec![digest] };
+            for (path, file) in image.files() {
+                let path = dir.path().join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                let content = match file {
+                    TreeFile::Link(digest) => digest.to_string(),
+                    TreeFile::Blob(blob) if blob == top => manifest.clone(),
+                    TreeFile::Blob(_) => config.clone(),
+                };
+                std::fs::write(path, content).unwrap();
+            }
+            let tree = RegistryTree::find(Files::Directory(dir.path())).unwrap().unwrap();
+            let platforms = ["linux/amd64".parse().unwrap()];
+            assert_eq!(tree.held("a", top, &platforms).unwrap(), expected, "{config}");
+        }
     }
 }

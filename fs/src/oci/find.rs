@@ -134,9 +134,14 @@ impl Wanted {
         u32::from(major) << 16 | u32::from(minor)
     }
 
-    /// Whether an image with this config is for this platform.
+    /// Whether an image with this config is for this platform. What it does not say of itself is
+    /// as it is wanted: some tools leave it out.
     pub fn fits_config(&self, config: &ImageConfig) -> bool {
-        self.fits_parts(&config.os, &config.architecture, config.variant.as_deref())
+        let os = if config.os.is_empty() { &self.os } else { &config.os };
+        match config.architecture.as_str() {
+            "" => *os == self.os,
+            architecture => self.fits_parts(os, architecture, config.variant.as_deref()),
+        }
     }
 
     /// Without a variant any will do (see [`Wanted::rank`]); arm64 has but one that has a name

@@ -23,7 +23,7 @@ use crate::build::schedule::Site;
 use crate::cluster::collect::{Collection, ImageName};
 use crate::cluster::extension::ContainerImage;
 use crate::cluster::files::Files;
-use crate::cluster::registry_tree::{RegistryTree, TreeImage};
+use crate::cluster::registry_tree::{Held, RegistryTree, TreeImage};
 
 /// What is to be found.
 pub(super) struct Job<'a> {
@@ -58,6 +58,8 @@ pub(super) struct Looked {
     pub(super) resolved: Vec<Resolved>,
     /// What was guessed to be an image and is not to be had.
     pub(super) left_out: Vec<Unfound>,
+    /// What the base has for another platform, and is not to be had for the one that is wanted.
+    pub(super) kept: Vec<Unfound>,
 }
 
 impl Job<'_> {
@@ -70,9 +72,10 @@ impl Job<'_> {
         let mut wanted = Vec::new();
         for image in names {
             let name: Name = image.as_str().parse().expect("a name that was parsed before");
-            if !self.is_here(&name)? {
+            let held = self.held(&name)?;
+            if held != Held::Whole {
                 let source = self.source(image, &name)?;
-                wanted.push((image, name, source));
+                wanted.push((image, name, source, held));
             }
         }
         let next = AtomicUsize::new(0);
@@ -80,40 +83,41 @@ impl Job<'_> {
         std::thread::scope(|scope| {
             for _ in 0..MANIFESTS_AT_ONCE.min(wanted.len()) {
                 scope.spawn(|| {
-                    while let Some((image, name, source)) = wanted.get(next.fetch_add(1, Relaxed)) {
+                    while let Some(one) = wanted.get(next.fetch_add(1, Relaxed)) {
+                        let (image, name, source, held) = one;
                         if self.site.options.interrupts.check().is_err() {
                             break;
                         }
                         let result = self.find(image, name, source);
-                        results.lock().expect("nobody panics here").push((*image, result));
+                        results.lock().expect("nobody panics here").push((*image, *held, result));
                     }
                 });
             }
         });
         self.site.options.interrupts.check()?;
         let mut results = results.into_inner().expect("nobody panics here");
-        results.sort_by_key(|(image, _)| *image);
+        results.sort_by_key(|(image, ..)| *image);
         let mut looked = sort_out(self.collection, results)?;
         self.keep_tags(&mut looked.resolved)?;
         self.check_collisions(&looked.resolved)?;
         Ok(looked)
     }
 
-    /// Whether the registry of the image has all of it already. What the base has under another name is
-    /// looked at closely, as is everything if the user wants to know what is new.
-    fn is_here(&self, name: &Name) -> Result<bool, CarryError> {
-        let Some(tree) = self.tree else { return Ok(false) };
+    /// How much the registry of the image has of it already. What the base has under another name
+    /// is looked at closely, as is everything if the user wants to know what is new.
+    fn held(&self, name: &Name) -> Result<Held, CarryError> {
+        let Some(tree) = self.tree else { return Ok(Held::Part) };
         if self.store.lookup().pull == Pull::Always {
-            return Ok(false);
+            return Ok(Held::Part);
         }
         let at = match (name.digest(), name.tag()) {
             (Some(digest), _) => Some(digest),
             (None, Some(tag)) => tree.tagged(name.path(), tag)?,
             (None, None) => None,
         };
-        let Some(digest) = at else { return Ok(false) };
-        let is_there = tree.has_image(name.path(), digest, self.platforms)?;
-        Ok(is_there && self.namesake(name).is_none())
+        let Some(digest) = at else { return Ok(Held::Part) };
+        let held = tree.held(name.path(), digest, self.platforms)?;
+        Ok(if self.namesake(name).is_none() { held } else { Held::Part })
     }
 
     /// The image of another registry that has the same path and tag, of those that the base lists.
@@ -268,13 +272,14 @@ impl Job<'_> {
     }
 }
 
-/// A guess that is not to be had is left out; any other image that is not found is an error.
+/// An image that is not to be had is left out if it is a guess, and kept as the base has it if it
+/// has it for another platform: a cluster ran that. Any other that is not found is an error.
 fn sort_out(
     collection: &Collection,
-    results: Vec<(&ImageName, Result<Resolved, LayoutError>)>,
+    results: Vec<(&ImageName, Held, Result<Resolved, LayoutError>)>,
 ) -> Result<Looked, CarryError> {
     let (mut looked, mut missing) = (Looked::default(), Vec::new());
-    for (image, result) in results {
+    for (image, held, result) in results {
         let source = match result {
             Ok(one) => {
                 looked.resolved.push(one);
@@ -282,9 +287,14 @@ fn sort_out(
             }
             Err(source) => source,
         };
-        let is_no_image = collection.is_guessed(image) && is_absent(&source);
-        let one = Unfound { image: image.clone(), places: named_by(collection, image), source };
-        if is_no_image { &mut looked.left_out } else { &mut missing }.push(one);
+        let told = match held {
+            _ if !is_absent(&source) => &mut missing,
+            Held::OtherPlatform => &mut looked.kept,
+            _ if collection.is_guessed(image) => &mut looked.left_out,
+            Held::Part | Held::Whole => &mut missing,
+        };
+        let image = image.clone();
+        told.push(Unfound { places: named_by(collection, &image), image, source });
     }
     if missing.is_empty() { Ok(looked) } else { Err(CarryError::Unfound(missing)) }
 }
@@ -347,15 +357,17 @@ mod tests {
             let (repository, what) = ("x".to_owned(), "tag 1".to_owned());
             LayoutError::from(RegistryError::NotFound { registry: registry(), repository, what })
         };
-        let looked = sort_out(&collection, vec![(&guess, Err(absent()))]).unwrap();
+        let looked = sort_out(&collection, vec![(&guess, Held::Part, Err(absent()))]).unwrap();
         let told: Vec<String> = looked.left_out.iter().map(Unfound::told).collect();
         let expected = "r.example/guess:1, which manifests/a.yaml:1 names: registry r.example has";
         assert!(told.len() == 1 && told[0].starts_with(expected), "{told:?}");
-        let results = vec![(&guess, Err(absent())), (&known, Err(absent()))];
+        let results = [&guess, &known].map(|image| (image, Held::Part, Err(absent()))).into();
         let Err(CarryError::Unfound(missing)) = sort_out(&collection, results) else { panic!() };
         assert_eq!(Vec::from_iter(missing.iter().map(|one| &one.image)), [&known]);
         let (got, expected) = (0, 1);
         let passing = RegistryError::Truncated { registry: registry(), expected, got };
-        sort_out(&collection, vec![(&guess, Err(passing.into()))]).unwrap_err();
+        sort_out(&collection, vec![(&guess, Held::Part, Err(passing.into()))]).unwrap_err();
+        let results = vec![(&known, Held::OtherPlatform, Err(absent()))];
+        assert_eq!(sort_out(&collection, results).unwrap().kept[0].image, known);
     }
 }

@@ -259,9 +259,9 @@ impl<'a> Noted<'a> {
 }
 
 /// Fails when a signal has come.
-struct Interruptible<'a> {
-    reader: Box<dyn Read + 'a>,
-    interrupts: &'a Interrupts,
+pub(super) struct Interruptible<'a> {
+    pub(super) reader: Box<dyn Read + 'a>,
+    pub(super) interrupts: &'a Interrupts,
 }
 
 impl Read for Interruptible<'_> {

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -18,12 +18,14 @@ use kfs_fs::oci::registry::RegistryError;
 use kfs_fs::oci::store::Store;
 use kfs_fs::oci::{Image, Layer};
 
+use super::layers::Interruptible;
 use super::{CarryError, MANIFESTS_AT_ONCE, Unfound, places};
 use crate::build::schedule::Site;
 use crate::cluster::collect::{Collection, ImageName};
 use crate::cluster::extension::ContainerImage;
-use crate::cluster::files::Files;
+use crate::cluster::files::{Files, FilesError};
 use crate::cluster::registry_tree::{Held, RegistryTree, TreeImage};
+use crate::interrupt::Interrupts;
 
 /// What is to be found.
 pub(super) struct Job<'a> {
@@ -201,7 +203,7 @@ impl Job<'_> {
             false => (self.files, "image"),
         };
         let missing = || CarryError::Archive { line: line.clone(), place };
-        let file = self.archive(files, file, image)?.ok_or_else(missing)?;
+        let file = self.archive(files, file)?.ok_or_else(missing)?;
         Ok(match kind {
             "oci-archive" => Source::OciArchive { file, tag: None },
             _ => Source::DockerArchive { file, tag: None },
@@ -209,22 +211,16 @@ impl Job<'_> {
     }
 
     /// An archive as a file of this machine; one that lies in an image is copied out of it.
-    fn archive(
-        &self,
-        files: Files<'_>,
-        file: &str,
-        image: &ImageName,
-    ) -> Result<Option<PathBuf>, CarryError> {
+    fn archive(&self, files: Files<'_>, file: &str) -> Result<Option<PathBuf>, CarryError> {
         if let Some(path) = files.path(file)? {
             return Ok(Some(path));
         }
         if !files.is_file(file)? {
             return Ok(None);
         }
-        let name = format!("archive-{}", Digest::of(image.as_str().as_bytes()).hex());
+        let name = format!("archive-{}", Digest::of(file.as_bytes()).hex());
         let path = self.site.work.join(name);
-        let mut copy = File::create(&path).at("create", &path)?;
-        io::copy(&mut files.reader(file)?, &mut copy).at("write", &path)?;
+        copy_once(&path, || files.reader(file), &self.site.options.interrupts)?;
         Ok(Some(path))
     }
 
@@ -332,6 +328,23 @@ fn is_absent(error: &LayoutError) -> bool {
     }
 }
 
+/// Writes a file, unless an earlier call did: an archive may have many images.
+fn copy_once<'r>(
+    path: &Path,
+    open: impl FnOnce() -> Result<Box<dyn Read + 'r>, FilesError>,
+    interrupts: &Interrupts,
+) -> Result<(), CarryError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let mut copy = File::create(path).at("create", path)?;
+    let copied = io::copy(&mut Interruptible { reader: open()?, interrupts }, &mut copy);
+    // What failed because of a signal says so.
+    interrupts.check()?;
+    copied.at("write", path)?;
+    Ok(())
+}
+
 fn is_same_place(one: &Name, other: &Name) -> bool {
     one.path() == other.path() && one.tag() == other.tag() && one.tag().is_some()
 }
@@ -369,5 +382,19 @@ mod tests {
         sort_out(&collection, vec![(&guess, Held::Part, Err(passing.into()))]).unwrap_err();
         let results = vec![(&known, Held::OtherPlatform, Err(absent()))];
         assert_eq!(sort_out(&collection, results).unwrap().kept[0].image, known);
+    }
+
+    #[test]
+    fn an_archive_is_copied_once_and_a_signal_ends_the_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, interrupts) = (dir.path().join("a"), Interrupts::default());
+        let reader = || -> Result<Box<dyn Read>, FilesError> { Ok(Box::new(&b"archive"[..])) };
+        copy_once(&path, reader, &interrupts).unwrap();
+        copy_once(&path, || panic!("it is copied again"), &interrupts).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"archive");
+        let endless = || -> Result<Box<dyn Read>, FilesError> { Ok(Box::new(io::repeat(0))) };
+        interrupts.cancel();
+        let error = copy_once(&dir.path().join("b"), endless, &interrupts).unwrap_err();
+        assert!(matches!(error, CarryError::Interrupted(_)), "{error}");
     }
 }

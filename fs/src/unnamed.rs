@@ -45,7 +45,7 @@ impl WholeFile {
         let file = match fs::metadata(&target).map_or(true, is_file) {
             true => Open::New(UnnamedFile::new_in(directory_of(&target)).at("create", &target)?),
             false => {
-                Open::There(fs::OpenOptions::new().write(true).open(&target).at("open", &target)?)
+                Open::There(fs::OpenOptions::new().write(true).open(&target).at("open", path)?)
             }
         };
         Ok(Self { target, file })

@@ -19,6 +19,7 @@ test=(
     getfattr:attr
     git:git
     hostname:hostname
+    kubectl:kubernetes-client
     ldd:libc-bin
     setcap:libcap2-bin
     strace:strace

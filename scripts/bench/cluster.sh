@@ -6,10 +6,15 @@
 . "$repo/scripts/bench/registry.sh"
 
 storage=$work/registry
-served=()
+# PIDs of what serves, by a line: it is started in subshells.
+served=$work/served
+: >"$served"
 cleanup() {
     cd "$repo"
-    kill "${registry_pid:-}" "${proxy_pid:-}" "${served[@]}" 2>/dev/null || true
+    local pid
+    for pid in "${registry_pid:-}" "${proxy_pid:-}" $(cat "$served"); do
+        kill "$pid" 2>/dev/null || true
+    done
     podman image umount --all >/dev/null 2>&1 || true
     umount "$work/podman/overlay" 2>/dev/null || true
     rm -rf "$work" "$short"
@@ -94,7 +99,7 @@ build() {
 serve_one() {
     local address=127.0.0.1:$(free_port)
     KFS_ROOT=$work/empty-store kfs --quiet registry serve --plain-http --addr "$address" "$proxy/cluster:v1" &
-    served+=($!)
+    echo $! >>"$served"
     wait_for "$address"
     podman pull --quiet --tls-verify=false "$address/team/app-9:v1"
 }
@@ -111,7 +116,7 @@ storage: { filesystem: { rootdirectory: $root/registry }, maintenance: { readonl
 http: { addr: $address }
 YML
     docker-registry serve "$work/unpacked.yml" &
-    served+=($!)
+    echo $! >>"$served"
     wait_for "$address"
     podman pull --quiet --tls-verify=false "$address/team/app-9:v1"
 }

@@ -10,7 +10,7 @@ const TEXT: &str = "\
 FROM base
 ARG VERSION=1
 ENV GREETING=hello
-WORKDIR /work
+WORKDIR /works
 COPY --chown=app file dir/
 RUN echo $GREETING >said
 COPY tree /tree
@@ -38,7 +38,7 @@ fn steps_are_done_again_from_the_first_that_differs() {
     for (text, cached, why) in [
         (edited("GREETING=hello", "GREETING=bye"), 2, "a RUN sees the environment"),
         (edited("VERSION=1", "VERSION=2"), 2, "a RUN sees an ARG"),
-        (edited("/work", "/elsewhere"), 0, "COPY and RUN work in another directory"),
+        (edited("/works", "/elsewhere"), 0, "COPY and RUN work in another directory"),
         (edited("=app", "=1:1"), 1, "another owner"),
         (edited("dir/", "dir/file"), 1, "another line"),
         (edited("RUN echo", "RUN  echo -n"), 2, "another command"),
@@ -165,7 +165,7 @@ fn builds_at_the_same_time_do_not_disturb_each_other() {
     assert_eq!(shop.ok(&["images"]).matches("many").count(), 6);
     for number in 0..6 {
         let image = format!("many:{number}");
-        assert_eq!(shop.ok(&["cat", &image, "/work/said", "/work/listed"]), "hello\none\n");
+        assert_eq!(shop.ok(&["cat", &image, "/works/said", "/works/listed"]), "hello\none\n");
         assert_eq!(shop.ok(&["cat", &image, "/tree/one"]), "one");
     }
     shop.assert_nothing_left();

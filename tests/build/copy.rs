@@ -360,7 +360,7 @@ fn a_layer_holds_the_directories_above_its_files() {
     };
     shop.write("x", "x");
     let text = "FROM base\nCOPY --chown=5:6 x /tmp/x\nCOPY x /link/new/x\nRUN chmod 710 /owned\n\
-                WORKDIR /owned/work\nCOPY --link x /owned/linked\n";
+                WORKDIR /owned/works\nCOPY --link x /owned/linked\n";
     shop.build_with(text, &["--compression", "uncompressed"]);
     let layers = [
         &["drwxrwxrwt 0/0 tmp/", "-rw-r--r-- 5/6 tmp/x"][..],
@@ -371,7 +371,7 @@ fn a_layer_holds_the_directories_above_its_files() {
             "-rw-r--r-- 0/0 owned/sub/new/x",
         ],
         &["drwx--s--- 7/8 owned/"],
-        &["drwx--s--- 7/8 owned/", "drwxr-xr-x 0/0 owned/work/"],
+        &["drwx--s--- 7/8 owned/", "drwxr-xr-x 0/0 owned/works/"],
         // It knows nothing of an image.
         &["drwxr-xr-x 0/0 owned/", "-rw-r--r-- 0/0 owned/linked"],
     ];

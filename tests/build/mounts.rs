@@ -72,7 +72,7 @@ fn binds_show_the_context_stages_and_images() {
         FROM base\n\
         RUN --mount=target=/ctx cat /ctx/sub/file && ! touch /ctx/sub/new\n\
         RUN --mount=target=/a/b/file,source=sub/file cat /a/b/file\n\
-        RUN --mount=from=made,source=made,target=work,rw cat /work/file && echo >/work/new && ls /work\n\
+        RUN --mount=from=made,source=made,target=works,rw cat /works/file && echo >/works/new && ls /works\n\
         RUN --mount=from=base,target=/img --mount=type=tmpfs,target=/mem,size=4096 \
             ls /img/usr/bin/sh && ! dd if=/dev/zero of=/mem/x bs=8192 count=1 2>/dev/null\n\
         RUN ls / | tr '\\n' ' '\n";
@@ -81,7 +81,7 @@ fn binds_show_the_context_stages_and_images() {
     assert!(built.said.contains("] stage\n") && built.said.contains("] new\n"), "{}", built.said);
     let seen = built.said.lines().rfind(|line| line.contains(" usr ")).unwrap();
     assert_eq!(seen.trim(), "[stage-1] bin dev etc lib lib64 lower proc sys tmp usr");
-    assert!(!shop.files("new").iter().any(|f| f.starts_with("work") || f.starts_with("ctx")));
+    assert!(!shop.files("new").iter().any(|f| f.starts_with("works") || f.starts_with("ctx")));
     assert_eq!(shop.build(text).cached(), 6);
     shop.write("sub/file", "changed\n");
     assert_eq!(shop.build(text).cached(), 1);

@@ -61,8 +61,8 @@ const STEPS: &[&str] = &[
     "RUN rm /link && mkdir /link && touch -d @8 /link/file",
     "COPY tree /link/",
     "RUN rm -r /kept && touch -d @9 /kept",
-    "WORKDIR /opaque/work/dir",
-    "RUN touch -d @10 here && chmod 1770 /opaque/work",
+    "WORKDIR /opaque/works/dir",
+    "RUN touch -d @10 here && chmod 1770 /opaque/works",
 ];
 
 /// The steps with one more argument before step `at`, so that no RUN from there on is cached.
@@ -94,7 +94,7 @@ fn a_step_sees_the_same_however_the_steps_before_came_about() {
         "security.capability=",
         "./tmp/ 1777 0:0",
         "./tmp/d/ 2775",
-        "./opaque/work/ 1770",
+        "./opaque/works/ 1770",
         "./plain f 4755",
     ] {
         assert!(first.contains(kept), "{kept}: {first}");

@@ -267,7 +267,7 @@ mod tests {
         let dir = TempDir::new(parent.path()).unwrap();
         let file = TempFile::new(parent.path()).unwrap();
         fs::write(parent.path().join("1-0"), "left").unwrap();
-        fs::create_dir_all(parent.path().join("1-1/work/work")).unwrap();
+        fs::create_dir_all(parent.path().join("1-1/w/work")).unwrap();
         sweep(parent.path()).unwrap();
         let mut left: Vec<_> =
             fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().path()).collect();

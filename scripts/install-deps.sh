@@ -25,6 +25,7 @@ test=(
     strace:strace
     unshare:util-linux
     buildah:buildah
+    containerd:containerd
     podman:podman
     runc:runc
     skopeo:skopeo

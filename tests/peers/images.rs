@@ -46,15 +46,10 @@ pub(crate) fn bottom() -> Vec<u8> {
     );
     tar.dir("lib/", 0o755).file("lib/a", 0o644, b"three names");
     tar.hard_link("lib/b", "lib/a").hard_link("lib/c", "lib/a");
-    tar.fifo("pipe").hard_link("lib/pipe", "pipe");
     tar.dir("dev/", 0o755).device("dev/null", EntryType::Char, (1, 3));
     tar.device("dev/disk", EntryType::Block, (259, 300));
     tar.dir("tmp/", 0o1777).file("srv/www/data/index.html", 0o644, b"no entry for my parents");
-    tar.dir("odd/", 0o755)
-        .odd(b"odd/\xff\xfe")
-        .odd(b"odd/new\nline")
-        .odd(b"odd/ *\\")
-        .odd(b"odd/-rf");
+    tar.dir("odd/", 0o755).odd(b"odd/new\nline").odd(b"odd/ *\\").odd(b"odd/-rf");
     tar.file(&format!("odd/{long}/{long}/file"), 0o644, b"a long way");
     tar.dir("gone/", 0o755).file("gone/a", 0o644, b"a").file("gone/b", 0o644, b"b");
     tar.dir("opaque/", 0o755).dir("opaque/sub/", 0o700).file("opaque/sub/deep", 0o644, b"deep");
@@ -92,19 +87,29 @@ pub(crate) fn top() -> Vec<u8> {
     tar.finish().unwrap()
 }
 
+/// A name that is not UTF-8, which no table of contents can have, and a FIFO of two names, which
+/// partial pulls of containers/storage end at.
+pub(crate) fn extremes() -> Vec<u8> {
+    let mut tar = LayerTar::new(1_300_000_000);
+    tar.dir("odd/", 0o755).odd(b"odd/\xff\xfe");
+    tar.fifo("pipe").hard_link("odd/pipe", "pipe");
+    tar.finish().unwrap()
+}
+
 #[test]
 fn tricky_layers() {
     if !available() {
         return;
     }
     let mut shop = Workshop::new();
-    let (bottom, middle, top) = (bottom(), middle(), top());
+    let (bottom, middle, top, extremes) = (bottom(), middle(), top(), extremes());
     let (one, two) = top.split_at(top.len() / 2);
     let members = [gzip(one), gzip(two)].concat();
     let layers = [
         ("tar+gzip", gzip(&bottom), &bottom[..]),
         ("tar", middle.clone(), &middle[..]),
         ("tar+gzip", members, &top[..]),
+        ("tar+gzip", gzip(&extremes), &extremes[..]),
     ];
     layout::write(&shop.path("layout"), &layers);
     let long = format!("./odd/{}", long_name());

@@ -109,7 +109,7 @@ impl Workshop {
     }
 
     /// overlayfs does not go on top of itself.
-    fn is_on_overlay(&self) -> bool {
+    pub(crate) fn is_on_overlay(&self) -> bool {
         statfs(self.dir.path()).unwrap().filesystem_type() == OVERLAYFS_SUPER_MAGIC
     }
 

@@ -2,6 +2,7 @@
 
 mod errno;
 mod first_reads;
+mod layers;
 mod path;
 mod read;
 mod whole;
@@ -12,19 +13,16 @@ use std::time::Duration;
 pub use path::Resolved;
 
 use self::first_reads::FirstReads;
+use self::layers::{Opener, digests};
 use crate::cache::Filling;
 use crate::content::{Content, Options, Stats};
 use crate::digest::Digest;
 use crate::layer::Timestamp;
 use crate::layer::index::LayerIndex;
-use crate::layer::scan::{self, LayerError};
+use crate::layer::scan::LayerError;
 use crate::oci::{Image, Layer};
-use crate::parallel::in_parallel;
 use crate::span::SpanError;
 use crate::tree::{self, Damaged, Extent, Inode, InodeKind, Metadata, Tree, TreeError};
-
-/// Tables of contents that are read at the same time, each at most 16 MiB of memory at once.
-const TABLES_AT_ONCE: usize = 4;
 
 /// An inode number; the root's is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,14 +162,14 @@ impl ImageFs {
         options: Options,
     ) -> Result<Self, OpenError> {
         let filling = options.cache.as_ref().map(Filling::new);
-        let layers = open_layers(&image.layers, indexes, progress, filling.as_ref())?;
-        let digests = digests(&layers);
+        let opener = Opener { indexes, progress, filling: filling.as_ref() };
+        let mut layers = opener.open(&image.layers)?;
         let failed = |source| OpenError::Index { dir: indexes.display().to_string(), source };
-        let tree = match Tree::open(indexes, &digests).map_err(failed)? {
+        let tree = match Tree::open(indexes, &digests(&layers)).map_err(failed)? {
             Some(tree) => tree,
             None => {
-                let merged = tree::merge(&indexes_of(&layers))?;
-                Tree::create(indexes, &digests, merged).map_err(failed)?
+                let merged = opener.merge(&mut layers, tree::merge)?;
+                Tree::create(indexes, &digests(&layers), merged).map_err(failed)?
             }
         };
         Ok(Self { tree, content: Content::new(layers, options), first_reads: None })
@@ -186,8 +184,9 @@ impl ImageFs {
         below: &mut dyn FnMut(&[u8]) -> Option<Metadata>,
         options: Options,
     ) -> Result<Self, OpenError> {
-        let layers = open_layers(layers, indexes, &|_| (), None)?;
-        let merged = tree::merge_over(&indexes_of(&layers), below)?;
+        let opener = Opener { indexes, progress: &|_| (), filling: None };
+        let mut layers = opener.open(layers)?;
+        let merged = opener.merge(&mut layers, |indexes| tree::merge_over(indexes, &mut *below))?;
         let failed = |source| OpenError::Index { dir: work.display().to_string(), source };
         let tree = Tree::create(work, &digests(&layers), merged).map_err(failed)?;
         Ok(Self { tree, content: Content::new(layers, options), first_reads: None })
@@ -373,28 +372,6 @@ impl ImageFs {
         let blocks = extents.map(|extent| extent.len.div_ceil(4096).saturating_mul(8));
         Ok(blocks.fold(0, u64::saturating_add))
     }
-}
-
-fn open_layers(
-    layers: &[Layer],
-    indexes: &Path,
-    progress: &(dyn Fn(u64) + Sync),
-    filling: Option<&Filling>,
-) -> Result<Vec<(LayerIndex, Layer)>, LayerError> {
-    let open = |layer: &Layer| scan::open_or_scan_filling(layer, indexes, progress, filling);
-    // A table of contents takes round trips and work for one processor, so all are read first and
-    // together. A layer that is read whole takes all there is: these come one after the other.
-    let tables: Vec<&Layer> = layers.iter().filter(|layer| scan::has_table(layer)).collect();
-    in_parallel(&tables, TABLES_AT_ONCE, |layer| open(layer).map(drop))?;
-    layers.iter().map(|layer| Ok((open(layer)?, layer.clone()))).collect()
-}
-
-fn indexes_of(layers: &[(LayerIndex, Layer)]) -> Vec<&LayerIndex> {
-    layers.iter().map(|(index, _)| index).collect()
-}
-
-fn digests(layers: &[(LayerIndex, Layer)]) -> Vec<Digest> {
-    layers.iter().map(|(index, _)| index.id().digest()).collect()
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const SPAN: usize = 1 << 20;
 
 /// A gzip layer that can be inflated from several places on.
+#[derive(Clone)]
 struct Layer {
     content: Vec<u8>,
     gzip: Vec<u8>,
@@ -177,8 +178,12 @@ fn a_table_that_makes_no_sense_leaves_the_layer_as_good_as_without() {
     let big: Vec<u8> = (0..600_000_u32).flat_map(|n| (n ^ n << 13).to_le_bytes()).collect();
     let layer = Layer::new(&[("big", &big)]);
     let table = layer.ztoc();
+    // Each entry by itself is as good as any.
+    let fights = Layer { files: vec![layer.files[0], ("big/below", 0, 1)], ..layer.clone() }.ztoc();
     let digest = Digest::of(&layer.gzip).to_string();
-    for (tag, broken) in [("junk", &b"no table"[..]), ("cut", &table[..table.len() - 40_000])] {
+    let tables =
+        [("junk", &b"no table"[..]), ("cut", &table[..table.len() - 40_000]), ("fights", &fights)];
+    for (tag, broken) in tables {
         layer.write(&registry.path(tag), broken);
         let name = registry.name(&format!("a:{tag}"));
         registry.ok("origin", &["push", &format!("oci:{tag}"), &name]);

@@ -51,13 +51,13 @@ fn open_or_scan_once(
     let digest = layer.descriptor.digest;
     let failed = |source| index_error(indexes, digest, source);
     let id = IndexId { layer: digest, toc: Some(table.digest()) };
-    if let Some(index) = LayerIndex::open(indexes, id).map_err(failed)? {
-        return Ok(index);
-    }
-    // SOCI shows nothing else than the whole blob does.
+    // SOCI shows nothing else than the whole blob does, which is beyond doubt.
     if matches!(table, Table::Soci(_))
         && let Some(index) = open_whole(layer, indexes)?
     {
+        return Ok(index);
+    }
+    if let Some(index) = LayerIndex::open(indexes, id).map_err(failed)? {
         return Ok(index);
     }
     match read_table(layer, table, indexes, progress) {

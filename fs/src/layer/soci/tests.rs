@@ -6,11 +6,12 @@ use tempfile::TempDir;
 use super::*;
 use crate::blob::FileBlob;
 use crate::digest::DiffId;
+use crate::filesystem::{ImageFs, Ino};
 use crate::layer::index::{LayerIndex, Summary, Xattr};
 use crate::layer::scan::{LayerError, open_or_scan, scan};
 use crate::layer::toc::fixture::{Memory, noise};
 use crate::oci::Layer;
-use crate::oci::manifest::{Descriptor, LAYER_GZIP};
+use crate::oci::manifest::{Descriptor, LAYER_GZIP, LAYER_TAR};
 use crate::span;
 use crate::sys::WINDOW;
 use tables::{Field, Writer, number, text};
@@ -362,6 +363,61 @@ fn a_ztoc_that_is_not_the_one_of_the_manifest_or_cannot_be_read() {
     layer.ztoc.as_mut().unwrap().blob = Arc::new(gone);
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(open_or_scan(&layer, dir.path(), &|_| ()).unwrap().id().toc, None);
+}
+
+/// The names in the root of layers.
+fn names(layers: &[Layer]) -> Vec<String> {
+    let (indexes, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let open = || {
+        let options = Default::default();
+        ImageFs::open_over(layers, indexes.path(), work.path(), &mut |_| None, options).unwrap()
+    };
+    let names = |fs: ImageFs| {
+        let entry = |at| fs.entry_at(Ino::ROOT, at).unwrap();
+        let names = (0..).map_while(entry).map(|entry| entry.name.escape_ascii().to_string());
+        names.collect::<Vec<_>>()
+    };
+    let found = names(open());
+    assert_eq!(names(open()), found, "with the indexes of the first time");
+    found
+}
+
+#[test]
+fn entries_that_do_not_fit_together_leave_the_layer_as_good_as_without() {
+    let fixture = Fixture::new();
+    let changes: [fn(&mut Said); 3] = [
+        |said| said.entries[1].name = "big/small".into(),
+        |said| (said.entries[1].kind, said.entries[1].link) = ("hardlink", "nothing"),
+        |said| said.entries[1].name = ".wh.".into(),
+    ];
+    for change in changes {
+        let mut said = fixture.said.clone();
+        change(&mut said);
+        assert!(fixture.open(&said).unwrap().1.id().toc.is_some(), "it passes by itself");
+        assert_eq!(names(&[fixture.layer(said.encode())]), ["big", "dir", "small"]);
+    }
+}
+
+#[test]
+fn a_file_that_only_a_ztoc_lacks_is_there_for_the_layers_above() {
+    let fixture = Fixture::new();
+    let mut said = fixture.said.clone();
+    said.entries.remove(1);
+    let mut link = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    link.append_link(&mut header, "link", "small").unwrap();
+    let bytes = link.into_inner().unwrap();
+    let above = Layer {
+        descriptor: Descriptor::of(LAYER_TAR, &bytes),
+        diff_id: DiffId::new(Digest::of(&bytes)),
+        blob: Arc::new(Memory { bytes, reads: Default::default() }),
+        ztoc: None,
+    };
+    let layers = [fixture.layer(said.encode()), above];
+    assert_eq!(names(&layers[..1]), ["big", "dir"], "nothing says that one lacks");
+    assert_eq!(names(&layers), ["big", "dir", "link", "small"]);
 }
 
 #[test]

@@ -140,8 +140,11 @@ impl From<CarryError> for Failure {
                  own, or leave one out with --ignored-image-list",
             ),
             CarryError::Interrupted(interrupted) => interrupted.into(),
-            CarryError::Fetch { .. } => Self::from_error(&error)
-                .hint("images that are done are kept: the next build goes on from there"),
+            CarryError::Fetch { ref source, .. } => {
+                let failure = Self::from_error(&error)
+                    .hint("images that are done are kept: the next build goes on from there");
+                if source.damage().is_some() { failure.code(CORRUPT) } else { failure }
+            }
             CarryError::Files(error) => error.into(),
             CarryError::Store(error) => error.into(),
             CarryError::Path(error) => error.into(),

@@ -353,10 +353,8 @@ fn a_pinned_image_leaves_the_tag_to_the_one_that_is_not() {
     assert_eq!(pulled(&place, ":1"), old);
 }
 
-#[test]
-fn charts_come_from_registries() {
-    let Some(place) = Workplace::start(false) else { return };
-    place.image("docker.io/library/web:1", &[&noise(2000, 1)]);
+/// Puts a chart into the registry as `quay.io/charts/c:1.0.0`.
+pub(crate) fn push_chart(place: &Workplace) {
     let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), Default::default()));
     for (name, content) in [
         ("c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"),
@@ -377,6 +375,13 @@ fn charts_come_from_registries() {
     let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config,
         "layers": [layer]});
     place.manifest("quay.io/charts/c:1.0.0", kind, &manifest);
+}
+
+#[test]
+fn charts_come_from_registries() {
+    let Some(place) = Workplace::start(false) else { return };
+    place.image("docker.io/library/web:1", &[&noise(2000, 1)]);
+    push_chart(&place);
     let text = "FROM scratch\nAPP c oci://quay.io/charts/c:1.0.0\nLAUNCH c\n";
     place.build(text, &["--set", "c:image=web:1"]);
     assert_eq!(place.listed("cluster:1"), ["docker.io/library/web:1"]);

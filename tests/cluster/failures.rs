@@ -2,8 +2,10 @@
 
 use std::fs;
 
-use kfs_measure::proxy::{Fault, Rule};
+use kfs_fs::digest::Digest;
+use kfs_measure::proxy::{Fault, Proxy, Rule, Shape};
 
+use crate::carried::push_chart;
 use crate::workplace::{Workplace, noise};
 
 const KUBEFILE: &str = "FROM scratch\nCOPY manifests manifests\n";
@@ -42,6 +44,67 @@ fn a_killed_build_leaves_what_was_done() {
     place.proxy.clear();
     let said = place.build(KUBEFILE, &[]);
     assert!(said.contains("cached"), "{said}");
+}
+
+/// Puts a mirror before the names of `quay.io`.
+fn mirror(place: &Workplace) -> Proxy {
+    let mirror = Proxy::start("127.0.0.1:0", place.registry.address(), Shape::default()).unwrap();
+    let at =
+        |proxy: &Proxy| format!("location = \"{}/quay.io\"\ninsecure = true\n", proxy.address());
+    let conf = format!(
+        "[[registry]]\nprefix = \"quay.io\"\n{}[[registry.mirror]]\n{}",
+        at(&place.proxy),
+        at(&mirror)
+    );
+    fs::write(place.registry.path("registries.conf"), conf).unwrap();
+    mirror
+}
+
+#[test]
+fn what_a_mirror_damages_is_carried_from_the_registry() {
+    let Some(place) = Workplace::start(false) else { return };
+    place.image("quay.io/x/a:1", &[&noise(50_000, 1), &noise(60_000, 2)]);
+    place.image("quay.io/x/b:1", &[&noise(70_000, 3)]);
+    place.write("manifests/imageList", "quay.io/x/a:1\nquay.io/x/b:1\n");
+    let mirror = mirror(&place);
+    // Of the layers; manifests and configs are smaller.
+    let damaged = Rule::on("/blobs/", Fault::Flip(20_000));
+    mirror.add(damaged);
+    let said = place.build(KUBEFILE, &[]);
+    let warning = format!("kfs: warning: mirror {} sent damaged content", mirror.address());
+    assert_eq!(said.matches(&warning).count(), 3, "{said}");
+    let tree = place.tree("cluster:1");
+    let blobs: Vec<&String> = tree.iter().filter(|path| path.ends_with("/data")).collect();
+    assert_eq!(blobs.len(), 2 * 2 + 3, "{blobs:?}");
+    for path in blobs {
+        let content = place.kfs("store", &["cat", "cluster:1", path]).output().unwrap().stdout;
+        assert!(path.contains(&Digest::of(&content).hex()), "{path}");
+    }
+    // What all damage is an error, and nothing of it is kept.
+    place.proxy.add(damaged);
+    let output = place.try_build("other", KUBEFILE, &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("kfs: quay.io/x/") && said.contains("its content has digest"), "{said}");
+    assert_eq!(fs::read_dir(place.registry.path("other/tmp")).unwrap().count(), 0);
+    place.proxy.clear();
+    assert!(place.try_build("other", KUBEFILE, &[]).status.success());
+}
+
+#[test]
+fn a_chart_that_a_mirror_damages_comes_from_the_registry() {
+    let Some(place) = Workplace::start(false) else { return };
+    push_chart(&place);
+    let mirror = mirror(&place);
+    mirror.add(Rule::on("/charts/c/blobs/", Fault::Flip(100)));
+    let text = "FROM scratch\nAPP c oci://quay.io/charts/c:1.0.0\nLAUNCH c\n";
+    // The chart's image is none of this test's concern.
+    place.write("ignored", "gone:1\n");
+    let said = place.build(text, &["--ignored-image-list=context/ignored"]);
+    let warning = format!("kfs: warning: mirror {} sent damaged content", mirror.address());
+    assert!(said.contains(&warning), "{said}");
+    let chart = place.ok("store", &["cat", "cluster:1", "/application/apps/c/Chart.yaml"]);
+    assert!(chart.contains("name: c"), "{chart}");
 }
 
 #[test]

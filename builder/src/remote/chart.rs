@@ -4,13 +4,13 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use kfs_fs::blob::BlobReader;
+use kfs_fs::blob::{BlobReader, from_any_place};
 use kfs_fs::digest::Digest;
 use kfs_fs::oci::find::Pull;
 use kfs_fs::oci::manifest::{Descriptor, Manifest};
 use kfs_fs::oci::reference::Name;
 use kfs_fs::oci::registry::Reference;
-use kfs_fs::oci::store::Expected;
+use kfs_fs::oci::store::{Expected, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::http::Interruptible;
@@ -55,10 +55,11 @@ pub(crate) fn fetch_chart(
     let layer = layer(name, &manifest.json)?;
     if !depot.writer.blob_path(layer.digest).exists() {
         let blob = Arc::new(repository.blob(layer.digest, layer.size));
-        let body: Box<dyn Read + Send> = Box::new(BlobReader::new(blob));
-        let body = Interruptible { body, interrupts: depot.interrupts };
-        let expected = Expected::from(&layer);
-        let stored = depot.writer.put_blob(body, expected, &format!("oci://{name}"));
+        let stored = from_any_place(blob.as_ref(), StoreError::is_corrupt, || {
+            let body: Box<dyn Read + Send> = Box::new(BlobReader::new(blob.clone()));
+            let body = Interruptible { body, interrupts: depot.interrupts };
+            depot.writer.put_blob(body, Expected::from(&layer), &format!("oci://{name}"))
+        });
         depot.interrupts.check()?;
         stored?;
     }

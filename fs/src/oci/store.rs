@@ -209,7 +209,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether bytes that were to be stored are others than their digest names.
-    pub(crate) fn is_corrupt(&self) -> bool {
+    pub fn is_corrupt(&self) -> bool {
         matches!(self, Self::Corrupt(_))
     }
 }

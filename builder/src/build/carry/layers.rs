@@ -57,6 +57,13 @@ impl Content {
     }
 }
 
+/// A blob that is read, and the place where its bytes come from.
+#[derive(Clone, Copy)]
+struct Reading<'p> {
+    blob: &'p dyn BlobSource,
+    place: usize,
+}
+
 /// What is known of a blob that an earlier layer holds.
 #[derive(Serialize, Deserialize)]
 struct Note {
@@ -162,7 +169,27 @@ impl Site<'_> {
         Ok((hit, false))
     }
 
+    /// Writes a layer. Where a place delivers a damaged blob, it is written once more with what the
+    /// blob's next place has: what is in a layer cannot be taken out again.
     fn write_layer(&self, planned: &Planned, noted: &Noted<'_>) -> Result<NewLayer, WriteError> {
+        loop {
+            let mut reading = None;
+            let written = self.write_once(planned, noted, &mut reading);
+            match (&written, reading) {
+                (Err(error), Some(Reading { blob, place }))
+                    if error.damage().is_some_and(|damage| blob.distrust(place, damage)) => {}
+                _ => return written,
+            }
+        }
+    }
+
+    /// `reading` is left at the blob that was read last.
+    fn write_once<'p>(
+        &self,
+        planned: &'p Planned,
+        noted: &Noted<'_>,
+        reading: &mut Option<Reading<'p>>,
+    ) -> Result<NewLayer, WriteError> {
         let indexes = self.writer.dir(Part::Indexes);
         let mut writer = LayerWriter::create(&self.work, &indexes, self.options.compression)?;
         let mut directories = BTreeSet::new();
@@ -177,6 +204,7 @@ impl Site<'_> {
             match content {
                 Content::Bytes(bytes) => writer.append(&entry, &mut &bytes[..])?,
                 Content::Blob(descriptor, blob) => {
+                    *reading = Some(Reading { blob: blob.as_ref(), place: blob.place() });
                     let reader = noted.open(descriptor, blob);
                     let reader = Interruptible { reader, interrupts: &self.options.interrupts };
                     let (digest, size) = (descriptor.digest, descriptor.size);
@@ -221,7 +249,8 @@ impl<'a> Noted<'a> {
         Ok(self.site.cache.put_note(Self::key(digest), &note)?)
     }
 
-    /// The nearest place that has the blob. An earlier layer that cannot be read is as good as none.
+    /// The nearest place that has the blob. An earlier layer that cannot be read is as good as
+    /// none.
     fn open(&self, descriptor: &Descriptor, blob: &Arc<dyn BlobSource>) -> Box<dyn Read + '_> {
         if blob.is_remote()
             && let Some(reader) = self.earlier(descriptor.digest)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::digest::Mismatch;
 use crate::layer::tar::Problem;
 use crate::printable;
 
@@ -67,6 +68,14 @@ pub enum WriteError {
     /// An earlier error left the stream unfinished.
     #[error("the layer was given up after an earlier error")]
     GivenUp,
+}
+
+impl WriteError {
+    /// What differs, if the content of a file is not what its digest names.
+    pub fn damage(&self) -> Option<&Mismatch> {
+        let Self::Content { source, .. } = self else { return None };
+        source.get_ref()?.downcast_ref()
+    }
 }
 
 /// Why a layer of a format with a table of contents has none: the table could not tell all of

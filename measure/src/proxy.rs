@@ -253,11 +253,13 @@ impl<'a> Connection<'a> {
         if let Some(signed) = request.word(1).strip_prefix(SIGNED).map(str::to_owned)
             && !self.unsign(&mut request, &signed)
         {
-            return self.answer_status(&request, 403);
+            return self.answer_status(&request, 403, number);
         }
         let fault = self.shared.fault(&line);
         match fault {
-            Some(Fault::Status(status)) => return self.answer_status(&request, status),
+            Some(Fault::Status(status)) => {
+                return self.answer_status(&request, status, number);
+            }
             Some(Fault::Redirect(uses)) => return self.redirect(&request, uses),
             Some(Fault::NoRange) => request.remove("Range"),
             _ => {}
@@ -304,7 +306,8 @@ impl<'a> Connection<'a> {
         if closes || body == Body::Rest { Err(end()) } else { Ok(()) }
     }
 
-    fn answer_status(&mut self, request: &Head, status: u16) -> io::Result<()> {
+    fn answer_status(&mut self, request: &Head, status: u16, number: usize) -> io::Result<()> {
+        self.shared.note(number, |seen| seen.status = status);
         let mut fields = vec![("Content-Length", "0")];
         if status == 401 {
             fields.push(("WWW-Authenticate", "Basic realm=\"x\""));

@@ -6,7 +6,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use kfs_measure::proxy::{Proxy, Shape};
+use kfs_measure::proxy::{Fault, Proxy, Rule, Shape};
 
 use crate::remote::{Registry, forget_local};
 use crate::sandbox::Sandbox;
@@ -18,8 +18,7 @@ const READERS: u32 = 200;
 const MEMORY: u64 = 192 << 20;
 
 /// A proxy before a registry, with nothing seen yet.
-fn before(registry: &Registry, round_trip: Duration) -> Proxy {
-    let shape = Shape { round_trip, ..Shape::default() };
+fn before(registry: &Registry, shape: Shape) -> Proxy {
     Proxy::start("127.0.0.1:0", registry.address(), shape).unwrap()
 }
 
@@ -54,8 +53,27 @@ fn layer_size(sandbox: &Sandbox, image: &str) -> u64 {
 
 #[test]
 fn ten_thousand_small_reads_at_once_become_few_requests() {
-    let Some(sandbox) = Sandbox::new() else { return };
-    let Some(registry) = Registry::start(&sandbox) else { return };
+    read_ten_thousand(Shape { rate: None, round_trip: Duration::from_millis(5) }, &[]);
+}
+
+/// With answers that fail or break off now and then.
+#[test]
+fn ten_thousand_small_reads_at_once_over_a_slow_and_bad_net() {
+    let shape = Shape { rate: Some(5_000_000), round_trip: Duration::from_millis(40) };
+    let faults = [
+        Rule::on("/blobs/", Fault::Status(503)).after(8).times(3),
+        Rule::on("/blobs/", Fault::Truncate(10_000)).after(4).times(3),
+        Rule::on("/blobs/", Fault::Reset(100)).after(4).times(3),
+    ];
+    let Some(proxy) = read_ten_thousand(shape, &faults) else { return };
+    let refused = proxy.seen("/blobs/").into_iter().filter(|seen| seen.status == 503);
+    assert_eq!(refused.count(), 3);
+}
+
+/// Many read all files of an image over such a net, on which these faults begin when it is mounted.
+fn read_ten_thousand(shape: Shape, faults: &[Rule]) -> Option<Proxy> {
+    let sandbox = Sandbox::new()?;
+    let registry = Registry::start(&sandbox)?;
     forget_local(&sandbox);
     fs::write(sandbox.path("many.tar"), tar()).unwrap();
     sandbox.ok(&["import", "many.tar", "plain"]);
@@ -64,10 +82,11 @@ fn ten_thousand_small_reads_at_once_become_few_requests() {
     let target = format!("{}/many:1", registry.address());
     sandbox.ok(&["push", "--plain-http", "many", &target]);
     sandbox.ok(&["rmi", "plain", "many"]);
-    let proxy = before(&registry, Duration::from_millis(5));
+    let proxy = before(&registry, shape);
     let image = format!("{}/many:1", proxy.address());
     registry.mount_image(&sandbox, &image, &["--prefetch=off"]);
     let (to_mount, _) = fetched(&proxy);
+    faults.iter().for_each(|rule| proxy.add(*rule));
     // Each file twice, by two readers that come to it at different times.
     let mnt = sandbox.path("mnt");
     thread::scope(|scope| {
@@ -93,6 +112,7 @@ fn ten_thousand_small_reads_at_once_become_few_requests() {
     assert!(peak << 10 < MEMORY, "{peak} KiB");
     sandbox.ok(&["umount", "mnt"]);
     sandbox.assert_nothing_left();
+    Some(proxy)
 }
 
 #[test]
@@ -100,7 +120,7 @@ fn two_mounts_and_a_build_fetch_nothing_twice() {
     let Some(sandbox) = Sandbox::new() else { return };
     let Some(registry) = Registry::start(&sandbox) else { return };
     forget_local(&sandbox);
-    let proxy = before(&registry, Duration::ZERO);
+    let proxy = before(&registry, Shape::default());
     let image = format!("{}/app:1", proxy.address());
     fs::create_dir(sandbox.path("mnt2")).unwrap();
     fs::create_dir(sandbox.path("context")).unwrap();

@@ -1,5 +1,6 @@
 //! The image commands as a user runs them, and other tools on the same store.
 
+mod a_mount;
 mod skip;
 
 use std::ffi::OsStr;
@@ -8,6 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use a_mount::Mount;
 use serde_json::Value;
 use skip::skip;
 use tempfile::TempDir;
@@ -356,32 +358,6 @@ fn a_store_that_cannot_be_written_is_named() {
     let expected = format!("kfs: store {} cannot be written", sandbox.path("file/store").display());
     assert!(code == 1 && error.contains(&expected), "{error}");
     assert!(error.contains("hint: use another store: --root DIR or KFS_ROOT"), "{error}");
-}
-
-/// A mount that ends with its value.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// None, and a loud word, where this may not be done.
-    fn new(target: PathBuf, args: &[&str]) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            skip("needs root");
-            return None;
-        }
-        let status = Command::new("mount").args(args).arg(&target).status().unwrap();
-        if !status.success() {
-            skip("may not mount");
-            return None;
-        }
-        Some(Self(target))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        assert!(status.unwrap().success(), "umount {}", self.0.display());
-    }
 }
 
 #[test]

@@ -35,6 +35,7 @@ impl Failure {
             | RegistryError::Unavailable { .. }
             | RegistryError::Refused { .. }
             | RegistryError::Protocol { .. }
+            | RegistryError::Spool(_)
             | RegistryError::SetUp(_) => self,
             RegistryError::Shared(error) => self.about_registry(error),
         }

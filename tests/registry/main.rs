@@ -1,10 +1,13 @@
 //! The client against a real registry: Debian's `docker-registry` on a free port of this machine.
 
+#[path = "../a_mount/mod.rs"]
+mod a_mount;
 mod bad;
 mod cached;
 mod client;
 mod deadlines;
 mod faults;
+mod full;
 mod mirrors;
 mod options;
 mod platforms;

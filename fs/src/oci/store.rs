@@ -212,6 +212,13 @@ impl StoreError {
     pub fn is_corrupt(&self) -> bool {
         matches!(self, Self::Corrupt(_))
     }
+
+    /// Whether there is no room for what was to be stored.
+    pub(crate) fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let Self::Path(error) = self else { return false };
+        matches!(error.source.kind(), QuotaExceeded | StorageFull)
+    }
 }
 
 impl StoreError {

@@ -106,11 +106,12 @@ fn fetch(
         result
     };
     let result = from_any_place(blob.as_ref(), StoreError::is_corrupt, &mut fetch);
-    if let Err(StoreError::Corrupt(_)) = result {
+    let result = result.and_then(|()| Ok(file.sync_all().at("write", &path)?));
+    // A disk that a part of a layer fills is of no use to anybody.
+    if result.as_ref().is_err_and(|error| error.is_corrupt() || error.is_full()) {
         fs::remove_file(&path).at("remove", &path)?;
     }
     result?;
-    file.sync_all().at("write", &path)?;
     fs::rename(&path, &target).at("rename to", &target)?;
     // A new name is on disk when its directory is.
     let dir = target.parent().expect("a blob lies in a directory");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::auth::AuthError;
 use super::conf::ConfError;
 use crate::digest::Mismatch;
+use crate::error::PathError;
 
 /// Why a registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +132,9 @@ pub enum RegistryError {
     /// Another read of the same bytes got this, and both waited for it.
     #[error(transparent)]
     Shared(std::sync::Arc<RegistryError>),
+    /// The file in which a blob is kept that cannot be had in parts.
+    #[error(transparent)]
+    Spool(#[from] PathError),
     /// The client cannot be set up.
     #[error("set up the registry client: {0}")]
     SetUp(String),
@@ -174,6 +178,7 @@ impl RegistryError {
             | Self::Damaged { .. }
             | Self::Protocol { .. }
             | Self::Blocked { .. }
+            | Self::Spool(_)
             | Self::SetUp(_)
             | Self::Conf(_)
             | Self::Auth(_) => false,
@@ -206,6 +211,7 @@ impl RegistryError {
             RegistryError::NotFound { .. } => ErrorKind::NotFound,
             RegistryError::Corrupt { .. } | RegistryError::Damaged { .. } => ErrorKind::InvalidData,
             RegistryError::Shared(error) => error.kind(),
+            RegistryError::Spool(error) => error.source.kind(),
             _ => ErrorKind::Other,
         }
     }

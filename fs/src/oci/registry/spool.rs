@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::StatusCode;
@@ -15,12 +16,15 @@ use super::answer::Answer;
 use super::blob::BlobState;
 use super::error::RegistryError;
 use super::retry::Retry;
+use crate::error::AtPath as _;
 use crate::unnamed::UnnamedFile;
 
 /// The file, and how far it has come.
 #[derive(Debug)]
 pub(super) struct Spool {
     file: UnnamedFile,
+    /// Where it lies, for messages.
+    dir: PathBuf,
     progress: watch::Sender<Progress>,
     /// Whether a task fills the file.
     filling: Mutex<bool>,
@@ -42,11 +46,10 @@ impl Spool {
             return Ok(spool.clone());
         }
         let dir = &state.endpoint().http.settings.spool;
-        let file = UnnamedFile::new_in(dir).map_err(|error| {
-            RegistryError::SetUp(format!("create a file in {}: {error}", dir.display()))
-        })?;
+        let file = UnnamedFile::new_in(dir).at("create a file in", dir)?;
         let (progress, _) = watch::channel(Progress::default());
-        let spool = Arc::new(Self { file, progress, filling: Mutex::new(false) });
+        let dir = dir.clone();
+        let spool = Arc::new(Self { file, dir, progress, filling: Mutex::new(false) });
         tracing::info!(
             "registry {} sends no parts: blob {} is fetched whole",
             answer.host(),
@@ -79,7 +82,7 @@ impl Spool {
             _ => {
                 let mut bytes = vec![0; len];
                 let read = self.file.file().read_exact_at(&mut bytes, offset);
-                read.map_err(|error| RegistryError::SetUp(format!("read a spool: {error}")))?;
+                read.at("read a file in", &self.dir)?;
                 Ok(bytes)
             }
         }
@@ -158,7 +161,7 @@ impl Spool {
             if end > known {
                 let new = usize::try_from(known.saturating_sub(at)).expect("inside the piece");
                 let written = file.write_all_at(&piece[new..], at + new as u64);
-                written.map_err(|error| RegistryError::SetUp(format!("write a spool: {error}")))?;
+                written.at("write a file in", &self.dir)?;
                 self.progress.send_modify(|progress| progress.written = end);
             }
             at = end;

@@ -1,6 +1,7 @@
 //! `kfs build`
 
 mod carrying;
+mod destination;
 mod explain;
 mod flags;
 mod output;
@@ -250,6 +251,9 @@ enum CopyRuleArg {
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let cluster = cluster(args)?;
     let outputs = outputs(&args.output)?;
+    if let Some(path) = &args.iidfile {
+        destination::check("--iidfile", path, destination::Written::InPlace)?;
+    }
     let context = &context.finding(&args.find);
     let interrupts = Arc::new(Interrupts::default());
     let agents = flags::agents(&args.ssh)?;
@@ -300,10 +304,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Where the image goes beside the store; at most one may be standard output.
+/// Where the image goes beside the store, if it can; at most one may be standard output.
 fn outputs(texts: &[String]) -> Result<Vec<Output>, Failure> {
     let outputs: Vec<Output> =
         texts.iter().map(|text| Output::parse(text)).collect::<Result<_, _>>()?;
+    outputs.iter().try_for_each(Output::check)?;
     let to_stdout = outputs.iter().filter(|output| output.is_stdout()).count();
     if to_stdout > 1 {
         return Err(Failure::new("--output - is given more than once").code(USAGE));

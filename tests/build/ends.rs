@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,6 +100,46 @@ fn a_signal_ends_a_copy_and_nothing_is_left() {
     shop.assert_nothing_left();
     let blobs = fs::read_dir(shop.path("store/blobs/sha256")).unwrap().count();
     assert_eq!(blobs, 3, "the base only");
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told_before_the_first_step() {
+    let Some(shop) = Workshop::with_base() else { return };
+    fs::create_dir(shop.path("dir")).unwrap();
+    fs::create_dir(shop.path("read-only")).unwrap();
+    fs::write(shop.path("file"), "").unwrap();
+    std::os::unix::fs::symlink("dir", shop.path("link")).unwrap();
+    let text = "FROM base\nRUN echo it runs >&2; echo x >/new\n";
+    mount_read_only(&shop.path("read-only"));
+    for (option, value, place, why) in [
+        ("--iidfile", "none/id", "none/id", "No such file"),
+        ("--iidfile", "dir", "dir", "is a directory"),
+        ("--iidfile", "read-only/id", "read-only/id", "Read-only file system"),
+        ("--output", "type=oci,dest=none/x", "none/x", "No such file"),
+        ("--output", "type=docker,dest=file/x", "file/x", "Not a directory"),
+        ("--output", "type=tar,dest=dir", "dir", "is a directory"),
+        ("--output", "type=tar,dest=read-only/x", "read-only/x", "Read-only file system"),
+        ("--output", "file", "file", "not a directory"),
+        ("--output", "read-only/a/b", "read-only/a/b", "Read-only file system"),
+    ] {
+        let said = shop.fails(text, &[option, value]);
+        let expected = format!("kfs: {option}: write {place}: {why}");
+        assert!(said.contains(&expected), "{expected}: {said}");
+        assert!(!said.contains("it runs"), "{option} {value}: {said}");
+    }
+    umount2(&shop.path("read-only"), MntFlags::MNT_DETACH).unwrap();
+    for (place, file) in [("a/b/c", "a/b/c/new"), ("link", "dir/new")] {
+        shop.build_with(text, &["--iidfile", "id", "--output", place]);
+        assert_eq!(fs::read_to_string(shop.path(file)).unwrap(), "x\n");
+    }
+}
+
+/// Has a directory be read-only from now on.
+fn mount_read_only(dir: &Path) {
+    let bind = MsFlags::MS_BIND;
+    mount(Some(dir), dir, None::<&str>, bind, None::<&str>).unwrap();
+    let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, dir, None::<&str>, read_only, None::<&str>).unwrap();
 }
 
 /// A signal ends what nobody asks for signals any more.
@@ -247,10 +288,7 @@ fn blobs(shop: &Workshop) -> Vec<String> {
 fn a_store_that_may_not_be_written_is_told() {
     let Some(shop) = Workshop::with_base() else { return };
     let store = shop.path("store");
-    let bind = MsFlags::MS_BIND;
-    mount(Some(&store), &store, None::<&str>, bind, None::<&str>).unwrap();
-    let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    mount(None::<&str>, &store, None::<&str>, read_only, None::<&str>).unwrap();
+    mount_read_only(&store);
     let said = shop.fails("FROM base\nRUN true\n", &[]);
     umount2(&store, MntFlags::MNT_DETACH).unwrap();
     let expected =

@@ -16,6 +16,7 @@ use kfs_fs::oci::reference::{Name, Source};
 use kfs_fs::oci::store::{Part, Store};
 use kfs_fs::unnamed::WholeFile;
 
+use super::destination::{Written, check};
 use super::flags::fields;
 use crate::commands::Context;
 use crate::look::{extract_all, open_fs};
@@ -79,6 +80,15 @@ impl Output {
         self.dest.is_none()
     }
 
+    /// Fails if it could not be written.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let written = match self.kind {
+            Kind::Archive(_) | Kind::Tar => Written::Whole,
+            Kind::Directory => Written::Directory,
+        };
+        self.dest.as_ref().map_or(Ok(()), |path| check("--output", path, written))
+    }
+
     /// Writes the image that was built, whatever its names stand for by now.
     pub(super) fn write(
         &self,
@@ -131,7 +141,9 @@ impl Output {
         if self.kind == Kind::Directory {
             let dest = self.dest.as_ref().expect("a directory has a place");
             fs::create_dir_all(dest).at("make directory", dest)?;
-            return extract_all(&fs, Ino::ROOT, dest, context);
+            // It may be a symbolic link, as nothing in it may.
+            let dest = fs::canonicalize(dest).at("resolve", dest)?;
+            return extract_all(&fs, Ino::ROOT, &dest, context);
         }
         let work = store.temp_dir()?;
         let root = work.path().join("root");

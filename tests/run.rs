@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -345,6 +345,16 @@ fn a_signal_lets_the_command_end_in_good_order() {
     }
 }
 
+/// The kernel ends processes in its own time.
+#[track_caller]
+fn wait_until_all_ended(shop: &Workshop) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !shop.processes().is_empty() {
+        assert!(Instant::now() < deadline, "still there: {:?}", shop.processes());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn a_second_signal_ends_what_does_not_want_to_end() {
     let Some(shop) = sealos("CMD true") else { return };
@@ -357,9 +367,7 @@ fn a_second_signal_ends_what_does_not_want_to_end() {
     assert!(child.try_wait().unwrap().is_none());
     kill(pid, Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGINT as i32));
-    while !shop.processes().is_empty() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until_all_ended(&shop);
 }
 
 #[test]
@@ -368,10 +376,7 @@ fn a_run_that_is_killed_leaves_nothing_to_repair() {
     let mut child = waiting(&shop);
     child.kill().unwrap();
     child.wait().unwrap();
-    // The kernel ends its processes, in its own time.
-    while !shop.processes().is_empty() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until_all_ended(&shop);
     assert_eq!(said(&shop, &["--cmd", "echo again"]), "again\n");
     shop.assert_nothing_left();
 }
@@ -457,6 +462,9 @@ fn the_kubectl_of_this_machine_reaches_the_cluster() {
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let args = ["--kubeconfig", "config", "-e", "A=given"];
     assert_eq!(said(&shop, &args), "configmap/a created\n");
-    assert_eq!(received.recv().unwrap()["data"], json!({"a": "given"}));
+    assert_eq!(
+        received.recv_timeout(Duration::from_secs(60)).unwrap()["data"],
+        json!({"a": "given"})
+    );
     assert!(!shop.path("home").exists(), "kubectl keeps nothing in the user's place");
 }

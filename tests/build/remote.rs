@@ -207,3 +207,30 @@ fn copy_of_a_kubefile_takes_urls() {
     let said = shop.fails(&text, &[]);
     assert!(said.contains("ADD does"), "{said}");
 }
+
+#[test]
+fn what_is_fetched_comes_while_the_layer_of_a_run_is_written() {
+    let Some(shop) = Workshop::with_base() else { return };
+    let server = Server::new(&shop.path("served"));
+    server.put("a.txt", b"hello\n");
+    let run = "FROM base\nRUN mkdir /dir && ln -s dir /link && echo run >/dir/b\n";
+    let add = format!("{run}ADD {} /link/\nRUN cat /dir/* >/both\n", server.url("a.txt"));
+    let said = shop.build_with(&add, &["--progress", "json"]).said;
+    let events: Vec<serde_json::Value> =
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let place = |event: &str, index: u32| {
+        let is_it = |it: &serde_json::Value| it["event"] == event && it["index"] == index;
+        events.iter().position(is_it).unwrap_or_else(|| panic!("no {event} of {index}: {said}"))
+    };
+    assert!(place("step", 3) < place("committed", 2), "{said}");
+    assert!(place("committed", 2) < place("step", 4), "{said}");
+    // Where it lands depends on what the RUN made.
+    assert_eq!(shop.ok(&["cat", "new", "/both"]), "hello\nrun\n");
+    assert_eq!(shop.build(&add).cached(), 3);
+    // What was done before a fetch that fails is kept.
+    let run = run.replace("echo run", "echo again");
+    let said = shop.fails(&format!("{run}ADD {} /\n", server.url("none")), &[]);
+    assert!(said.contains("kfs: Dockerfile:3") && said.contains("404"), "{said}");
+    assert_eq!(shop.build(&run).cached(), 1);
+    shop.assert_nothing_left();
+}

@@ -1,17 +1,20 @@
 //! The layer of a RUN, written while the next RUN goes on.
 //!
 //! A commit goes on behind the next step where that is a RUN as well, which sees in the live rootfs
-//! what this one changed; all else reads the layers, and waits. There is one at a time. What it
-//! tells, and why it fails, belongs to the step that it is of; the stage does not end before it has
-//! ended, so what a failing build has done is in the cache.
+//! what this one changed, and behind the fetching of a COPY or ADD. All else reads the layers, and
+//! waits: where COPY puts its files, and whose they are, depends on what is there, and what it puts
+//! there is nowhere but in its layer, which the rootfs of a RUN has to show. There is one at a
+//! time. What it tells, and why it fails, belongs to the step that it is of; the stage does not end
+//! before it has ended, so what a failing build has done is in the cache.
 
 use std::thread::{self, JoinHandle};
 
 use super::steps::{Made, StageBuild};
 use super::{Event, Failed, StepError};
 use crate::cache::{Cache, Hit};
-use crate::kubefile::Instruction;
-use crate::plan::Step;
+use crate::kubefile::{Copy, Instruction, Source};
+use crate::plan::{Origin, Step};
+use crate::remote::RemoteKind;
 use crate::stage::{Commit, Written};
 
 /// A layer on its way.
@@ -43,14 +46,14 @@ impl Drop for CommitBehind {
 }
 
 impl StageBuild<'_> {
-    /// Whether the next step that makes a layer is a RUN.
-    pub(super) fn is_run_next(&self, step: &Step) -> bool {
+    /// Whether the next step that makes a layer can begin without that of this one.
+    pub(super) fn may_go_on(&self, step: &Step) -> bool {
         let after = self.ready.expanded.steps.iter().filter(|next| next.index > step.index);
         let mut makes_layers = after.filter_map(|next| match &next.instruction {
             Instruction::Run(_) => Some(true),
-            Instruction::Copy(_)
-            | Instruction::Add(_)
-            | Instruction::Workdir(_)
+            Instruction::Copy(files) => Some(fetches(next, files)),
+            Instruction::Add(add) => Some(fetches(next, &add.files)),
+            Instruction::Workdir(_)
             | Instruction::App(_)
             | Instruction::Cni(_)
             | Instruction::Csi(_) => Some(false),
@@ -105,4 +108,16 @@ impl StageBuild<'_> {
         events.into_iter().for_each(report);
         Ok(self.take_layer(hit))
     }
+}
+
+/// Whether something of a COPY or ADD may have to be fetched.
+fn fetches(step: &Step, files: &Copy) -> bool {
+    if let Some(from) = &files.from {
+        return matches!(step.origin(from), Some(Origin::Image(_)));
+    }
+    let is_remote = |source: &Source| match source {
+        Source::Path(text) => RemoteKind::of(text).is_some(),
+        Source::Inline(_) => false,
+    };
+    files.sources.iter().any(is_remote)
 }

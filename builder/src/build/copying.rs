@@ -92,6 +92,8 @@ impl StageBuild<'_> {
         let (site, ready) = (self.site, self.ready);
         let mut tree = Self::tree(site, ready, files.from.as_deref(), step, report)?;
         let remotes = self.remotes(copying)?;
+        // All else needs what the steps before have made.
+        self.settle(report)?;
         let mut parts = self.copy_parts(copying)?;
         // A layer that does not depend on what is below it is the same on any base.
         let parent = if files.link { self.first_key } else { self.key };

@@ -76,7 +76,7 @@ impl StageBuild<'_> {
         self.remember(text.clone(), Some(created.clone()));
         let hit = move |layer| Hit { layer, created, created_by: text, key, from: None };
         self.commit(commit, step, hit);
-        if self.is_run_next(step) { Ok(None) } else { self.settled(report).map(Some) }
+        if self.may_go_on(step) { Ok(None) } else { self.settled(report).map(Some) }
     }
 
     fn request(&self, run: &Run, step: &Step) -> RunRequest {

@@ -39,7 +39,7 @@ pub const MAX_FILE: usize = 1 << 20;
 ///
 /// | | Kubefile | Dockerfile |
 /// |---|---|---|
-/// | COPY | [`CopyRule::Kubefile`] unless `# copy=docker` | [`CopyRule::Docker`] unless `# copy=kubefile` |
+/// | COPY, unless `# copy=...` says | [`CopyRule::Kubefile`] | [`CopyRule::Docker`] |
 /// | several CMD lines | all take effect, in order | the last wins |
 /// | CMD, ENTRYPOINT elements | shell lines | arguments |
 /// | APP, APPCMDS, APPENV, CNI, CSI, LAUNCH, CMDS, KUBEVERSION | known | unknown |

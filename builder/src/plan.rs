@@ -287,7 +287,8 @@ impl Plan {
     ) -> Result<Vec<Statement>, KubefileError> {
         let location = &stage.from.location;
         let mut statements = Vec::new();
-        // A directory is what the stage begins with, as for BuildKit, if its files are copied first.
+        // A directory is what the stage begins with, as for BuildKit, if its files are copied
+        // first.
         let copied = match &stage.base {
             Base::Context(name) => Some(format!("COPY --from={name} . /")),
             Base::Scratch | Base::Image { .. } | Base::Stage(_) => None,

@@ -277,8 +277,8 @@ impl Stage {
         Ok(writer.finish()?)
     }
 
-    /// Runs a command on the rootfs. What it changed has yet to become a layer and to be pushed, but
-    /// is shown by the rootfs already.
+    /// Runs a command on the rootfs. What it changed has yet to become a layer and to be pushed,
+    /// but is shown by the rootfs already.
     pub(crate) fn run(
         &mut self,
         executor: &dyn Executor,

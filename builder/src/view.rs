@@ -185,7 +185,8 @@ impl View {
         }))
     }
 
-    /// What a path leads to, symlinks followed from the root of the view; of an empty view, nothing.
+    /// What a path leads to, symlinks followed from the root of the view; of an empty view,
+    /// nothing.
     pub(crate) fn found(&self, path: &[u8]) -> Result<Option<(Seen, ImageFile)>, ReadError> {
         let Found::Node(_, at) = self.find(path)? else { return Ok(None) };
         Ok(self.stat(&at)?.zip(self.image_file(&at)?))

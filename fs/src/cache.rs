@@ -16,8 +16,8 @@
 //! to be there. What reads needs no lock. (Where a whole layer streams by before its digest is
 //! known, its sums are written when that was found right; see `fill`.)
 //!
-//! What one process fetches others do not fetch as well: the range of the content is locked in `data`
-//! as long as it takes, and whoever wants a part of it waits a moment (see `claim`).
+//! What one process fetches others do not fetch as well: the range of the content is locked in
+//! `data` as long as it takes, and whoever wants a part of it waits a moment (see `claim`).
 //!
 //! The limit is one of allocated bytes, over all processes. Whoever writes holds the lock and adds
 //! what he will at most allocate to the sum in it beforehand; when that reaches the limit, the

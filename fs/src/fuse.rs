@@ -1,7 +1,7 @@
 //! The kernel's side: FUSE requests become calls of [`ImageFs`], and threads answer them.
 //!
-//! This module and its parts alone name the FUSE library. It translates and decides nothing: what a request
-//! means is in `filesystem`, which is testable without a kernel.
+//! This module and its parts alone name the FUSE library. It translates and decides nothing: what a
+//! request means is in `filesystem`, which is testable without a kernel.
 //!
 //! A merged tree never changes, and everything here serves one aim, that the kernel never asks
 //! twice: names, attributes and misses are valid for ever, `open` and `opendir` are answered

@@ -48,9 +48,9 @@ pub(crate) fn take_the_place_of(place: BorrowedFd<'_>, file: BorrowedFd<'_>) -> 
     Ok(())
 }
 
-/// Has the kernel hold the system calls of this thread, and of all that it starts, against a program
-/// (seccomp(2)). The caller has CAP_SYS_ADMIN, so that programs which are set-user-ID stay that; all
-/// safe wrappers give that up first (`no_new_privs`).
+/// Has the kernel hold the system calls of this thread, and of all that it starts, against a
+/// program (seccomp(2)). The caller has CAP_SYS_ADMIN, so that programs which are set-user-ID stay
+/// that; all safe wrappers give that up first (`no_new_privs`).
 pub fn filter_system_calls(program: &[libc::sock_filter]) -> io::Result<()> {
     let len = program.len().try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };

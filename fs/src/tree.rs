@@ -16,8 +16,9 @@
 //! Where the spec is silent, what Docker and containers/storage make of it on overlayfs holds: a
 //! parent that is a symlink of the same layer is followed (inside the root), one that is a symlink
 //! or file of a layer below is replaced by a directory. A whiteout in such a place hides nothing:
-//! on overlayfs it would put an empty directory there, others follow the symlink. A hard link names the file of its own
-//! layer where there is one (also one that comes later), else that of the layers below.
+//! on overlayfs it would put an empty directory there, others follow the symlink. A hard link names
+//! the file of its own layer where there is one (also one that comes later), else that of the
+//! layers below.
 
 mod file;
 mod merge;

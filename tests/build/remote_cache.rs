@@ -1,4 +1,5 @@
-//! `--cache-from` and `--cache-to`: steps that one store built and another one takes from a registry.
+//! `--cache-from` and `--cache-to`: steps that one store built and another one takes from a
+//! registry.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};

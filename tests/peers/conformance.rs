@@ -123,7 +123,8 @@ const EXPECTED: &[(&str, &str)] = &[
         "mount-cache-by-ownership",
         "results/0/0.txt results/0/10.txt! results/10/10.txt results/10/0.txt! results/0+10/10.txt",
     ),
-    // A stage on another one knows its ARGs (Dockerfile reference, "Scope"); this buildah's does not.
+    // A stage on another one knows its ARGs (Dockerfile reference, "Scope"); this buildah's does
+    // not.
     ("quoted and inherited arg", "arg-expansion.txt"),
 ];
 

@@ -117,8 +117,8 @@ fn tricky_layers() {
     compare(&mut shop, &[".", "./srv", "./odd", &long, &longer]);
 }
 
-/// Holds what kfs mounts against what the others make of the layout `layout`. `nameless` are directories
-/// without an entry in their layer, and directories that got such a one.
+/// Holds what kfs mounts against what the others make of the layout `layout`. `nameless` are
+/// directories without an entry in their layer, and directories that got such a one.
 fn compare(shop: &mut Workshop, nameless: &[&str]) {
     let ours = walk(&shop.kfs_mount("oci:layout:image"));
     let unpacked = walk(&shop.umoci_unpack("layout"));

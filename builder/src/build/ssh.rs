@@ -44,8 +44,8 @@ impl AgentSocket {
     }
 }
 
-/// A socket at a path of any length: an address has room for 107 bytes (unix(7)), and stores may lie
-/// deep.
+/// A socket at a path of any length: an address has room for 107 bytes (unix(7)), and stores may
+/// lie deep.
 fn bind(place: &Path) -> io::Result<UnixListener> {
     let (Some(directory), Some(name)) = (place.parent(), place.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());

@@ -1,5 +1,5 @@
-//! The cache of steps in registries (`--cache-from`, `--cache-to`): an image repository in which each
-//! step is an image of one layer, under the tag `kfs-KEY`.
+//! The cache of steps in registries (`--cache-from`, `--cache-to`): an image repository in which
+//! each step is an image of one layer, under the tag `kfs-KEY`.
 //!
 //! Its manifest says all that a hit has to know, so that a hit costs one request; the layer stays
 //! where it is until something reads it, and is then verified as any layer. Who may write to the

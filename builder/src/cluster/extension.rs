@@ -160,7 +160,8 @@ impl Extension {
         names.iter().map(find).collect()
     }
 
-    /// The shell lines of a launch: of the applications `chosen`, or else of those that LAUNCH names.
+    /// The shell lines of a launch: of the applications `chosen`, or else of those that LAUNCH
+    /// names.
     pub fn commands(&self, chosen: &[String]) -> Result<Vec<String>, LaunchError> {
         self.launched(chosen)?.into_iter().map(Self::command_of).collect()
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | LAUNCH | the applications that it names, in its order |
 //! | CMDS, CMD (in the annotation) | these lines |
-//! | ENTRYPOINT, CMD (in the config, as Sealos has them) | each element is a line, ENTRYPOINT's first |
+//! | ENTRYPOINT, CMD (in the config, as of Sealos) | each element, a line; ENTRYPOINT's first |
 //!
 //! The first row that the image has holds. Applications that are chosen stand before all of them,
 //! lines that are given in the place of CMDS and CMD. Nothing is read or run here.

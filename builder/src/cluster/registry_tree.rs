@@ -95,8 +95,8 @@ impl<'a> RegistryTree<'a> {
         self.link(&self.repository(name, &format!("_manifests/tags/{tag}/current/link")))
     }
 
-    /// A manifest of a repository, at most `limit` bytes of it; `None` if the repository has it not.
-    /// It is not verified.
+    /// A manifest of a repository, at most `limit` bytes of it; `None` if the repository has it
+    /// not. It is not verified.
     pub fn manifest(
         &self,
         name: &str,

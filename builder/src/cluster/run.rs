@@ -110,8 +110,8 @@ pub fn values_path(number: usize) -> String {
     format!("{OWN}/values-{number}.yaml")
 }
 
-/// Runs a launch to its end, or to the first line that fails. This process gets a mount namespace of
-/// its own.
+/// Runs a launch to its end, or to the first line that fails. This process gets a mount namespace
+/// of its own.
 pub fn run(
     fs: Arc<ImageFs>,
     store: &Store,

@@ -1,8 +1,8 @@
 //! `kfs registry serve`: the container images of a cluster image as a registry, read only, straight
 //! out of the (lazily read) image or directory.
 //!
-//! The OCI distribution API 1.1 as far as it pulls: manifests, blobs with ranges, tags, the catalog,
-//! empty referrers. A mirror's `?ns=HOST` is not looked at: the tree keeps no hosts.
+//! The OCI distribution API 1.1 as far as it pulls: manifests, blobs with ranges, tags, the
+//! catalog, empty referrers. A mirror's `?ns=HOST` is not looked at: the tree keeps no hosts.
 //!
 //! ```text
 //! accept -> connection -> answer::of (what is asked?) -> registry_tree, on a thread that may block

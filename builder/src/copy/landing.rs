@@ -338,8 +338,8 @@ fn shown(one: &Match<'_>) -> String {
 
 /// What the other COPY rule would have done with the same line.
 ///
-/// Prints as `by the kubefile rule apollo lands at charts/apollo; by the docker rule the contents of
-/// apollo land at charts; "# copy=docker" at the head of the file chooses that`.
+/// Prints as `by the kubefile rule apollo lands at charts/apollo; by the docker rule the contents
+/// of apollo land at charts; "# copy=docker" at the head of the file chooses that`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The rule that holds.

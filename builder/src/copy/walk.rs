@@ -262,7 +262,8 @@ impl<'a> Items<'a> {
     /// What the image has at a path that this COPY has put nothing at.
     fn place(&self, at: &[u8], image: &mut Image<'_, '_>) -> Result<Place, CopyError> {
         let above = parents(at).last().unwrap_or_default();
-        // Below a directory that is new here, or takes the place of a symlink, the image has nothing.
+        // Below a directory that is new here, or takes the place of a symlink, the image has
+        // nothing.
         let is_new = self.items.contains_key(above)
             && image.place(above)? != Place::Directory(above.to_owned());
         if is_new { Ok(Place::Absent(at.to_owned())) } else { image.place(at) }

@@ -11,8 +11,8 @@
 //! | `${X/p/w}`, `${X//p/w}` | of X with w for the first, every longest match of p |
 //!
 //! In a pattern `*` is any text, `?` any character, `\` makes the next character plain; there are
-//! no classes, as in BuildKit. In the w of a replacement escapes are kept, as there. A word w that is
-//! not needed is not evaluated, as in a shell.
+//! no classes, as in BuildKit. In the w of a replacement escapes are kept, as there. A word w that
+//! is not needed is not evaluated, as in a shell.
 
 mod pattern;
 

@@ -140,8 +140,8 @@ impl GitTree {
         Ok((Context::open(place)?, left_out))
     }
 
-    /// Puts its files into an empty directory; the time of the commit in seconds, and its submodules,
-    /// of which there are the directories.
+    /// Puts its files into an empty directory; the time of the commit in seconds, and its
+    /// submodules, of which there are the directories.
     fn check_out(
         &self,
         place: &Path,

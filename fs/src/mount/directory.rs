@@ -65,8 +65,8 @@ impl MountDir {
         }
     }
 
-    /// Takes the lock; `None` while supervisor or server live. A directory without a lock file is one
-    /// that was not wholly removed.
+    /// Takes the lock; `None` while supervisor or server live. A directory without a lock file is
+    /// one that was not wholly removed.
     pub(super) fn try_lock(&self) -> Result<Option<StaleLock>, PathError> {
         let path = self.lock_path();
         let file = match File::open(&path) {

@@ -13,8 +13,8 @@ use crate::table::size;
 /// Stand before a registry and be a slow net
 ///
 /// Of a net it imitates the time of a round trip, for each connection and each request, and the
-/// rate of a link that all connections share. It speaks plain http. Ends with SIGINT or SIGTERM, and
-/// then says what passed.
+/// rate of a link that all connections share. It speaks plain http. Ends with SIGINT or SIGTERM,
+/// and then says what passed.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  kfs bench proxy 127.0.0.1:5000 --net 100mbit,20ms --listen 127.0.0.1:5001"

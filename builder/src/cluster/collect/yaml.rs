@@ -1,12 +1,14 @@
 //! References in YAML: documents are decoded, whatever their kind.
 //!
-//! | where | what is taken |
-//! |---|---|
-//! | `image` | all |
-//! | keys that end in `image` or `Image`: fields of operators' resources, as `brokerImage` | what is hardly anything else, and `repository` with `tag` below it |
-//! | environment variables whose names say that they are images: `RELATED_IMAGE_...` | what is hardly anything else |
-//! | keys that have `image` elsewhere, as `imageName`, and lists under them | a guess: what has a tag or digest |
-//! | what stands behind the `=` of an argument or of a word of a command | a guess: what has a registry, and a tag or digest |
+//! - `image`: all.
+//! - Keys that end in `image` or `Image`, which are fields of operators' resources, as `brokerImage`:
+//!   what is hardly anything else, and `repository` with `tag` below it.
+//! - Environment variables whose names say that they are images, `RELATED_IMAGE_...`: what is hardly
+//!   anything else.
+//! - Keys that have `image` elsewhere, as `imageName`, and lists under them: a guess, what has a tag
+//!   or digest.
+//! - What stands behind the `=` of an argument or of a word of a command: a guess, what has a
+//!   registry, and a tag or digest.
 //!
 //! A guess may be anything else: taints of nodes look like images, `node.example/x:NoExecute`. So
 //! keys with a `/` are left out, which are annotations, and an argument's name has to have `image`,

@@ -2,10 +2,10 @@
 //! and `$$` for a dollar.
 //!
 //! Sealos puts the values into the text, and turns whatever it does not know into `$(NAME)`, which
-//! the shell then takes for a command. Here no value ever becomes text that a shell reads: `$(NAME)`
-//! becomes `${NAME}`, and the shell looks that up in its environment. All else the shell does by
-//! itself. What it would not, and Sealos did, is to look up variables within single quotes: those
-//! quotes are interrupted for variables that are known.
+//! the shell then takes for a command. Here no value ever becomes text that a shell reads:
+//! `$(NAME)` becomes `${NAME}`, and the shell looks that up in its environment. All else the shell
+//! does by itself. What it would not, and Sealos did, is to look up variables within single quotes:
+//! those quotes are interrupted for variables that are known.
 
 use std::collections::BTreeSet;
 use std::iter::Peekable;

@@ -207,8 +207,8 @@ impl Asking<'_> {
         StreamBody::new(Frames { receiver }).boxed_unsync()
     }
 
-    /// The names from where the client wants them on, as many as it wants, and the query for more if
-    /// there are (OCI distribution 1.1, "Listing Tags").
+    /// The names from where the client wants them on, as many as it wants, and the query for more
+    /// if there are (OCI distribution 1.1, "Listing Tags").
     fn page(&self, names: BTreeSet<String>) -> (Vec<String>, Option<String>) {
         let query = self.request.uri().query().unwrap_or_default();
         let value = |key: &str| {

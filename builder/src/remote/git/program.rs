@@ -1,13 +1,14 @@
 //! Running `git`, so that neither a repository nor the user's settings make it do anything else
 //! than it is asked to.
 //!
-//! - Of the environment only what it needs to reach a server is passed on: no `GIT_DIR` and the like.
+//! - Of the environment only what it needs to reach a server is passed on: no `GIT_DIR` and the
+//!   like.
 //! - It never asks: no terminal, no dialogue, SSH in batch mode.
 //! - It speaks https, http, ssh and git; what else a repository or a redirect may lead to (`ext::`,
 //!   `file:`) is refused.
 //! - Hooks, the file system monitor, submodules and background maintenance are off.
-//! - What works on files of a repository does not read the user's settings, so that filters and line
-//!   ends are the same for everybody.
+//! - What works on files of a repository does not read the user's settings, so that filters and
+//!   line ends are the same for everybody.
 //! - It is ended, with all that it started, at a deadline or when the build is.
 
 use std::env;

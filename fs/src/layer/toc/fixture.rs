@@ -116,7 +116,8 @@ impl Encoder {
             let zeros = self.form == Form::ZstdChunked && data.iter().all(|byte| *byte == 0);
             if !(one && self.form == Form::ZstdChunked) {
                 entry.chunk_digest = Digest::of(data).to_string();
-                // eStargz says nothing of the last chunk's size, unless it is the only one and full.
+                // eStargz says nothing of the last chunk's size, unless it is the only one and
+                // full.
                 let said = self.form == Form::ZstdChunked || !last || data.len() == content.len();
                 entry.chunk_size = if said { data.len() as u64 } else { 0 };
                 entry.chunk_type = if zeros { ZEROS.into() } else { String::new() };

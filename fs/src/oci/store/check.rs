@@ -1,8 +1,8 @@
 //! Checking all of a store, and mending what can be mended.
 //!
 //! Blobs are held against their digests and images against their blobs. What kfs made from them
-//! (indexes, cached content, build cache) is held against its checksums, and what is wrong of it can go: it is
-//! made again. A wrong blob is put aside, and the images that lose it are named.
+//! (indexes, cached content, build cache) is held against its checksums, and what is wrong of it
+//! can go: it is made again. A wrong blob is put aside, and the images that lose it are named.
 //!
 //! What a killed process leaves is no damage: all that gets a name is whole. It is told of as
 //! left over, like blobs that no image has.

@@ -1,8 +1,8 @@
 //! Space that the list of images may take on a full disk, so that images can be removed from one.
 //!
-//! It is held by a file. Whoever removes something, and has no space left to write the list, removes
-//! it; the next change of the list that finds room makes it again. A process that is killed between
-//! leaves that much free space.
+//! It is held by a file. Whoever removes something, and has no space left to write the list,
+//! removes it; the next change of the list that finds room makes it again. A process that is killed
+//! between leaves that much free space.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -1,12 +1,12 @@
 //! References in YAML: documents are decoded, whatever their kind.
 //!
 //! - `image`: all.
-//! - Keys that end in `image` or `Image`, which are fields of operators' resources, as `brokerImage`:
-//!   what is hardly anything else, and `repository` with `tag` below it.
-//! - Environment variables whose names say that they are images, `RELATED_IMAGE_...`: what is hardly
-//!   anything else.
-//! - Keys that have `image` elsewhere, as `imageName`, and lists under them: a guess, what has a tag
-//!   or digest.
+//! - Keys that end in `image` or `Image`, which are fields of operators' resources, as
+//!   `brokerImage`: what is hardly anything else, and `repository` with `tag` below it.
+//! - Environment variables whose names say that they are images, `RELATED_IMAGE_...`: what is
+//!   hardly anything else.
+//! - Keys that have `image` elsewhere, as `imageName`, and lists under them: a guess, what has a
+//!   tag or digest.
 //! - What stands behind the `=` of an argument or of a word of a command: a guess, what has a
 //!   registry, and a tag or digest.
 //!

@@ -26,6 +26,7 @@ test=(
     unshare:util-linux
     buildah:buildah
     containerd:containerd
+    ctr-remote:stargz-snapshotter
     podman:podman
     runc:runc
     skopeo:skopeo

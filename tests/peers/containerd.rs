@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::converted::{FORMATS, has, import_tools, is_known, is_of_overlayfs, odd_image};
+use crate::converted::{
+    FORMATS, LAYERS_WITH_TABLE, has, import_tools, is_known, is_of_overlayfs, odd_image,
+};
 use crate::images::assert_none;
 use crate::tools::{Workshop, available, run};
 use crate::walk::{differences, walk};
@@ -62,7 +65,11 @@ impl Containerd {
     }
 
     fn ctr(&self, namespace: &str, args: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
+        self.client("ctr", namespace, args)
+    }
+
+    fn client(&self, program: &str, namespace: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.arg("--address").arg(self.short.path().join("socket"));
         command.args(["--connect-timeout", "2s", "--namespace", namespace]).args(args);
         command
@@ -130,6 +137,29 @@ fn containerd_unpacks_what_is_converted() {
         };
         assert_none(differences(&ours, &theirs, known), format);
     }
+}
+
+#[test]
+fn stargz_finds_the_tables_of_contents() {
+    if !available() || !has(&["containerd", "ctr", "ctr-remote"]) {
+        return;
+    }
+    let shop = Workshop::new();
+    odd_image(&shop);
+    let containerd = Containerd::start(&shop);
+    let name = "localhost/mine:estargz";
+    run(shop.kfs().args(["convert", "--to", "estargz", "oci:layout:image", name]));
+    containerd.import(&shop, name, "estargz");
+    let inspected: Value = serde_json::from_str(&run(shop.kfs().args(["inspect", name]))).unwrap();
+    let mut found = 0;
+    for layer in inspected["manifest"]["layers"].as_array().unwrap() {
+        let table = &layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"];
+        let Some(table) = table.as_str() else { continue };
+        let mut ask = containerd.client("ctr-remote", "estargz", &["images", "get-toc-digest"]);
+        assert_eq!(run(ask.arg(layer["digest"].as_str().unwrap())).trim(), table);
+        found += 1;
+    }
+    assert_eq!(found, LAYERS_WITH_TABLE);
 }
 
 #[test]

@@ -13,6 +13,10 @@ use crate::walk::{differences, walk};
 
 pub(crate) const FORMATS: [&str; 4] = ["zstd-chunked", "estargz", "gzip", "zstd"];
 
+/// Layers of [`odd_image`] that have a table of contents, in formats with one: the last one has a
+/// name that none can have.
+pub(crate) const LAYERS_WITH_TABLE: usize = 3;
+
 /// What other tools have differently of [`odd_image`] in a format.
 pub(crate) fn is_known(format: &str, nameless: &[String], path: &str, property: &str) -> bool {
     is_dropped_by_go(path, property)

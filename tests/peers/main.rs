@@ -1,8 +1,8 @@
 //! kfs beside other tools: what they make of an image, kfs must show, and what they build of a
 //! file, kfs must build.
 //!
-//! Needs root, /dev/fuse, umoci, buildah and skopeo, some also podman, containerd and runc; without
-//! them each test says that it is skipped.
+//! Needs root, /dev/fuse, umoci, buildah and skopeo, some also podman, containerd, ctr-remote
+//! and runc; without them each test says that it is skipped.
 
 #[path = "../host_tools/mod.rs"]
 mod host_tools;

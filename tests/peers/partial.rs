@@ -8,16 +8,12 @@ use std::process::{Command, Stdio};
 use kfs_fs::digest::Digest;
 use serde_json::{Value, json};
 
-use crate::converted::{has, is_of_overlayfs, odd_image};
+use crate::converted::{LAYERS_WITH_TABLE, has, is_of_overlayfs, odd_image};
 use crate::images::assert_none;
 use crate::server::Registry;
 use crate::skip::skip;
 use crate::tools::{Workshop, available, run};
 use crate::walk::{differences, walk};
-
-/// Layers of [`odd_image`] that have a table of contents; the last one has a name that none can
-/// have.
-const LAYERS: usize = 3;
 
 const ANNOTATION: &str = "io.github.containers.zstd-chunked.";
 /// How versions before 1.45 of containers/storage call it.
@@ -47,7 +43,7 @@ fn layers_are_pulled_in_parts() {
         let insecure = format == "estargz";
         let log = pull_in_parts(&shop, &remote, &format!("localhost/{name}"), insecure);
         let parts = log.matches("Retrieved partial blob").count();
-        assert_eq!(parts, LAYERS, "{format}: {log}");
+        assert_eq!(parts, LAYERS_WITH_TABLE, "{format}: {log}");
         let theirs = walk(&shop.buildah_mount(&format!("localhost/{name}")));
         let ours = walk(&shop.kfs_mount(&name));
         assert_none(differences(&ours, &theirs, is_lost), format);

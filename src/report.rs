@@ -241,10 +241,14 @@ impl From<LayoutError> for Failure {
                 failure.code(NOT_FOUND).hint(hint)
             }
             LayoutError::Lookup { similar, source, .. } => {
-                let failure = failure.about_registry(&source);
-                match similar.is_empty() {
-                    true => failure,
-                    false => failure.hint(format!("did you mean {}?", similar.join(", "))),
+                let mut failure = failure.about_registry(&source);
+                if similar.is_empty() {
+                    return failure;
+                }
+                let meant = format!("did you mean {}?", similar.join(", "));
+                match failure.hint.take() {
+                    Some(hint) => failure.hint(format!("{meant} Or {hint}")),
+                    None => failure.hint(meant),
                 }
             }
             LayoutError::Registry(error) => Self::from(*error),

@@ -17,11 +17,12 @@ impl Failure {
             RegistryError::Denied { registry, credentials_from: None, .. } => {
                 self.hint(format!("log in with `kfs login {registry}`, or check the name"))
             }
-            RegistryError::Denied { registry, credentials_from: Some(_), .. } => self.hint(format!(
-                "check the name, or log in as somebody who may: `kfs login {registry}`"
-            )),
+            RegistryError::Denied { registry, credentials_from: Some(_), .. } => self.hint(
+                format!("check the name, or log in as somebody who may: `kfs login {registry}`"),
+            ),
             RegistryError::Untrusted { registry, .. } => self.hint(format!(
-                "put the certificate of its authority into /etc/containers/certs.d/{registry}/ca.crt"
+                "put its certificate, or that of its authority, into \
+                 /etc/containers/certs.d/{registry}/ca.crt"
             )),
             RegistryError::Unreachable { .. } | RegistryError::Stalled { .. } => self.hint(
                 "check the name and the network; a registry that speaks http needs --plain-http",

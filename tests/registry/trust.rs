@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use kfs_measure::proxy::{Proxy, Shape};
 
@@ -44,6 +45,71 @@ fn a_certificate_has_to_be_vouched_for() {
     let mut pull = registry.command("other", &["pull", &name]);
     let pulled = pull.env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap();
     assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+}
+
+/// Has the registry show a certificate that is its own authority, and returns its path.
+fn show_its_own(registry: &mut Registry, name: &str, days: i32) -> PathBuf {
+    const SCRIPT: &str = "set -e
+        printf 'basicConstraints=critical,CA:TRUE\nsubjectAltName=%s\n' $0 > own.ext
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=own \\
+            -keyout server.key -out own.csr
+        openssl x509 -req -in own.csr -signkey server.key -extfile own.ext -days $1 -out server.cert";
+    let mut make = Command::new("sh");
+    make.args(["-c", SCRIPT, name, &days.to_string()]).current_dir(registry.path("."));
+    let made = make.output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    registry.stop();
+    registry.start_again();
+    registry.path("server.cert")
+}
+
+#[test]
+fn a_certificate_that_is_its_own_authority_is_trusted_by_itself() {
+    let Some(mut registry) = Registry::start_with(TLS) else { return };
+    let (name, ca) = (registry.name("a:1"), certificates(&registry).join("ca.crt"));
+    let own = show_its_own(&mut registry, "IP:127.0.0.1", 2);
+    fs::copy(own, &ca).unwrap();
+    let digest = registry.image("a:1");
+    assert_eq!(registry.ok("pulled", &["pull", &name]).trim(), digest);
+    // Another one with the same names.
+    show_its_own(&mut registry, "IP:127.0.0.1", 2);
+    let refused = |registry: &Registry, why: &str| {
+        let (code, error) = registry.fails("lazy", &["pull", &name]);
+        assert!(code == 1 && error.contains("not trusted"), "{error}");
+        assert!(error.contains(why) && error.contains("certs.d"), "no {why}: {error}");
+    };
+    refused(&registry, "CaUsedAsEndEntity");
+    let own = show_its_own(&mut registry, "DNS:elsewhere.example", 2);
+    fs::copy(own, &ca).unwrap();
+    refused(&registry, "not valid for name");
+    let own = show_its_own(&mut registry, "IP:127.0.0.1", -1);
+    fs::copy(own, &ca).unwrap();
+    refused(&registry, "Expired");
+}
+
+#[test]
+fn a_certificate_is_trusted_without_its_authority() {
+    let Some(registry) = Registry::start_with(TLS) else { return };
+    let name = registry.name("a:1");
+    let ca = certificates(&registry).join("ca.crt");
+    // The authority vouches for both, but only one of them is trusted.
+    fs::copy(registry.path("client.cert"), &ca).unwrap();
+    let (_, error) = registry.fails("lazy", &["pull", &name]);
+    assert!(error.contains("not trusted") && error.contains("UnknownIssuer"), "{error}");
+    fs::copy(registry.path("server.cert"), &ca).unwrap();
+    let digest = registry.image("a:1");
+    assert_eq!(registry.ok("pulled", &["pull", &name]).trim(), digest);
+}
+
+#[test]
+fn a_name_that_is_alike_does_not_hide_what_to_do() {
+    let Some(registry) = Registry::start_with(TLS) else { return };
+    let address = registry.address().to_string();
+    fs::write(registry.path("x.tar"), [0; 1024]).unwrap();
+    registry.ok("lazy", &["import", "x.tar", &registry.name("app:1")]);
+    let (_, error) = registry.fails("lazy", &["ls", &registry.name("app:2")]);
+    assert!(error.contains(&format!("did you mean {}", registry.name("app:1"))), "{error}");
+    assert!(error.contains(&format!("certs.d/{address}/ca.crt")), "{error}");
 }
 
 #[test]

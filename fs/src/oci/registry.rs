@@ -30,6 +30,7 @@ mod runtime;
 mod settings;
 mod spool;
 mod stream;
+mod trust;
 mod upload;
 
 use std::collections::HashMap;

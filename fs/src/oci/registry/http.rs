@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Client, Identity, Method, Proxy, StatusCode, Url, redirect};
+use reqwest::{Client, Identity, Method, Proxy, StatusCode, Url, redirect};
 
 use super::answer::Answer;
 use super::conf::{self, Conf, ConfError};
@@ -20,6 +20,7 @@ use super::error::RegistryError;
 use super::host::Host;
 use super::proxy;
 use super::settings::Settings;
+use super::trust;
 
 /// For a connection, its TLS handshake included.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -232,24 +233,17 @@ impl Http {
             builder = builder.tls_certs_only([]);
         } else if insecure {
             builder = builder.tls_danger_accept_invalid_certs(true);
-        } else {
-            let mut trusted = Vec::new();
-            for (path, pem) in certificates.authorities {
-                let parsed = Certificate::from_pem_bundle(&pem);
-                trusted.extend(parsed.map_err(|error| unusable(&path, &error))?);
-            }
-            builder = builder.tls_certs_merge(trusted);
+        } else if !certificates.authorities.is_empty() {
+            let config = trust::config(&certificates)?;
+            return builder.tls_backend_preconfigured(config).build().map_err(set_up);
         }
         if let Some((path, pem)) = certificates.own {
-            let identity = Identity::from_pem(&pem).map_err(|error| unusable(&path, &error))?;
+            let identity = Identity::from_pem(&pem);
+            let identity = identity.map_err(|error| trust::unusable(&path, reason(&error)))?;
             builder = builder.identity(identity);
         }
         builder.build().map_err(set_up)
     }
-}
-
-fn unusable(path: &std::path::Path, error: &reqwest::Error) -> RegistryError {
-    ConfError::Malformed { path: path.to_owned(), reason: reason(error) }.into()
 }
 
 /// `host[:port]` of a URL.

@@ -5,7 +5,7 @@
 //! | 0 | done |
 //! | 1 | the operation failed |
 //! | 2 | wrong usage |
-//! | 3 | an image, path or mount that was named does not exist |
+//! | 3 | an image, path or mount that was named does not exist, or a registry lacks a part of it |
 //! | 4 | what is needed is in use: a mount point, an upper, the store or its cache |
 //! | 5 | content does not match its digest, or its format is broken |
 //! | 128 + n | ended by signal n, in good order |
@@ -195,7 +195,7 @@ impl From<StoreError> for Failure {
                 Self::from_error(&error).hint("give an empty directory, or one that is not there")
             }
             StoreError::Input { ref source, .. } => {
-                let failure = Self::from_error(&error);
+                let failure = Self::from_error(&error).about_read(source);
                 match source.kind() {
                     io::ErrorKind::InvalidData
                     | io::ErrorKind::InvalidInput
@@ -315,7 +315,8 @@ impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let failure = Self::from_error(&error);
         match error {
-            OpenError::Layer(LayerError::Read { .. } | LayerError::Index { .. })
+            OpenError::Layer(LayerError::Read { source, .. }) => failure.about_read(&source),
+            OpenError::Layer(LayerError::Index { .. })
             | OpenError::Index { .. }
             | OpenError::Tree(TreeError::TooMany) => failure,
             OpenError::Layer(LayerError::Corrupt { .. }) => failure.code(CORRUPT).hint(DAMAGED),
@@ -351,7 +352,8 @@ impl From<ReadError> for Failure {
             | ReadError::NotADirectory(_)
             | ReadError::IsADirectory(_)
             | ReadError::WrongKind(_)
-            | ReadError::Span(SpanError::Read { .. } | SpanError::Closed { .. }) => failure,
+            | ReadError::Span(SpanError::Closed { .. }) => failure,
+            ReadError::Span(SpanError::Read { source, .. }) => failure.about_read(&source),
             ReadError::Span(SpanError::TimedOut { .. }) => failure.hint("try again later"),
             ReadError::Span(SpanError::Mismatch { .. }) => failure.code(CORRUPT).hint(DAMAGED),
             ReadError::Span(SpanError::Index(_) | SpanError::TooLarge { .. })

@@ -1,5 +1,7 @@
 //! What the user is told about registries.
 
+use std::io;
+
 use kfs_fs::oci::registry::RegistryError;
 
 use super::{CORRUPT, Failure, NOT_FOUND};
@@ -11,6 +13,14 @@ impl From<RegistryError> for Failure {
 }
 
 impl Failure {
+    /// Adds exit code and hint for a read of a blob, if it was a registry's.
+    pub(super) fn about_read(self, error: &io::Error) -> Self {
+        match error.get_ref().and_then(|source| source.downcast_ref()) {
+            Some(error) => self.about_registry(error),
+            None => self,
+        }
+    }
+
     /// Adds exit code and hint for a registry's error.
     pub(super) fn about_registry(self, error: &RegistryError) -> Self {
         match error {

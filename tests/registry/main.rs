@@ -8,6 +8,7 @@ mod client;
 mod deadlines;
 mod faults;
 mod full;
+mod lies;
 mod mirrors;
 mod options;
 mod platforms;

@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use crate::blob::BlobReader;
-use crate::digest::{DiffId, Hasher, Mismatch, VerifyReader};
+use crate::digest::{DiffId, Hasher, VerifyReader};
 use crate::gunzip::Gunzip;
 use crate::layer::scan::{self, LayerError};
 use crate::layer::tar::{BLOCK, TarError, TarReader};
@@ -27,20 +27,16 @@ pub(super) fn decode(
 ) -> Result<(), LayerError> {
     let (digest, size) = (layer.descriptor.digest, layer.descriptor.size);
     let blob = VerifyReader::new(BlobReader::new(layer.blob.clone()), digest, size);
-    let mut blob = BufReader::with_capacity(PIECE, Counted { blob, progress });
+    let mut blob = BufReader::with_capacity(PIECE, Counted { blob, progress, failure: None });
     let decoded = decode_all(&mut blob, &out);
     drop(out);
-    let failed = |source| Err(scan::read_error(layer, source));
-    match decoded {
-        Err(error) if error.get_ref().is_some_and(|source| source.is::<Mismatch>()) => {
-            failed(error)
-        }
-        decoded => {
-            if let Err(error) = io::copy(&mut blob, &mut io::sink()) {
-                return failed(error);
-            }
-            decoded.map_err(|source| LayerError::Decode { layer: digest, source })
-        }
+    if blob.get_ref().failure.is_none() {
+        // What fails here is kept, too.
+        drop(io::copy(&mut blob, &mut io::sink()));
+    }
+    match blob.get_mut().failure.take() {
+        Some(source) => Err(scan::read_error(layer, source)),
+        None => decoded.map_err(|source| LayerError::Decode { layer: digest, source }),
     }
 }
 
@@ -67,11 +63,20 @@ fn pass_on(content: &mut dyn Read, out: &SyncSender<Vec<u8>>) -> io::Result<()> 
 struct Counted<'a, R> {
     blob: R,
     progress: &'a (dyn Fn(u64) + Sync),
+    /// Why it cannot be read. A decoder's words of it would be those of a blob that is broken.
+    failure: Option<io::Error>,
 }
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.blob.read(buf)?;
+        let read = self.blob.read(buf);
+        let n = read.map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failure = Some(error);
+            }
+            kind
+        })?;
         (self.progress)(n as u64);
         Ok(n)
     }

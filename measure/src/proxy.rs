@@ -260,6 +260,7 @@ impl<'a> Connection<'a> {
             Some(Fault::Status(status)) => {
                 return self.answer_status(&request, status, number);
             }
+            Some(Fault::Busy(seconds)) => return self.answer_busy(&request, seconds, number),
             Some(Fault::Redirect(uses)) => return self.redirect(&request, uses),
             Some(Fault::NoRange) => request.remove("Range"),
             _ => {}
@@ -314,6 +315,13 @@ impl<'a> Connection<'a> {
         }
         let head = Head::new(format!("HTTP/1.1 {status} As Told"), &fields);
         self.answer(request, &head, "")
+    }
+
+    fn answer_busy(&mut self, request: &Head, seconds: u32, number: usize) -> io::Result<()> {
+        self.shared.note(number, |seen| seen.status = 429);
+        let seconds = seconds.to_string();
+        let fields = [("Content-Length", "0"), ("Retry-After", &seconds)];
+        self.answer(request, &Head::new("HTTP/1.1 429 Busy".to_owned(), &fields), "")
     }
 
     /// Answers a request that is not passed on.

@@ -32,6 +32,23 @@ fn a_server_that_fails_for_a_while_is_asked_again() {
 }
 
 #[test]
+fn a_server_that_wants_to_be_left_alone_is() {
+    let Some(bad) = Bad::start() else { return };
+    let blob = bad.blob();
+    bad.proxy.add(Rule::on(BLOBS, Fault::Busy(3600)));
+    for offset in 0..20 {
+        let error = read(&blob, offset * 1000, 10).unwrap_err().to_string();
+        assert!(error.contains("429") && error.contains("asked again in 3"), "{error}");
+    }
+    assert_eq!(bad.proxy.seen(BLOBS).len(), 1);
+    // One that asks for less than the patience of a read is waited for.
+    bad.proxy.clear();
+    bad.proxy.add(Rule::on(BLOBS, Fault::Busy(0)).times(3));
+    bad.assert_reads(&bad.blob(), 0, 1000);
+    assert_eq!(bad.proxy.seen(BLOBS).len(), 4);
+}
+
+#[test]
 fn what_breaks_off_goes_on_where_it_was() {
     let Some(bad) = Bad::start() else { return };
     let len = bad.layer.len() - 10;

@@ -25,6 +25,7 @@ mod http;
 mod manifest;
 mod places;
 mod proxy;
+mod rest;
 mod retry;
 mod runtime;
 mod settings;

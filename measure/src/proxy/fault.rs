@@ -18,6 +18,8 @@ pub(super) const SIGNED: &str = "/signed/";
 pub enum Fault {
     /// It is answered with this status and not passed on.
     Status(u16),
+    /// It is answered with 429 and told to ask again after so many seconds.
+    Busy(u32),
     /// It is passed on, and the connection ends after so many bytes of its body.
     Cut(u64),
     /// It is passed on, and the connection ends in the place of an answer.

@@ -1,6 +1,7 @@
 //! An answer: its head at once, its body piece by piece, no piece later than it may be.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, HeaderName, RETRY_AFTER};
@@ -9,14 +10,13 @@ use serde::Deserialize;
 
 use super::counters::InFlight;
 use super::error::RegistryError;
+use super::rest::Rests;
 use super::retry::Patience;
 
 /// What is read of the body of a refusal, in bytes.
 const MAX_MESSAGE: u64 = 16 << 10;
 /// What is shown of it, in characters.
 const SHOWN: usize = 300;
-/// Servers may ask for patience, but not for more than this.
-const LONGEST_AFTER: Duration = Duration::from_secs(30);
 
 /// An answer whose body was not read yet.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(super) struct Answer {
     host: String,
     patience: Patience,
     in_flight: InFlight,
+    rests: Arc<Rests>,
 }
 
 impl Answer {
@@ -33,8 +34,9 @@ impl Answer {
         host: &str,
         stall: Duration,
         in_flight: InFlight,
+        rests: Arc<Rests>,
     ) -> Self {
-        Self { response, host: host.to_owned(), patience: Patience::new(stall), in_flight }
+        Self { response, host: host.to_owned(), patience: Patience::new(stall), in_flight, rests }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -131,11 +133,37 @@ impl Answer {
         let passing = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
         if passing || matches!(status.as_u16(), 408 | 425 | 429) {
             self.in_flight.failed();
-            let after = self.header(&RETRY_AFTER).and_then(|text| text.parse().ok());
-            let after = after.map(|seconds| Duration::from_secs(seconds).min(LONGEST_AFTER));
             let status = status.as_u16();
+            let after = self.header(&RETRY_AFTER).and_then(time_until).map(|after| {
+                let said = (status, request.as_str(), message.as_str());
+                self.rests.begin(&registry, said, after, Instant::now())
+            });
             return RegistryError::Unavailable { registry, status, request, message, after };
         }
         RegistryError::Refused { registry, status: status.as_u16(), request, message }
+    }
+}
+
+/// What `Retry-After` says: seconds, or a date.
+fn time_until(text: &str) -> Option<Duration> {
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_seconds_or_a_date() {
+        assert_eq!(time_until("120"), Some(Duration::from_secs(120)));
+        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(7200));
+        let until = time_until(&date).expect("a time");
+        assert!(until > Duration::from_secs(3600) && until <= Duration::from_secs(7200));
+        for none in ["", "soon", "-1", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(time_until(none), None, "{none}");
+        }
     }
 }

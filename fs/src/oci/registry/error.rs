@@ -48,7 +48,7 @@ pub enum RegistryError {
         got: u64,
     },
     /// A failure of the server's that may pass.
-    #[error("registry {registry} answered {status} to {request}{message}")]
+    #[error("registry {registry} answered {status} to {request}{message}{}", again(*after))]
     Unavailable {
         /// `host[:port]`.
         registry: String,
@@ -150,6 +150,15 @@ fn credentials(from: Option<&String>) -> String {
     match from {
         Some(place) => format!("the credentials are from {place}"),
         None => "no credentials were found for it".to_owned(),
+    }
+}
+
+fn again(after: Option<Duration>) -> String {
+    match after {
+        Some(after) => {
+            format!("; it wants to be asked again in {:.0} s", after.as_secs_f64().ceil())
+        }
+        None => String::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -19,6 +19,7 @@ use super::counters::Tally;
 use super::error::RegistryError;
 use super::host::Host;
 use super::proxy;
+use super::rest::Rests;
 use super::settings::Settings;
 use super::trust;
 
@@ -37,6 +38,7 @@ pub(super) struct Http {
     conf: OnceLock<Conf>,
     clients: Mutex<HashMap<String, Client>>,
     hosts: Mutex<HashMap<(String, bool), Arc<Host>>>,
+    rests: Arc<Rests>,
 }
 
 /// A request to a registry.
@@ -73,6 +75,7 @@ impl Http {
             conf: OnceLock::new(),
             clients: Mutex::default(),
             hosts: Mutex::default(),
+            rests: Arc::default(),
         }
     }
 
@@ -159,6 +162,9 @@ impl Http {
         proof: Option<&HeaderValue>,
     ) -> Result<Answer, RegistryError> {
         let registry = authority(&url);
+        if let Some(error) = self.rests.of(&registry, Instant::now()) {
+            return Err(error);
+        }
         let proxy = self.settings.proxies.of(&url)?;
         let client = self.client(&url, insecure)?;
         let mut headers = request.headers.clone();
@@ -176,7 +182,10 @@ impl Http {
                     let reason = format!("{} wants other credentials", proxy::shown(proxy));
                     RegistryError::Unreachable { registry, reason }
                 }
-                _ => return Ok(Answer::new(response, &registry, self.settings.stall, in_flight)),
+                _ => {
+                    let (stall, rests) = (self.settings.stall, self.rests.clone());
+                    return Ok(Answer::new(response, &registry, stall, in_flight, rests));
+                }
             },
             Ok(Err(error)) => send_error(registry, proxy.as_ref(), error.without_url()),
             Err(_) => RegistryError::Stalled { registry, waited, got: 0 },

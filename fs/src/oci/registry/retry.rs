@@ -133,7 +133,7 @@ impl Retry {
         }
         // Many readers that failed together shall not come back together.
         let jitter = self.pause / 2 + self.pause.mul_f64(fraction() / 2.0);
-        let pause = error.after().unwrap_or(jitter);
+        let pause = error.after().unwrap_or_default().max(jitter);
         if pause >= self.patience.left {
             return Err(error);
         }

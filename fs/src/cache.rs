@@ -22,8 +22,9 @@
 //! The limit is one of allocated bytes, over all processes. Whoever writes holds the lock and adds
 //! what he will at most allocate to the sum in it beforehand; when that reaches the limit, the
 //! files are asked for what they really take (so a sum left too high by a killed process heals),
-//! and then the regions go that were not read for longest. Whatever goes wrong with writing is
-//! logged, and the content is served without being kept.
+//! and then the regions go that were not read for longest. A span of more than half of the limit
+//! is not kept: it would push out most of what is used, or all. Whatever goes wrong with writing
+//! is logged, and the content is served without being kept.
 //!
 //! The sums guard against what happens to disks and files, not against whoever may write to the
 //! store: he could as well write an index.

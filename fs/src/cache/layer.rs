@@ -27,6 +27,9 @@ const SUM: usize = 16;
 /// What a block is held against.
 pub(super) type Sum = [u8; SUM];
 
+/// A span may take this part of the limit, as a whole file may.
+const LARGEST: u64 = 2;
+
 /// What file systems allocate at a time, in bytes, at most.
 pub(super) const ALLOCATION: u64 = 4096;
 
@@ -115,18 +118,28 @@ impl LayerCache {
         Presence { index, files: self.files(), page, region: Cell::new((u64::MAX, false)) }
     }
 
-    /// Keeps spans, in ascending order, that were verified just now. `false`, with a line in the
-    /// log now and then, if that is not possible.
-    pub(crate) fn store(&self, spans: &[Verified<'_>]) -> bool {
+    /// Keeps spans, in ascending order, that were verified just now; returns how many it does not
+    /// keep, with a line in the log now and then where that should be possible.
+    pub(crate) fn store(&self, spans: &[Verified<'_>]) -> usize {
         if self.cache.is_pausing() {
-            return false;
+            return spans.len();
         }
-        let stored = self.write(spans, PATIENCE, |files, run| {
+        // Larger ones would push out most of what is used, and soon each other.
+        let most = self.cache.limit / LARGEST;
+        let fit: Vec<Verified<'_>> =
+            spans.iter().filter(|(.., content)| content.len() as u64 <= most).copied().collect();
+        let stored = self.write(&fit, PATIENCE, |files, run| {
             // The sums last, as they say that the data is there.
             files.write_content(&run)?;
             files.write_sums(run.first_slot, &run.sums)
         });
-        stored.inspect_err(|error| self.cache.complain(error)).is_ok()
+        match stored {
+            Ok(()) => spans.len() - fit.len(),
+            Err(error) => {
+                self.cache.complain(&error);
+                spans.len()
+            }
+        }
     }
 
     /// Makes room for spans, and calls `put` with each run of them.

@@ -79,8 +79,11 @@ impl Drop for Locked<'_> {
 }
 
 impl Locked<'_> {
-    /// Makes room for `bytes` more and counts them.
+    /// Makes room for `bytes` more and counts them. For what can never fit nothing is dropped.
     pub(super) fn reserve(&mut self, dir: &Path, bytes: u64, limit: u64) -> Result<(), CacheError> {
+        if bytes > limit {
+            return Err(CacheError::Full { dir: dir.to_owned(), limit });
+        }
         let mut total = match self.total() {
             Some(total) if *self.counted => total,
             _ => self.recount(dir)?,

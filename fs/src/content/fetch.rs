@@ -260,9 +260,8 @@ impl Shared {
         let SpanDigest::Sha256(digest) = span.digest else { return None };
         let content = self.options.cache.as_ref()?.elsewhere(&of.index.id(), digest, &span)?;
         Counters::add(&self.counters.bytes_copied, content.len() as u64);
-        if !cache.store(&[(id.1, span, &content)]) {
-            Counters::add(&self.counters.uncached, 1);
-        }
+        let uncached = cache.store(&[(id.1, span, &content)]);
+        Counters::add(&self.counters.uncached, uncached as u64);
         Some(Arc::new(content))
     }
 
@@ -425,11 +424,9 @@ impl Batch<'_> {
             .iter()
             .map(|(number, span, content)| (*number, *span, &content[..]))
             .collect();
-        if let Some(cache) = &self.of.cache
-            && !spans.is_empty()
-            && !cache.store(&spans)
-        {
-            Counters::add(&self.shared.counters.uncached, spans.len() as u64);
+        if let Some(cache) = self.of.cache.as_ref().filter(|_| !spans.is_empty()) {
+            let uncached = cache.store(&spans);
+            Counters::add(&self.shared.counters.uncached, uncached as u64);
         }
         self.spans.clear();
         self.bytes = 0;

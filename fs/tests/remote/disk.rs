@@ -168,6 +168,30 @@ fn the_limit_holds_and_what_was_not_used_for_longest_goes() {
 }
 
 #[test]
+fn a_chunk_that_is_too_large_for_the_limit_pushes_nothing_out() {
+    for large in [5 * MIB, 9 * MIB] {
+        let store = Store::new();
+        let small = ["a", "b", "c", "d", "e", "f"];
+        let mut files: Vec<_> = small.iter().zip(1..).map(|(f, n)| (*f, noise(n, MIB))).collect();
+        files.push(("large", noise(0, large)));
+        // Each file is one chunk.
+        let image = Remotely::new(&store, &files, 16 * MIB);
+        let limit = 8 * MIB as u64;
+        let options = || Options { memory: 1, ..cached(&store.cache(limit)) };
+        let fs = image.open(&store, options());
+        for (name, _) in &files {
+            image.check(&fs, name);
+            assert!(allocated(&store.cache_dir()) <= limit);
+        }
+        assert_eq!(fs.stats().uncached, 1, "the large one");
+        image.remote.set(Network::Gone);
+        let fs = image.open(&store, options());
+        small.iter().for_each(|name| image.check(&fs, name));
+        fs.read(find(&fs, "large"), 0, 4096).unwrap_err();
+    }
+}
+
+#[test]
 fn the_limit_holds_for_two_processes_and_a_build_together() {
     let store = Store::new();
     let limit = 6 * MIB as u64;

@@ -79,9 +79,10 @@ impl Spans<'_> {
     }
 }
 
-/// Whether a range that starts at `start` comes after `before` with at most a small gap.
+/// Whether a range that starts at `start` comes after `before` with at most a small gap. Both may
+/// have bits of the same byte.
 fn follows(before: &Range<u64>, start: u64) -> bool {
-    start.checked_sub(before.end).is_some_and(|gap| gap <= GAP)
+    start.saturating_add(1).checked_sub(before.end).is_some_and(|gap| gap <= GAP)
 }
 
 /// The readers of a layer, each known by where it is, and its last fetches.
@@ -207,6 +208,16 @@ mod tests {
         let wanted: Vec<usize> = (5..14).collect();
         assert_eq!(plan(&all, &wanted, 10, 0), 5..14);
         assert_eq!(plan(&[8, 9, 10, 11, 13], &wanted, 10, 0), 8..12);
+    }
+
+    #[test]
+    fn spans_that_share_a_byte_are_neighbours() {
+        let stored =
+            |n: usize| Some((n as u64 * 64 * KIB).saturating_sub(1)..(n as u64 + 1) * 64 * KIB);
+        let wanted = |n| (3..6).contains(&n);
+        let spans = Spans { count: 9, stored: &stored, missing: &|_| true, wanted: &wanted };
+        assert_eq!(spans.around(4, 0, PIECE), 3..6);
+        assert_eq!(spans.around(4, 64 * KIB, PIECE), 3..7);
     }
 
     #[test]

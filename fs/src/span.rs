@@ -287,15 +287,11 @@ fn unpack(span: &Span, window: &[u8], stored: &[u8], len: usize) -> io::Result<V
         Coding::Zstd => zstd::decode(stored, len),
         Coding::Gzip => gzip::decode_members(stored, len),
         Coding::Deflate => {
-            let (first, rest) = match stored.split_first() {
-                Some((first, rest)) if span.bits > 0 => (*first, rest),
-                _ => (0, stored),
-            };
             let window = match window {
                 [] => Vec::new(),
                 packed => ::zstd::bulk::decompress(packed, WINDOW)?,
             };
-            gzip::decode(&window, span.bits, first, rest, len)
+            gzip::decode(&window, span.bits, stored, len)
         }
     }
 }

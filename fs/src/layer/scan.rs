@@ -4,11 +4,12 @@
 //! read + sha256(blob) -> decode, checkpoints -> sha256(content), blake3(span), tar, index
 //! ```
 //!
-//! Each stage is a thread, a few pieces of 256 KiB apart: on two cores inflating, the slowest,
-//! sets the pace. Memory is that of the pieces in flight, whatever the layer's size. The index
+//! Each stage is a thread, a few pieces of at most 256 KiB apart: on two cores inflating, the
+//! slowest, sets the pace. Memory is that of the pieces in flight, whatever the layer's size. The index
 //! gets its name only when the blob's digest and the diffID were found right.
 
 mod choice;
+mod open_span;
 pub(super) mod piece;
 
 use std::io::{self, Read};
@@ -17,11 +18,11 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 
 pub use choice::open_or_scan;
 pub(crate) use choice::{has_table, open_or_scan_filling};
+use open_span::OpenSpan;
 use piece::{Piece, Sink, SpanStart};
 
-use super::index::{
-    Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Span, SpanDigest, Summary,
-};
+use super::gzip::window::Marks;
+use super::index::{Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Summary};
 use super::tar::{TarError, TarReader};
 use super::toc::error::TocError;
 use super::{Entry, gzip, zstd};
@@ -326,20 +327,12 @@ struct Content<'a, 'b> {
     span: Option<OpenSpan>,
     blob_len: u64,
     builder: IndexBuilder,
+    /// Made for the first window.
+    marks: Option<Marks>,
     /// Where the content of spans goes that are not unpacked.
     fill: Option<&'a mut Fill<'b>>,
     /// Why the index cannot be written; the stream then ends with an error.
     index_failure: Option<io::Error>,
-}
-
-/// The span that is being hashed.
-struct OpenSpan {
-    start: SpanStart,
-    content_offset: u64,
-    hasher: blake3::Hasher,
-    /// The pieces so far, but the one in use, in case the span has to be unpacked, or cached.
-    kept: Vec<Vec<u8>>,
-    unpacked: bool,
 }
 
 impl<'a, 'b> Content<'a, 'b> {
@@ -359,6 +352,7 @@ impl<'a, 'b> Content<'a, 'b> {
             span: None,
             blob_len,
             builder,
+            marks: None,
             fill,
             index_failure: None,
         }
@@ -380,6 +374,11 @@ impl<'a, 'b> Content<'a, 'b> {
             }
             match self.pieces.recv() {
                 Ok(Piece::Span(start)) => self.start_span(start),
+                Ok(Piece::Head(head)) => {
+                    if let Some(span) = &mut self.span {
+                        span.head = head;
+                    }
+                }
                 Ok(Piece::Data(piece)) => {
                     self.keep_last();
                     self.take_piece(&piece);
@@ -432,32 +431,22 @@ impl<'a, 'b> Content<'a, 'b> {
 
     fn start_span(&mut self, start: SpanStart) {
         self.end_span(start.blob_offset);
-        let hasher = blake3::Hasher::new();
-        let (kept, unpacked) = (Vec::new(), false);
-        self.span = Some(OpenSpan { start, content_offset: self.len, hasher, kept, unpacked });
+        self.span = Some(OpenSpan::new(start, self.len));
     }
 
     fn end_span(&mut self, blob_end: u64) {
         // Nothing of the piece in use is left, and it belongs to this span.
         let last = std::mem::take(&mut self.piece);
         self.taken = 0;
-        let Some(open) = self.span.take().filter(|open| !open.unpacked) else { return };
-        let span = Span {
-            content_offset: open.content_offset,
-            content_len: self.len - open.content_offset,
-            blob_offset: open.start.blob_offset,
-            blob_len: blob_end.saturating_sub(open.start.blob_offset),
-            coding: open.start.coding,
-            bits: open.start.bits,
-            inner_offset: 0,
-            digest: SpanDigest::Blake3(*open.hasher.finalize().as_bytes()),
-        };
+        let Some(mut open) = self.span.take().filter(|open| !open.unpacked) else { return };
+        open.kept.push(last);
+        let span = open.close(self.len, blob_end);
         let number = self.builder.span_count();
-        let added = self.builder.span(&span, &open.start.window);
+        let added =
+            open.window(&mut self.marks).and_then(|window| self.builder.span(&span, &window));
         self.index_failure = self.index_failure.take().or(added.err());
         if let Some(fill) = self.fill.as_mut().filter(|fill| fill.is_open()) {
-            let mut content = open.kept.concat();
-            content.extend(last);
+            let content = open.kept.concat();
             // One that began when there was no room, or has nothing, is of no use.
             if content.len() as u64 == span.content_len && !content.is_empty() {
                 fill.add(number, span, content);

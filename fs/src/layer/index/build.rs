@@ -27,7 +27,28 @@ pub struct IndexBuilder {
     /// Numbers of the spans with a sha256 digest of their content.
     chunks: Vec<U32>,
     strings: Section,
+    packer: Packer,
     unpacked: Option<Unpacked>,
+}
+
+/// Compresses windows.
+struct Packer(zstd::bulk::Compressor<'static>);
+
+impl Packer {
+    fn new() -> io::Result<Self> {
+        // Level 1: the pass must not wait for them.
+        zstd::bulk::Compressor::new(1).map(Self)
+    }
+
+    fn pack(&mut self, window: &[u8]) -> io::Result<Vec<u8>> {
+        if window.is_empty() { Ok(Vec::new()) } else { self.0.compress(window) }
+    }
+}
+
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Packer")
+    }
 }
 
 /// The unpacked spans while they are written.
@@ -49,6 +70,7 @@ impl IndexBuilder {
             spans: section()?,
             chunks: Vec::new(),
             strings: section()?,
+            packer: Packer::new()?,
             unpacked: None,
         })
     }
@@ -101,8 +123,7 @@ impl IndexBuilder {
     /// Adds a span; they come in the order of the content and without gaps. `window` is the
     /// output before a deflate span, empty where it needs none.
     pub fn span(&mut self, span: &Span, window: &[u8]) -> io::Result<()> {
-        // Level 1: windows compress to a third, and the pass must not wait for them.
-        let packed = if window.is_empty() { Vec::new() } else { zstd::bulk::compress(window, 1)? };
+        let packed = self.packer.pack(window)?;
         let coding = CODINGS.iter().position(|coding| *coding == span.coding);
         let (digest_kind, digest) = span.digest.to_record();
         let record = SpanRecord {

@@ -10,6 +10,9 @@ use crate::layer::index::Coding;
 pub(in crate::layer) enum Piece {
     /// A span starts with the data that follows.
     Span(SpanStart),
+    /// What the stored bytes of that span start with: enough to see what of its window they need.
+    /// The byte that its [`SpanStart::bits`] are of comes first, if there are any.
+    Head(Vec<u8>),
     /// Content.
     Data(Vec<u8>),
     /// The content is complete. Without it, the decoder failed.
@@ -40,8 +43,8 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// Size of the pieces of content that a decoder passes on.
-const PIECE: usize = 256 << 10;
+/// Size of the pieces of content that a decoder passes on: a span's last one takes as much, too.
+const PIECE: usize = 64 << 10;
 
 /// Puts decoded bytes together to pieces of full size, however few come at a time: a piece takes
 /// its whole size in memory.

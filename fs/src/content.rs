@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 pub use self::stats::Stats;
 
 use self::pace::Pace;
-use self::plan::{FARTHEST, Readers};
+use self::plan::{Cut, FARTHEST, Readers};
 pub(crate) use self::queue::Waiter;
 use self::queue::{Hint, Queue};
 pub(crate) use self::stats::Counters;
@@ -89,12 +89,21 @@ struct LayerContent {
     layer: Layer,
     /// Of remote layers, if there is a cache at all.
     cache: Option<LayerCache>,
+    cut: Cut,
     readers: Mutex<Readers>,
 }
 
 impl LayerContent {
     fn is_remote(&self) -> bool {
         self.layer.blob.is_remote()
+    }
+
+    /// How the spans of an index are cut: all of them as the first one.
+    fn cut(index: &LayerIndex) -> Cut {
+        match index.span(0) {
+            Ok(Span { coding: Coding::Deflate, .. }) => Cut::Stream,
+            Ok(_) | Err(_) => Cut::Files,
+        }
     }
 
     /// Where a span's bytes lie in the blob, with the byte before them that it shares; `None` if
@@ -117,7 +126,8 @@ impl Content {
         let layers = layers.into_iter().map(|(index, layer)| {
             let cache = options.cache.as_ref().filter(|_| layer.blob.is_remote());
             let cache = cache.map(|cache| LayerCache::new(cache, index.id()));
-            LayerContent { index, layer, cache, readers: Mutex::default() }
+            let cut = LayerContent::cut(&index);
+            LayerContent { index, layer, cache, cut, readers: Mutex::new(Readers::new(cut)) }
         });
         let memory = SpanCache::new(usize::try_from(options.memory / 8 * 3).unwrap_or(usize::MAX));
         Self(Arc::new(Shared {
@@ -369,8 +379,8 @@ impl Shared {
     /// What to fetch of a file of which somebody misses the first of these spans. Programs and
     /// libraries are read here and there, one page fault after the other, and soon as a whole: that
     /// is a round trip for each, unless it is guessed at the first. Of a large file that is read
-    /// here and there most is never read, and where spans are large, as in gzip, a read brings
-    /// enough by itself.
+    /// here and there most is never read, and where spans are large, as those of SOCI are, a read
+    /// brings enough by itself.
     fn rest_of_file(&self, layer: usize, spans: Range<usize>) -> Option<Hint> {
         let of = self.layers.get(layer)?;
         let first = of.stored(spans.start)?;
@@ -382,7 +392,7 @@ impl Shared {
         if length(spans.end.checked_sub(1)?)? > FARTHEST {
             return None;
         }
-        let window = self.pace.window();
+        let window = of.cut.rest_of_file(self.pace.window());
         let inside = |span: &usize| length(*span).is_some_and(|length| length <= window);
         let end = spans.clone().take_while(inside).last()? + 1;
         Some(Hint { layer, spans: spans.start..end })

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::plan::{PIECE, RANDOM, Spans};
+use super::plan::{PIECE, Spans};
 use super::queue::{Hint, Job, Queue, Urgency};
 use super::{Counters, LayerContent, Shared};
 use crate::cache::Claim;
@@ -202,7 +202,7 @@ impl Shared {
     /// How far to fetch beyond a span that somebody waits for.
     fn extra(&self, of: &LayerContent, span: usize) -> u64 {
         let mut readers = of.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        of.stored(span).map_or(RANDOM, |stored| readers.extra(&stored, self.pace.window()))
+        of.stored(span).map_or(0, |stored| readers.extra(&stored, self.pace.window()))
     }
 
     /// Memory that a job takes: what is read, and one decoded span beside the batch.

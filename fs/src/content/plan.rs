@@ -12,7 +12,12 @@ pub(super) const PIECE: u64 = 1 << 20;
 /// What is fetched beyond the need of a read that follows no other, in bytes of the blob. At 20 ms
 /// a round trip and 100 Mbit/s this costs half a round trip; what lies beside is often wanted
 /// next.
-pub(super) const RANDOM: u64 = 96 << 10;
+const RANDOM: u64 = 96 << 10;
+
+/// What has to be read in sequence of a layer that is cut as [`Cut::Stream`] before more is
+/// fetched ahead, in bytes of the blob. Large files and what follows them are read like that, and
+/// programs are not: what is touched of those are a few spans side by side.
+const SEQUENCE: u64 = 4 * RANDOM;
 
 /// The farthest that is fetched ahead of a sequential reader, in bytes of the blob: what 1 Gbit/s
 /// carries in 32 ms, enough to hide a round trip.
@@ -85,9 +90,47 @@ fn follows(before: &Range<u64>, start: u64) -> bool {
     start.saturating_add(1).checked_sub(before.end).is_some_and(|gap| gap <= GAP)
 }
 
+/// How a layer is cut into spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Into files and chunks of them: what is beside a span was not fetched with it.
+    Files,
+    /// Where decoding can start, as gzip is: what is fetched with a span is mostly beside what is
+    /// wanted of it, and more would be too much. Only of the file that is read more is guessed.
+    Stream,
+}
+
+impl Cut {
+    /// How far the rest of a file is fetched, where the net allows to guess so much. In a stream
+    /// it is all that is guessed, and saves a round trip for a few spans that are not used.
+    pub(super) fn rest_of_file(self, guess: u64) -> u64 {
+        match self {
+            Self::Files => guess,
+            Self::Stream => guess.max(PIECE),
+        }
+    }
+
+    /// What is fetched beyond the need of a read that follows no other.
+    fn beside(self) -> u64 {
+        match self {
+            Self::Files => RANDOM,
+            Self::Stream => 0,
+        }
+    }
+
+    /// What has to be read in sequence before as much is fetched ahead.
+    fn sequence(self) -> u64 {
+        match self {
+            Self::Files => RANDOM,
+            Self::Stream => SEQUENCE,
+        }
+    }
+}
+
 /// The readers of a layer, each known by where it is, and its last fetches.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Readers {
+    cut: Cut,
     known: Vec<Reader>,
     fetches: Vec<Fetch>,
 }
@@ -111,6 +154,11 @@ struct Reader {
 }
 
 impl Readers {
+    /// Nobody reads yet.
+    pub(super) fn new(cut: Cut) -> Self {
+        Self { cut, known: Vec::new(), fetches: Vec::new() }
+    }
+
     /// Somebody reads a span whose stored bytes are these: what to fetch ahead of him, which is
     /// empty as long as there is enough.
     ///
@@ -126,7 +174,7 @@ impl Readers {
             self.known.push(Reader {
                 at: stored.end,
                 sequential: 0,
-                fetched: stored.end.saturating_add(RANDOM),
+                fetched: stored.end.saturating_add(self.cut.beside()),
             });
             if self.known.len() > READERS {
                 self.known.remove(0);
@@ -136,10 +184,10 @@ impl Readers {
         let mut reader = self.known.remove(found);
         reader.sequential += stored.end - reader.at;
         reader.at = stored.end;
-        let window = reader.window();
+        let window = reader.window(self.cut).unwrap_or(0);
         let mut range = 0..0;
         reader.fetched = reader.fetched.max(reader.at);
-        if window > RANDOM && reader.fetched - reader.at <= window / 2 {
+        if window > 0 && reader.fetched - reader.at <= window / 2 {
             range = reader.fetched..reader.at.saturating_add(window);
             reader.fetched = range.end;
         }
@@ -151,7 +199,11 @@ impl Readers {
     /// guess at most half of what the net allows to guess, as somebody waits for it.
     pub(super) fn extra(&mut self, stored: &Range<u64>, guess: u64) -> u64 {
         let reader = self.known.iter().rfind(|reader| reader.at == stored.end);
-        let sequential = reader.map_or(RANDOM, Reader::window).min(PIECE);
+        let sequential = reader.and_then(|reader| reader.window(self.cut));
+        let sequential = sequential.unwrap_or(self.cut.beside()).min(PIECE);
+        if self.cut == Cut::Stream {
+            return sequential;
+        }
         let near = |fetch: &Fetch| {
             stored.start <= fetch.place.end.saturating_add(NEIGHBOUR)
                 && fetch.place.start <= stored.end.saturating_add(NEIGHBOUR)
@@ -169,8 +221,9 @@ impl Readers {
 }
 
 impl Reader {
-    fn window(&self) -> u64 {
-        self.sequential.clamp(RANDOM, FARTHEST)
+    /// How far to fetch ahead of it, if it reads in sequence.
+    fn window(&self, cut: Cut) -> Option<u64> {
+        (self.sequential > cut.sequence()).then_some(self.sequential.min(FARTHEST))
     }
 }
 
@@ -245,7 +298,7 @@ mod tests {
 
     #[test]
     fn the_window_grows_with_what_was_read_in_sequence() {
-        let mut readers = Readers::default();
+        let mut readers = Readers::new(Cut::Files);
         let mut fetched = 0;
         for n in 0..400 {
             let at = n * 64 * KIB;
@@ -264,8 +317,36 @@ mod tests {
     }
 
     #[test]
+    fn of_a_stream_nothing_is_fetched_ahead_of_who_reads_little() {
+        let mut readers = Readers::new(Cut::Stream);
+        let span = 48 * KIB;
+        for at in [0, 900, 901, 300, 902].map(|n| n * span) {
+            let stored = at..at + span;
+            assert_eq!((readers.read(&stored), readers.extra(&stored, FARTHEST)), (0..0, 0));
+        }
+        // Whoever goes on and on has a window as of any layer.
+        let mut fetched = 0;
+        for n in 2000..2400 {
+            let stored = n * span..(n + 1) * span;
+            let (ahead, extra) = (readers.read(&stored), readers.extra(&stored, FARTHEST));
+            let read = (n - 1999) * span;
+            if read - span <= SEQUENCE {
+                assert_eq!((ahead, extra), (0..0, 0), "after {read}");
+                continue;
+            }
+            fetched = fetched.max(ahead.end);
+            assert!(extra <= PIECE.min(read) && extra >= SEQUENCE, "{extra} after {read}");
+            assert!(fetched <= stored.end + read.min(FARTHEST));
+            assert!(fetched >= stored.end + (read - span).min(FARTHEST) / 2, "after {read}");
+        }
+        assert_eq!(Cut::Stream.rest_of_file(0), PIECE);
+        assert_eq!(Cut::Stream.rest_of_file(FARTHEST), FARTHEST);
+        assert_eq!(Cut::Files.rest_of_file(RANDOM), RANDOM);
+    }
+
+    #[test]
     fn fetches_beside_each_other_grow_and_those_elsewhere_do_not() {
-        let mut readers = Readers::default();
+        let mut readers = Readers::new(Cut::Files);
         let mut extra = |at: u64| readers.extra(&(at..at + 4 * KIB), 0) / RANDOM;
         assert_eq!([extra(900 * KIB), extra(1500 * KIB), extra(700 * KIB)], [1, 2, 4]);
         assert_eq!(extra(800 * KIB), 4, "the most");
@@ -278,7 +359,7 @@ mod tests {
 
     #[test]
     fn scattered_reads_fetch_nothing_ahead() {
-        let mut readers = Readers::default();
+        let mut readers = Readers::new(Cut::Files);
         for n in 0..1000_u64 {
             let at = n * 7919 % 1000 * PIECE;
             let stored = at..at + 4 * KIB;

@@ -191,3 +191,30 @@ fn a_layout_of_pipes_and_devices_holds_nothing_up() {
     }
     sandbox.ok(&["ls", "oci:layout"]);
 }
+
+/// As a tool leaves it that packs a layer anew and keeps its annotations.
+#[test]
+fn a_table_of_contents_that_is_gone_is_told_once_and_leaves_no_files() {
+    const TOC: &str = "containerd.io/snapshot/stargz/toc.digest";
+    let sandbox = Sandbox::new();
+    let tar = files(&[b"a", b".prefetch.landmark", b".no.prefetch.landmark", b"stargz.index.json"]);
+    sandbox.layout("layout", &[("x:1", &tar)]);
+    let read = |path: &str| -> Value {
+        serde_json::from_slice(&fs::read(sandbox.path(path)).unwrap()).unwrap()
+    };
+    let mut index = read("layout/index.json");
+    let digest: Digest = index["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
+    let mut manifest = read(&format!("layout/blobs/sha256/{}", digest.hex()));
+    manifest["layers"][0]["annotations"] = json!({ TOC: Digest::of(b"gone") });
+    let mut entry = sandbox.blob("layout", MANIFEST, manifest.to_string().as_bytes());
+    entry["annotations"] = json!({ REF_NAME: "of:stargz" });
+    index["manifests"].as_array_mut().unwrap().push(entry);
+    fs::write(sandbox.path("layout/index.json"), index.to_string()).unwrap();
+    for warnings in [1, 0] {
+        let (code, shown, error) = sandbox.run(&["ls", "oci:layout:of:stargz"]);
+        assert_eq!((code, shown.as_str()), (0, "a\n"), "{error}");
+        assert_eq!(error.matches("it is read whole").count(), warnings, "{error}");
+    }
+    // To whom the manifest does not say what they are, they are files.
+    assert_eq!(sandbox.ok(&["ls", "oci:layout:x:1"]).lines().count(), 4);
+}

@@ -27,8 +27,13 @@ impl Opener<'_> {
         // and together. A layer that is read whole takes all there is: these come one after the
         // other.
         let tables: Vec<&Layer> = layers.iter().filter(|layer| scan::has_table(layer)).collect();
-        in_parallel(&tables, TABLES_AT_ONCE, |layer| self.open_one(layer).map(drop))?;
-        layers.iter().map(|layer| Ok((self.open_one(layer)?, layer.clone()))).collect()
+        let opened = in_parallel(&tables, TABLES_AT_ONCE, |layer| self.open_one(layer))?;
+        let mut opened = opened.into_iter();
+        let mut index = |layer: &Layer| match scan::has_table(layer) {
+            true => Ok(opened.next().expect("one for each")),
+            false => self.open_one(layer),
+        };
+        layers.iter().map(|layer| Ok((index(layer)?, layer.clone()))).collect()
     }
 
     fn open_one(&self, layer: &Layer) -> Result<LayerIndex, LayerError> {

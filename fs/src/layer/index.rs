@@ -155,8 +155,8 @@ impl Span {
 pub struct IndexId {
     /// Digest of the layer's blob.
     pub layer: Digest,
-    /// Digest of the table of contents that the index was made from, as the manifest has it;
-    /// `None` when it was made from the whole blob.
+    /// Digest of the table of contents that the index was made from, as the manifest has it, or
+    /// would have been made from if it were of use; `None` when the manifest names none.
     pub toc: Option<Digest>,
 }
 

@@ -25,7 +25,7 @@ pub use priorities::{Priorities, PrioritiesError};
 use super::Kind;
 use super::scan::LayerError;
 use super::tar::{BLOCK, Member, TarError, TarReader};
-use super::toc::{ESTARGZ_TOC_NAME, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK};
+use super::toc::is_of_stargz;
 use super::writer::{Compression, LayerWriter, NewLayer, Plain, WriteError};
 use crate::blob::from_any_place;
 use crate::oci::Layer;
@@ -254,7 +254,8 @@ fn write(tar: &mut TarReader<Stream>, target: Target<'_>, plan: &mut Plan) -> Re
         if has_table {
             survey.note(number, &member);
         }
-        let leave_out = plan.leaves_out(number, &member) || has_table && is_of_stargz(&member);
+        let leave_out =
+            plan.leaves_out(number, &member) || has_table && is_of_stargz(&member.entry.path);
         changed |= leave_out || has_table && !member.is_plain();
         if let Some(out) = writer.as_mut().filter(|_| !leave_out) {
             let raw = if changed { headers(&raw, end) } else { &raw };
@@ -312,12 +313,6 @@ fn drain(
             _ => each(&stream.take_between())?,
         }
     }
-}
-
-/// Whether an entry only serves the format that the layer had.
-fn is_of_stargz(member: &Member) -> bool {
-    let names = [PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK, ESTARGZ_TOC_NAME];
-    names.iter().any(|name| name.as_bytes() == member.entry.path)
 }
 
 impl Plan {

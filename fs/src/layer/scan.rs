@@ -25,6 +25,8 @@ use super::gzip::window::Marks;
 use super::index::{Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Summary};
 use super::tar::{TarError, TarReader};
 use super::toc::error::TocError;
+use super::toc::is_of_stargz;
+use super::toc::trusted::TrustedToc;
 use super::{Entry, gzip, zstd};
 use crate::blob::BlobReader;
 use crate::cache::Fill;
@@ -129,23 +131,27 @@ pub fn scan(
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<LayerIndex, LayerError> {
-    scan_filling(layer, indexes, progress, None)
+    scan_filling(layer, indexes, progress, None, None)
 }
 
 /// As [`scan`], and the content goes into the cache, to be there when the layer was found right.
+/// `toc` is a table that the manifest names but that cannot be used: the index shows what it would
+/// have shown, and has its name.
 fn scan_filling(
     layer: &Layer,
     indexes: &Path,
     progress: &(dyn Fn(u64) + Sync),
     mut fill: Option<Fill<'_>>,
+    toc: Option<TrustedToc>,
 ) -> Result<LayerIndex, LayerError> {
+    let hides = toc.is_some_and(TrustedToc::is_stargz);
     let digest = layer.descriptor.digest;
     let (blob_tx, blob_rx) = mpsc::sync_channel(AHEAD);
     let (content_tx, content_rx) = mpsc::sync_channel(AHEAD);
     let (read, decoded, indexed) = std::thread::scope(|scope| {
         let reading = scope.spawn(|| read_blob(layer, blob_tx, progress));
         let decoding = scope.spawn(|| decode(blob_rx, content_tx));
-        let indexed = index_content(content_rx, layer, indexes, fill.as_mut());
+        let indexed = index_content(content_rx, layer, indexes, fill.as_mut(), hides);
         let join = "a stage of the scan does not panic";
         (reading.join().expect(join), decoding.join().expect(join), indexed)
     });
@@ -162,7 +168,8 @@ fn scan_filling(
         return Err(LayerError::DiffId { layer: digest, expected: layer.diff_id, found: diff_id });
     }
     let blob_len = layer.descriptor.size;
-    let summary = Summary { digest, diff_id, toc: None, blob_len, content_len };
+    let toc = toc.map(TrustedToc::digest);
+    let summary = Summary { digest, diff_id, toc, blob_len, content_len };
     let index = builder.finish(&summary).map_err(|source| index_error(indexes, digest, source))?;
     if let Some(fill) = fill {
         fill.finish();
@@ -287,19 +294,21 @@ fn full_pieces(blob: Receiver<Vec<u8>>) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// Third stage: returns the builder, the diffID and the content's length.
+/// Third stage: returns the builder, the diffID and the content's length. With `hides`, what only
+/// serves stargz is left out.
 fn index_content(
     content: Receiver<Piece>,
     layer: &Layer,
     indexes: &Path,
     fill: Option<&mut Fill<'_>>,
+    hides: bool,
 ) -> Result<(IndexBuilder, DiffId, u64), LayerError> {
     let blob_len = layer.descriptor.size;
     let layer = layer.descriptor.digest;
     let failed = |source| index_error(indexes, layer, source);
     let builder = IndexBuilder::new(indexes).map_err(failed)?;
     let mut tar = TarReader::new(Content::new(content, blob_len, builder, fill));
-    let result = index_members(&mut tar);
+    let result = index_members(&mut tar, hides);
     let content = tar.into_inner();
     if let Some(source) = content.index_failure {
         return Err(failed(source));
@@ -308,9 +317,11 @@ fn index_content(
     Ok((content.builder, DiffId::new(content.hasher.finish()), content.len))
 }
 
-fn index_members(tar: &mut TarReader<Content<'_, '_>>) -> Result<(), TarError> {
+fn index_members(tar: &mut TarReader<Content<'_, '_>>, hides: bool) -> Result<(), TarError> {
     while let Some(member) = tar.next_member()? {
-        tar.input_mut().add(&member.entry, &member.extents);
+        if !(hides && is_of_stargz(&member.entry.path)) {
+            tar.input_mut().add(&member.entry, &member.extents);
+        }
     }
     tar.drain()
 }

@@ -45,6 +45,11 @@ pub const NO_PREFETCH_LANDMARK: &str = ".no.prefetch.landmark";
 /// Content of both landmarks.
 pub const LANDMARK_CONTENT: &[u8] = &[0x0f];
 
+/// Whether an entry of a stargz layer only serves the format, and is no file of the image.
+pub(in crate::layer) fn is_of_stargz(path: &[u8]) -> bool {
+    [PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK, ESTARGZ_TOC_NAME].iter().any(|n| n.as_bytes() == path)
+}
+
 /// What the annotations of zstd:chunked start with, since 2023.
 pub const ZSTD_CHUNKED_PREFIX: &str = "io.github.containers.zstd-chunked.";
 /// What they started with before, and still do where stargz-snapshotter writes them.

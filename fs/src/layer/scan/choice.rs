@@ -15,6 +15,10 @@ use crate::oci::{Layer, Ztoc};
 /// Opens the index of a layer, or makes it in the store's `indexes` directory: from its table of
 /// contents, if the manifest names one, else from the whole blob. `progress` is called with the
 /// number of bytes of the blob just read.
+///
+/// From a table that cannot be used no index is made, but what it would show is known all the
+/// same: the whole blob without what only serves the format. That is kept under the table's name,
+/// so that it is found there the next time, and by nobody who sees the layer with other eyes.
 pub fn open_or_scan(
     layer: &Layer,
     indexes: &Path,
@@ -65,7 +69,10 @@ fn open_or_scan_once(
         Err(TocError::Index(source)) => Err(failed(source)),
         Err(why) if matches!(why, TocError::Unusable(_)) || is_about_soci(table, &why) => {
             tracing::warn!("layer {digest} cannot be read in parts: {why}; it is read whole");
-            whole()
+            match table {
+                Table::Inside(toc) => scan_for(layer, indexes, progress, filling, Some(toc)),
+                Table::Soci(_) => whole(),
+            }
         }
         Err(error) => Err(toc_error(layer, error)),
     }
@@ -106,9 +113,19 @@ fn open_or_scan_whole(
     if let Some(index) = open_whole(layer, indexes)? {
         return Ok(index);
     }
+    scan_for(layer, indexes, progress, filling, None)
+}
+
+fn scan_for(
+    layer: &Layer,
+    indexes: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+    filling: Option<&Filling>,
+    toc: Option<TrustedToc>,
+) -> Result<LayerIndex, LayerError> {
     let filling = filling.filter(|_| layer.blob.is_remote());
-    let fill = filling.map(|filling| filling.layer(layer.descriptor.digest));
-    scan_filling(layer, indexes, progress, fill)
+    let id = IndexId { layer: layer.descriptor.digest, toc: toc.map(TrustedToc::digest) };
+    scan_filling(layer, indexes, progress, filling.map(|filling| filling.layer(id)), toc)
 }
 
 /// The index made from the whole blob. One with another diffID may be damaged as well as the

@@ -6,7 +6,7 @@
 
 use super::entry::RawEntry;
 use super::error::{EntryProblem, TocError, Unusable};
-use super::{Base64, ESTARGZ_TOC_NAME, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TocEntry, ZEROS};
+use super::{Base64, TocEntry, ZEROS, is_of_stargz};
 use crate::digest::Digest;
 use crate::layer::index::{Coding, Extent, IndexBuilder, Span, SpanDigest};
 use crate::layer::tar;
@@ -204,11 +204,6 @@ impl<'a> Indexer<'a> {
 
 fn refuse(entry: &Entry, what: EntryProblem) -> TocError {
     TocError::Entry { name: String::from_utf8_lossy(&entry.path).into_owned(), what }
-}
-
-/// Whether an entry only serves the format.
-fn is_of_stargz(path: &[u8]) -> bool {
-    [PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK, ESTARGZ_TOC_NAME].iter().any(|n| n.as_bytes() == path)
 }
 
 /// The digest of a chunk, which may be that of the file if it is all of it.

@@ -230,14 +230,33 @@ fn what_no_table_can_be_read_from_is_read_whole() {
     let mut overlapping = Encoder::new(Form::Estargz);
     overlapping.together(&[("d/small", b"hello"), ("other", b"other")]);
     overlapping.named("other").inner_offset = 513;
-    let mut other = Encoder::sample(Form::Estargz).finish();
+    let mut other = Encoder::sample(Form::Estargz);
+    other.file(PREFETCH_LANDMARK, LANDMARK_CONTENT, 10);
+    let mut other = other.finish();
     // As a tool leaves it that compresses a layer anew and keeps its annotations.
     other.blob = pack(Form::Estargz, &other.tar);
     for encoded in [no_digests.finish(), large.finish(), overlapping.finish(), other] {
         let (layer, blob) = encoded.layer();
-        let (_dir, index) = open(&layer).unwrap();
-        assert_eq!(index.id().toc, None);
-        assert!(listing(&index, blob.as_ref()).iter().any(|line| line.contains("d/small")));
+        let (dir, index) = open(&layer).unwrap();
+        assert!(index.summary().diff_id == layer.diff_id && index.id().toc.is_some());
+        let shown = listing(&index, blob.as_ref());
+        assert!(shown.iter().any(|line| line.contains("d/small")));
+        // Neither what only serves the format, nor what those see who know of no table.
+        let mut plain = layer.clone();
+        plain.descriptor.annotations.clear();
+        let plain = open_or_scan(&plain, dir.path(), &|_| {}).unwrap();
+        let mut expected = listing(&plain, blob.as_ref());
+        let all = expected.len();
+        if encoded.form == Form::Estargz {
+            let names = [ESTARGZ_TOC_NAME, PREFETCH_LANDMARK];
+            expected.retain(|line| !names.iter().any(|name| line.starts_with(name)));
+        }
+        assert_eq!(shown, expected);
+        assert_eq!(all > expected.len(), encoded.form == Form::Estargz);
+        // It is found the next time.
+        blob.reads.lock().unwrap().clear();
+        open_or_scan(&layer, dir.path(), &|_| {}).unwrap();
+        assert!(blob.reads.lock().unwrap().is_empty());
     }
 }
 

@@ -40,6 +40,14 @@ impl TrustedToc {
         Ok(estargz.map(|digest| Self::Estargz { digest }))
     }
 
+    /// Whether the layer has entries that are not part of the image.
+    pub(in crate::layer) fn is_stargz(self) -> bool {
+        match self {
+            Self::Estargz { .. } => true,
+            Self::ZstdChunked(trusted) => trusted.stargz.is_some(),
+        }
+    }
+
     /// The digest that an index made from the table is known by.
     pub(in crate::layer) fn digest(self) -> Digest {
         match self {

@@ -97,6 +97,11 @@ impl Failure {
         self
     }
 
+    /// Content that is not what its digest says: that of a registry, or of the store.
+    fn damaged(self, remote: bool) -> Self {
+        self.code(CORRUPT).hint(if remote { MADE_WRONG } else { DAMAGED })
+    }
+
     /// Prints the failure to stderr.
     pub(crate) fn print(&self) -> ExitCode {
         talk(&format!("kfs: {}", self.message));
@@ -122,6 +127,8 @@ const FETCH_AGAIN: &str = "check the address and the network; what was fetched b
                            without asking if ADD says its --checksum";
 const DAMAGED: &str = "`kfs fsck --repair` puts aside what is damaged in the store; then get the image \
                        again";
+const MADE_WRONG: &str = "nothing in the store is damaged; whoever made the image, or runs its \
+                          registry, has to mend it";
 const NEEDS_GIT: &str = "install it: apt-get install git, or dnf install git";
 const DISK_FULL: &str = "free some space; nothing was kept of what was being written";
 
@@ -319,7 +326,7 @@ impl From<OpenError> for Failure {
             OpenError::Layer(LayerError::Index { .. })
             | OpenError::Index { .. }
             | OpenError::Tree(TreeError::TooMany) => failure,
-            OpenError::Layer(LayerError::Corrupt { .. }) => failure.code(CORRUPT).hint(DAMAGED),
+            OpenError::Layer(LayerError::Corrupt { remote, .. }) => failure.damaged(remote),
             OpenError::Layer(
                 LayerError::DiffId { .. }
                 | LayerError::Decode { .. }
@@ -355,7 +362,7 @@ impl From<ReadError> for Failure {
             | ReadError::Span(SpanError::Closed { .. }) => failure,
             ReadError::Span(SpanError::Read { source, .. }) => failure.about_read(&source),
             ReadError::Span(SpanError::TimedOut { .. }) => failure.hint("try again later"),
-            ReadError::Span(SpanError::Mismatch { .. }) => failure.code(CORRUPT).hint(DAMAGED),
+            ReadError::Span(SpanError::Mismatch { remote, .. }) => failure.damaged(remote),
             ReadError::Span(SpanError::Index(_) | SpanError::TooLarge { .. })
             | ReadError::Tree(_)
             | ReadError::NoContent { .. } => failure.code(CORRUPT),

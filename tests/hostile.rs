@@ -192,6 +192,19 @@ fn a_layout_of_pipes_and_devices_holds_nothing_up() {
     sandbox.ok(&["ls", "oci:layout"]);
 }
 
+#[test]
+fn what_no_layer_may_be_compressed_with_is_named() {
+    let sandbox = Sandbox::new();
+    for (how, magic) in
+        [("xz", &b"\xfd7zXZ\0"[..]), ("bzip2", b"BZh91AY&SY"), ("lz4", b"\x04\"M\x18")]
+    {
+        let layer = [magic, &[7; 1024]].concat();
+        sandbox.layout("layout", &[("x:1", &layer)]);
+        let (code, _, error) = sandbox.run(&["ls", "oci:layout"]);
+        assert!(code == 5 && error.contains(&format!("it looks like {how}")), "{error}");
+    }
+}
+
 /// As a tool leaves it that packs a layer anew and keeps its annotations.
 #[test]
 fn a_table_of_contents_that_is_gone_is_told_once_and_leaves_no_files() {

@@ -1,5 +1,9 @@
 //! Text from images in a form that a terminal can be shown: names may hold anything.
 
+/// What is shown of a name in a message, in bytes: all of what Linux takes for one, and of a path
+/// enough to know it by.
+const SHOWN: usize = 255;
+
 /// `text` with what a terminal would act on instead of showing escaped: control characters, and
 /// those that change the direction of what follows. Backslashes stay single.
 pub fn text(text: &str) -> String {
@@ -26,6 +30,14 @@ pub fn name(name: &[u8]) -> String {
     out
 }
 
+/// As [`name`], but of one that is too long for a message only how it begins.
+pub fn start_of(name: &[u8]) -> String {
+    match name.get(..SHOWN) {
+        Some(start) if start.len() < name.len() => format!("{}...", self::name(start)),
+        _ => self::name(name),
+    }
+}
+
 fn push(out: &mut String, char: char) {
     match char.is_control() || turns_text_around(char) {
         true => out.extend(char.escape_default()),
@@ -46,5 +58,11 @@ mod tests {
         assert_eq!(super::text("\x1b[2J\n\u{9b}m\x7f\\"), "\\u{1b}[2J\\n\\u{9b}m\\u{7f}\\");
         assert_eq!(super::text("\u{202e}gpj.exe \u{e4}"), "\\u{202e}gpj.exe \u{e4}");
         assert_eq!(super::name(b"a\xff\n\\\xc3\xa4"), "a\\xff\\n\\\\\u{e4}");
+    }
+
+    #[test]
+    fn of_a_long_name_the_beginning_is_shown() {
+        assert_eq!(super::start_of(&[b'a'; 255]), "a".repeat(255));
+        assert_eq!(super::start_of(&[b'a'; 256]), "a".repeat(255) + "...");
     }
 }

@@ -43,9 +43,11 @@ pub enum SpanError {
         /// Where its stored bytes start in the blob.
         offset: u64,
         /// What the index says.
-        expected: String,
+        expected: Box<str>,
         /// What the bytes have.
-        found: String,
+        found: Box<str>,
+        /// Whether they come from a registry.
+        remote: bool,
     },
     /// The index is damaged.
     #[error(transparent)]
@@ -223,8 +225,9 @@ fn check(
         layer: index.summary().digest,
         span: number,
         offset: span.blob_offset,
-        expected: span.digest.to_string(),
-        found: found.to_string(),
+        expected: span.digest.to_string().into(),
+        found: found.to_string().into(),
+        remote: false,
     })
 }
 

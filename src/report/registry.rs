@@ -4,7 +4,7 @@ use std::io;
 
 use kfs_fs::oci::registry::RegistryError;
 
-use super::{CORRUPT, Failure, NOT_FOUND};
+use super::{CORRUPT, Failure, MADE_WRONG, NOT_FOUND};
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
@@ -34,11 +34,15 @@ impl Failure {
                 "put its certificate, or that of its authority, into \
                  /etc/containers/certs.d/{registry}/ca.crt"
             )),
-            RegistryError::Unreachable { .. } | RegistryError::Stalled { .. } => self.hint(
+            RegistryError::Unreachable { may_speak_http: true, .. } => self.hint(
                 "check the name and the network; a registry that speaks http needs --plain-http",
             ),
+            RegistryError::Unreachable { .. } | RegistryError::Stalled { .. } => {
+                self.hint("check the name and the network")
+            }
             RegistryError::NotFound { .. } => self.code(NOT_FOUND),
-            RegistryError::Corrupt { .. } | RegistryError::Damaged { .. } => self.code(CORRUPT),
+            RegistryError::Corrupt { .. } => self.code(CORRUPT).hint(MADE_WRONG),
+            RegistryError::Damaged { .. } => self.code(CORRUPT),
             RegistryError::Conf(_)
             | RegistryError::Auth(_)
             | RegistryError::Blocked { .. }

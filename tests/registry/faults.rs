@@ -91,6 +91,7 @@ fn flipped_bytes_are_an_error_and_never_served() {
         let failed = registry.run("lazy", &cat);
         let error = String::from_utf8(failed.stderr).unwrap();
         assert_eq!(failed.status.code(), Some(5), "known: {known}: {error}");
+        assert!(error.contains("nothing in the store is damaged"), "known: {known}: {error}");
         assert!(bad.big.starts_with(&failed.stdout));
     }
     bad.proxy.clear();

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use kfs_fs::digest::Digest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::bad::{BLOBS, Bad};
 use crate::server::Registry;
+use kfs_measure::proxy::{Fault, Rule};
 
 /// A registry with the image `a:1` of one layer.
 struct Lies {
@@ -68,13 +70,60 @@ impl Lies {
 fn a_size_that_does_not_fit_is_the_same_to_all_commands() {
     let Some(lies) = Lies::start() else { return };
     let layer = lies.manifest["layers"][0]["digest"].as_str().unwrap();
-    for (tag, more) in [("longer", 100), ("shorter", -1)] {
+    let right = lies.manifest["layers"][0]["size"].as_i64().unwrap();
+    for (tag, size) in [("longer", right + 100), ("shorter", right - 1), ("none", 0)] {
         let mut manifest = lies.manifest.clone();
-        let size = manifest["layers"][0]["size"].as_i64().unwrap();
-        manifest["layers"][0]["size"] = (size + more).into();
+        manifest["layers"][0]["size"] = size.into();
         lies.put(tag, &manifest);
-        lies.fail(tag, 5, &[layer, &format!("{} bytes", size + more)]);
+        for error in lies.fail(tag, 5, &[layer]) {
+            assert!(!error.contains("fsck"), "nothing is wrong with the store: {error}");
+        }
     }
+}
+
+#[test]
+fn an_index_that_does_not_fit_its_manifests_is_nothing_that_fsck_mends() {
+    let Some(lies) = Lies::start() else { return };
+    let json = lies.manifest.to_string();
+    lies.put("2", &lies.manifest);
+    let entry = json!({
+        "mediaType": lies.manifest["mediaType"],
+        "digest": Digest::of(json.as_bytes()),
+        "size": json.len() + 5,
+        "platform": { "os": "linux", "architecture": "amd64" },
+    });
+    let index = |manifests: &[Value]| {
+        let media_type = "application/vnd.oci.image.index.v1+json";
+        json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": manifests })
+    };
+    lies.put("index", &index(&[entry]));
+    let name = lies.registry.name("a:index");
+    let args = ["--platform", "linux/amd64", &name, "/hello"];
+    let (code, error) = lies.registry.fails("index", &[&["cat"], &args[..]].concat());
+    assert!(code == 5 && error.contains("it ends after"), "{error}");
+    assert!(error.contains("has to mend it") && !error.contains("fsck"), "{error}");
+    lies.put("empty", &index(&[]));
+    let (code, error) = lies.registry.fails("index", &["cat", &lies.registry.name("a:empty"), "/"]);
+    assert!(code == 3 && error.contains("has no image at all"), "{error}");
+}
+
+#[test]
+fn http_is_no_advice_for_a_registry_that_speaks_it() {
+    let Some(bad) = Bad::start() else { return };
+    let advice = "check the name and the network";
+    bad.proxy.add(Rule::on(BLOBS, Fault::Reset(0)));
+    let name = bad.name();
+    for http in [&["--plain-http"][..], &[]] {
+        let args = [&["cat", "--read-timeout=300ms", &name, "/hello"], http].concat();
+        let (code, error) = bad.registry.fails("lazy", &args);
+        assert!(code == 1 && error.contains(advice), "{error}");
+        assert!(!error.contains("--plain-http"), "{error}");
+    }
+    // Not an address of this machine to the eye: https alone is tried, and nobody answers.
+    let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap();
+    let args = ["cat", "--read-timeout=300ms", &format!("{free}/a:1"), "/hello"];
+    let (_, error) = bad.registry.fails("lazy", &args);
+    assert!(error.contains(advice) && error.contains("--plain-http"), "{error}");
 }
 
 #[test]

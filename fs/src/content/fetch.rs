@@ -348,7 +348,10 @@ impl Shared {
     }
 
     /// Whoever waits says what went wrong; if nobody does, it is said here.
-    fn failed(&self, id: SpanId, error: SpanError) {
+    fn failed(&self, id: SpanId, mut error: SpanError) {
+        if let SpanError::Mismatch { remote, .. } = &mut error {
+            *remote = true;
+        }
         Counters::add(&self.counters.errors, 1);
         let waiters = self.lock().finish(id);
         if waiters.is_empty() {

@@ -52,6 +52,8 @@ pub enum LayerError {
         mismatch: Mismatch,
         /// Where the blob lies.
         location: String,
+        /// Whether that is a registry.
+        remote: bool,
     },
     /// The content is not what the config says.
     #[error("layer {layer} has diffID {found}, but the image's config says {expected}")]
@@ -180,7 +182,7 @@ fn scan_filling(
 pub(super) fn read_error(layer: &Layer, source: io::Error) -> LayerError {
     let location = layer.blob.location();
     match source.downcast::<Mismatch>() {
-        Ok(mismatch) => LayerError::Corrupt { mismatch, location },
+        Ok(mismatch) => LayerError::Corrupt { mismatch, location, remote: layer.blob.is_remote() },
         Err(source) => LayerError::Read { layer: layer.descriptor.digest, location, source },
     }
 }

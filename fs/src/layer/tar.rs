@@ -20,6 +20,7 @@ use std::io::{self, Read};
 
 use super::index::Extent;
 use super::{Device, Entry, Kind, Timestamp};
+use crate::oci::archive::Magic;
 use crate::printable;
 pub(super) use header::BLOCK;
 use header::{Header, TypeFlag};
@@ -48,10 +49,9 @@ pub struct TarError {
 
 fn of(path: &[u8]) -> String {
     // It may be as long as a PAX header.
-    match (path.is_empty(), path.get(..MAX_PATH)) {
-        (true, _) => String::new(),
-        (false, None) => format!(" ({})", printable::name(path)),
-        (false, Some(start)) => format!(" ({}...)", printable::name(start)),
+    match path {
+        [] => String::new(),
+        path => format!(" ({})", printable::start_of(path)),
     }
 }
 
@@ -64,6 +64,9 @@ pub enum Problem {
     /// The header's sum is wrong.
     #[error("its checksum is wrong, this is no tar header")]
     Checksum,
+    /// The stream is compressed, which none may be any more.
+    #[error("this is no tar stream, it looks like {0}")]
+    Compressed(&'static str),
     /// The end of the archive, but there is more.
     #[error("there is a zero block in front of it, which only the end of a layer may have")]
     LoneZeros,
@@ -232,7 +235,11 @@ impl<R: Read> TarReader<R> {
     fn header(&mut self) -> Result<Option<Header>, Problem> {
         let Some(block) = self.block()? else { return Ok(None) };
         if block != [0; BLOCK] {
-            return Header::parse(block).map(Some);
+            return Header::parse(block).map(Some).map_err(|problem| {
+                let is_first = self.header_offset == 0;
+                let how = Magic::of(&block).compression_name().filter(|_| is_first);
+                how.map_or(problem, Problem::Compressed)
+            });
         }
         match self.block()? {
             None => Ok(None),

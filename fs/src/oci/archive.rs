@@ -312,7 +312,8 @@ impl Magic {
         Ok(Self::of(&head[..filled]))
     }
 
-    fn compression_name(self) -> Option<&'static str> {
+    /// The compression, as users call it.
+    pub(crate) fn compression_name(self) -> Option<&'static str> {
         match self {
             Self::Plain => None,
             Self::Gzip => Some("gzip"),

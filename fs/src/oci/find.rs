@@ -248,22 +248,27 @@ impl Remote {
         }
         let mut failure = None;
         for name in self.names(descriptor.digest)? {
+            let corrupt = |mismatch| {
+                let (registry, repository) = (name.domain().to_owned(), name.path().to_owned());
+                Err(RegistryError::Corrupt { registry, repository, mismatch }.into())
+            };
             match fetch(&self.registries.repository(&name)?, descriptor) {
                 // A SOCI index is named without its size.
                 Ok(json) if ![0, json.len() as u64].contains(&descriptor.size) => {
                     let found = Found::Size(descriptor.size, json.len() as u64);
                     let mismatch = Mismatch { expected: descriptor.digest, found };
-                    return Err(ImageError::Corrupt(mismatch));
+                    return corrupt(mismatch);
                 }
                 Ok(json) => {
                     self.keep(&name, descriptor, &json)
                         .map_err(|e| ImageError::Store(Box::new(e)))?;
                     return Ok(Some(json));
                 }
-                Err(error) => failure = Some(error),
+                Err(ImageError::Corrupt(mismatch)) => failure = Some(corrupt(mismatch)),
+                Err(error) => failure = Some(Err(error)),
             }
         }
-        failure.map_or(Ok(None), Err)
+        failure.unwrap_or(Ok(None))
     }
 
     /// Notes that what an index lists can be had where the index can, if nothing is known of it.

@@ -124,7 +124,7 @@ pub enum ImageError {
         diff_ids: usize,
     },
     /// An index without an image for this machine.
-    #[error("index {digest} has no image for {wanted}, only for: {}", layout::list(available))]
+    #[error("index {digest} has no image {}", instead_of(wanted, available))]
     Platform {
         /// The index.
         digest: Digest,
@@ -139,6 +139,13 @@ pub enum ImageError {
         /// The innermost index that was looked at.
         digest: Digest,
     },
+}
+
+fn instead_of(wanted: &str, available: &[String]) -> String {
+    match available {
+        [] => "at all".to_owned(),
+        available => format!("for {wanted}, only for: {}", layout::list(available)),
+    }
 }
 
 /// This machine's architecture as Go names it.

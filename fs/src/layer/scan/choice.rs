@@ -171,8 +171,9 @@ fn read_table(
 
 fn toc_error(layer: &Layer, source: TocError) -> LayerError {
     let (digest, location) = (layer.descriptor.digest, layer.blob.location());
+    let remote = layer.blob.is_remote();
     match source {
-        TocError::Blob(mismatch) => LayerError::Corrupt { mismatch, location },
+        TocError::Blob(mismatch) => LayerError::Corrupt { mismatch, location, remote },
         TocError::Read(source) => LayerError::Read { layer: digest, location, source },
         source => LayerError::Toc { layer: digest, source },
     }

@@ -22,7 +22,7 @@ pub enum TocError {
     #[error("its manifest names tables of contents of both eStargz and zstd:chunked")]
     Both,
     /// An annotation makes no sense.
-    #[error("its manifest has annotation {key} with {value:?}")]
+    #[error("its manifest has annotation {key} with \"{}\"", printable::start_of(value.as_bytes()))]
     Annotation {
         /// The annotation.
         key: String,
@@ -66,7 +66,7 @@ pub enum TocError {
     #[error("its table of contents has version {0}, only 1 is known")]
     Version(u32),
     /// An entry of the table makes no sense.
-    #[error("its table of contents, {}: {what}", printable::name(name.as_bytes()))]
+    #[error("its table of contents, {}: {what}", printable::start_of(name.as_bytes()))]
     Entry {
         /// The entry's name.
         name: String,
@@ -108,7 +108,7 @@ pub enum EntryProblem {
     #[error(transparent)]
     Name(#[from] Problem),
     /// The type.
-    #[error("unknown type {0:?}")]
+    #[error("unknown type \"{}\"", printable::start_of(.0.as_bytes()))]
     Kind(String),
     /// A number.
     #[error("bad number for {0}")]
@@ -117,7 +117,7 @@ pub enum EntryProblem {
     #[error("bad name of an extended attribute")]
     Xattr,
     /// A digest.
-    #[error("bad digest {0:?}")]
+    #[error("bad digest \"{}\"", printable::start_of(.0.as_bytes()))]
     Digest(String),
     /// A chunk that does not follow the file it is of.
     #[error("a chunk without its file before it")]

@@ -305,6 +305,14 @@ fn positions_outside_of_the_blob() {
 }
 
 #[test]
+fn of_a_name_without_end_a_message_has_the_beginning() {
+    let mut encoder = Encoder::sample(Form::Estargz);
+    encoder.named("d/small").name = "n".repeat(40_000);
+    let message = toc_error(&encoder.finish()).to_string();
+    assert!(message.contains("nnn...") && message.len() < 500, "{message}");
+}
+
+#[test]
 fn a_blob_of_another_size_is_corrupt() {
     let (mut layer, _) = Encoder::sample(Form::Estargz).finish().layer();
     layer.descriptor.size += 1;

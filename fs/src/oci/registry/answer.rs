@@ -81,6 +81,7 @@ impl Answer {
             Ok(Err(error)) => RegistryError::Unreachable {
                 registry: self.host.clone(),
                 reason: super::http::reason(&error.without_url()),
+                may_speak_http: false,
             },
             Err(stalled) => stalled,
         };

@@ -191,7 +191,7 @@ fn protocol(url: &Url, reason: String) -> RegistryError {
 /// What happened, said of a server that is no registry.
 fn reason(error: RegistryError) -> String {
     match error {
-        RegistryError::Unreachable { registry, reason } => {
+        RegistryError::Unreachable { registry, reason, .. } => {
             format!("{registry} cannot be reached: {reason}")
         }
         RegistryError::Untrusted { registry, reason } => {

@@ -18,6 +18,8 @@ pub enum RegistryError {
         registry: String,
         /// What the network said.
         reason: String,
+        /// Whether https is all that was tried, and was never answered.
+        may_speak_http: bool,
     },
     /// A certificate that nobody vouches for.
     #[error("registry {registry} has a certificate that is not trusted: {reason}")]

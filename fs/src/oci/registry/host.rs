@@ -86,6 +86,11 @@ impl Host {
         self.plain.get().copied()
     }
 
+    /// Whether it is known what it speaks: the user said so, or it answered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.plain.get().is_some()
+    }
+
     /// Remembers what it speaks.
     pub(super) fn settle(&self, plain: bool) {
         self.plain.get_or_init(|| plain);

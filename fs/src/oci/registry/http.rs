@@ -104,10 +104,20 @@ impl Http {
         proof: Option<&HeaderValue>,
     ) -> Result<Answer, RegistryError> {
         if let Some(plain) = host.plain() {
-            return self.by_scheme(host, request, proof, plain).await;
+            return match self.by_scheme(host, request, proof, plain).await {
+                Ok(answer) => {
+                    host.settle(plain);
+                    Ok(answer)
+                }
+                Err(RegistryError::Unreachable { registry, reason, .. }) => {
+                    let may_speak_http = !host.is_settled();
+                    Err(RegistryError::Unreachable { registry, reason, may_speak_http })
+                }
+                Err(error) => Err(error),
+            };
         }
         match self.by_scheme(host, request, proof, false).await {
-            Err(RegistryError::Unreachable { registry, reason }) if host.may_be_plain => {
+            Err(RegistryError::Unreachable { registry, reason, .. }) if host.may_be_plain => {
                 let error = match self.by_scheme(host, request, proof, true).await {
                     // What a server that speaks https says to http.
                     Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => reason.clone(),
@@ -122,7 +132,7 @@ impl Http {
                     true => reason,
                     false => format!("{reason}; by plain http: {error}"),
                 };
-                Err(RegistryError::Unreachable { registry, reason })
+                Err(RegistryError::Unreachable { registry, reason, may_speak_http: false })
             }
             Ok(answer) => {
                 host.settle(false);
@@ -180,7 +190,7 @@ impl Http {
             Ok(Ok(response)) => match &proxy {
                 Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                     let reason = format!("{} wants other credentials", proxy::shown(proxy));
-                    RegistryError::Unreachable { registry, reason }
+                    RegistryError::Unreachable { registry, reason, may_speak_http: false }
                 }
                 _ => {
                     let (stall, rests) = (self.settings.stall, self.rests.clone());
@@ -284,7 +294,7 @@ fn send_error(registry: String, proxy: Option<&Url>, error: reqwest::Error) -> R
         Some(proxy) => format!("by {}: {}", proxy::shown(proxy), reason(&error)),
         None => reason(&error),
     };
-    RegistryError::Unreachable { registry, reason }
+    RegistryError::Unreachable { registry, reason, may_speak_http: false }
 }
 
 /// Whether the certificate of the other side is why there is no connection.

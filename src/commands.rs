@@ -88,6 +88,11 @@ impl Context {
         Ok(Store::open(&self.root)?.with_lookup(self.lookup.clone()))
     }
 
+    /// The store, to open an image of it as a file system.
+    pub(crate) fn store_to_open(&self) -> Result<Store, StoreError> {
+        Ok(Store::open(&self.root)?.with_lookup(Lookup { layers: true, ..self.lookup.clone() }))
+    }
+
     /// The store, only to be read; it need not be there.
     pub(crate) fn store_to_read(&self) -> Store {
         Store::open_readonly(&self.root).with_lookup(self.lookup.clone())

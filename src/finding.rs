@@ -127,7 +127,8 @@ impl FindArgs {
             Some(PullWhen::Never) => Pull::Never,
         };
         let registries = Some(self.connect.registries(store));
-        Lookup { registries, pull, platform: self.platform.clone(), whole: false }
+        let platform = self.platform.clone();
+        Lookup { registries, pull, platform, whole: false, layers: false }
     }
 
     /// How the content of what is found is read.

@@ -27,7 +27,7 @@ pub(crate) struct Look {
 impl Look {
     /// Opens an image; the first time its layers are read and indexed.
     pub(crate) fn open(source: &Source, context: &Context) -> Result<Self, Failure> {
-        let store = context.store()?;
+        let store = context.store_to_open()?;
         let image = oci::open(source, &store)?;
         let fs = open_fs(&image, &store.dir(Part::Indexes), context)?;
         Ok(Self { name: source.to_string(), fs })

@@ -5,6 +5,7 @@ mod first_reads;
 mod layers;
 mod path;
 mod read;
+mod startup;
 mod whole;
 
 use std::path::Path;

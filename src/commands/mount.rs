@@ -8,13 +8,12 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use clap::ValueEnum as _;
-use kfs_fs::digest::Digest;
 use kfs_fs::filesystem::ImageFs;
 use kfs_fs::mount::{self, Access, LogFile, MountError, Mounts, Pending, Request, Server, State};
-use kfs_fs::oci;
 use kfs_fs::oci::reference::Source;
 use kfs_fs::oci::registry::Counters;
 use kfs_fs::oci::store::Part;
+use kfs_fs::oci::{self, Image};
 use kfs_fs::trace::Traces;
 use kfs_measure::clock;
 
@@ -81,7 +80,7 @@ struct ServingArgs {
 enum Prefetch {
     /// Nothing, and record nothing
     Off,
-    /// What the last run read first
+    /// What the last run read first; the first time, what most programs need to start
     #[default]
     Trace,
     /// All, as far as there is room
@@ -110,7 +109,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         (None, true) => Access::Scratch,
         (None, false) => Access::ReadOnly,
     };
-    let store = context.store()?;
+    let store = context.store_to_open()?;
     // From the choice of the image until the mount's own lock holds it, no `rmi` takes it away.
     let writer = store.writer()?;
     let image = oci::open(&args.image, &store)?;
@@ -259,21 +258,24 @@ fn serve_mount(server: Server, args: &ServeArgs, context: &Context) -> Result<()
     let image = oci::open_manifest(&args.image, server.state().manifest_digest, &store)?;
     let fs = open_fs(&image, &store.dir(Part::Indexes), context)?;
     let traces = Traces::new(&store.dir(Part::Traces));
-    prefetch(&fs, args.serving.prefetch, &traces, image.digest);
+    prefetch(&fs, args.serving.prefetch, &traces, &image);
     let traces = (args.serving.prefetch != Prefetch::Off).then_some(traces);
     server.serve(fs, traces, args.serving.passthrough)?;
     Ok(())
 }
 
 /// Whatever goes wrong with it is no reason not to serve.
-fn prefetch(fs: &ImageFs, what: Prefetch, traces: &Traces, manifest: Digest) {
+fn prefetch(fs: &ImageFs, what: Prefetch, traces: &Traces, image: &Image) {
     if what == Prefetch::Off || !fs.is_remote() {
         return;
     }
-    let known = traces.load(manifest).map_err(Failure::from);
-    let ahead = known.and_then(|trace| match trace {
-        Some(trace) => Ok(fs.fetch_ahead(&trace.entries)?),
-        None => Ok(true),
+    let known = traces.load(image.digest).map_err(Failure::from);
+    let ahead = known.and_then(|trace| {
+        let first = match trace {
+            Some(trace) => trace.entries,
+            None => fs.likely_first_reads(&image.config.config)?,
+        };
+        Ok(fs.fetch_ahead(&first)?)
     });
     let kept = match ahead {
         Ok(kept) => kept && (what != Prefetch::All || fs.fetch_all()),

@@ -49,6 +49,26 @@ fn is_here(sandbox: &Sandbox, file: &str, content: &[u8]) -> bool {
 }
 
 #[test]
+fn the_first_mount_fetches_what_programs_start_with() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let library: Vec<u8> = (0..500_000_u32).flat_map(|n| (n ^ n << 7).to_le_bytes()).collect();
+    let files = [("lib64/ld-linux-x86-64.so.2", &b"loader"[..]), ("lib64/libc.so.6", &library)];
+    let Some(registry) = Registry::start_with(&sandbox, &files) else { return };
+    forget_local(&sandbox);
+    for (prefetch, is_fetched) in [("off", false), ("trace", true)] {
+        let options = [&format!("--prefetch={prefetch}"), PATIENCE];
+        registry.mount_image(&sandbox, &registry.image, &options);
+        wait_until_fetched(&sandbox, if is_fetched { library.len() / 8 } else { 0 });
+        send(registry.process.id(), Signal::SIGSTOP);
+        assert_eq!(is_here(&sandbox, "mnt/lib64/libc.so.6", &library), is_fetched);
+        assert!(!is_here(&sandbox, "mnt/other", &registry.other));
+        send(registry.process.id(), Signal::SIGCONT);
+        sandbox.ok(&["umount", "mnt"]);
+    }
+    sandbox.assert_nothing_left();
+}
+
+#[test]
 fn the_next_mount_fetches_what_this_one_read() {
     let Some(sandbox) = Sandbox::new() else { return };
     let Some(registry) = Registry::start(&sandbox) else { return };

@@ -24,6 +24,11 @@ pub(crate) struct Registry {
 impl Registry {
     /// `None`, with a line that says so, without the programs for it.
     pub(crate) fn start(sandbox: &Sandbox) -> Option<Self> {
+        Self::start_with(sandbox, &[])
+    }
+
+    /// As [`Registry::start`], and the images have these files beside the large ones.
+    pub(crate) fn start_with(sandbox: &Sandbox, files: &[(&str, &[u8])]) -> Option<Self> {
         for program in ["docker-registry", "skopeo"] {
             if Command::new(program).arg("--version").output().is_err() {
                 skip(format!("needs {program}"));
@@ -32,7 +37,7 @@ impl Registry {
         }
         let big: Vec<u8> = (0..2_000_000_u32).flat_map(|n| (n ^ n << 13).to_le_bytes()).collect();
         let other: Vec<u8> = big.iter().rev().copied().collect();
-        make_image(sandbox, &[("big", &big), ("other", &other)]);
+        make_image(sandbox, &[&[("big", &big[..]), ("other", &other)], files].concat());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (config, data) = (sandbox.path("registry.yml"), sandbox.path("registry"));
         let storage = format!("{{filesystem: {{rootdirectory: {}}}}}", data.display());
@@ -95,8 +100,8 @@ impl Drop for Registry {
 
 fn make_image(sandbox: &Sandbox, files: &[(&str, &[u8])]) {
     let root = sandbox.path("root");
-    fs::create_dir(&root).unwrap();
     for (name, data) in files {
+        fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
         fs::write(root.join(name), data).unwrap();
     }
     let mut tar = Command::new("tar");

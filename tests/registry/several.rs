@@ -80,3 +80,26 @@ fn what_is_damaged_in_the_store_is_fetched_again() {
     assert!(pull().contains("1 layers fetched, 0 were there"));
     assert!(reads().stdout == bad.big);
 }
+
+#[test]
+fn tables_of_contents_come_with_the_config() {
+    // So long that nobody asks for anything else before an answer.
+    let round_trip = std::time::Duration::from_millis(300);
+    let Some(bad) = Bad::start_shaped(Shape { round_trip, ..Shape::default() }) else { return };
+    let name = bad.registry.name("a:2");
+    bad.registry.ok("origin", &["convert", "x:1", &name, "--to=zstd-chunked"]);
+    bad.registry.ok("origin", &["push", &name]);
+    bad.proxy.clear();
+    let through = format!("{}/a:2", bad.proxy.address());
+    assert_eq!(bad.registry.ok("lazy", &["ls", "--plain-http", &through]), "big\nhello\n");
+    let seen = bad.proxy.seen(BLOBS);
+    let of = |is_part: bool| seen.iter().find(|seen| seen.range.is_some() == is_part).unwrap();
+    assert_eq!(seen.len(), 2, "a config and a table: {seen:?}");
+    assert!(of(true).asked < of(false).ended.unwrap(), "{seen:?}");
+    assert!(of(false).asked < of(true).ended.unwrap(), "{seen:?}");
+    // Nobody asks for what is indexed already, or not to be read.
+    bad.proxy.clear();
+    bad.registry.ok("lazy", &["ls", "--plain-http", "--pull=always", &through]);
+    bad.registry.ok("inspected", &["inspect", "--plain-http", &through]);
+    assert!(bad.proxy.seen(BLOBS).iter().all(|seen| seen.range.is_none()));
+}

@@ -9,6 +9,7 @@
 //! be read to make the index. What lies between the chunks, the tar headers, is never looked at.
 
 use std::io::{self, Read};
+use std::ops::{Range, RangeInclusive};
 
 use flate2::read::MultiGzDecoder;
 
@@ -23,9 +24,17 @@ use super::toc::{ESTARGZ_TOC_NAME, TocEntry};
 use crate::blob::BlobSource;
 use crate::digest::{Digest, VerifyReader};
 
-/// The end of a remote blob is read in one piece, in the hope that the table is in it: tables of
-/// most layers have less than this, in bytes.
-const GUESS: u64 = 256 << 10;
+/// The end of a remote blob is read in one piece, in the hope that the table is in it: at least so
+/// many bytes, at most so many,
+const GUESS: RangeInclusive<u64> = 256 << 10..=1 << 20;
+/// and this part of the blob, which a table has seldom more of.
+const GUESS_PART: u64 = 100;
+
+/// What is read first of a remote blob of this size to make its index.
+pub(super) fn first_read(size: u64) -> Range<u64> {
+    let guess = (size / GUESS_PART).clamp(*GUESS.start(), *GUESS.end());
+    size.saturating_sub(guess)..size
+}
 
 /// Adds what the table says to an index; returns the length of the content.
 pub(super) fn index(
@@ -35,7 +44,8 @@ pub(super) fn index(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<u64, TocError> {
     let size = blob.size();
-    let guess = if blob.is_remote() { GUESS } else { footer::MAX_LEN as u64 };
+    let guess = size - first_read(size).start;
+    let guess = if blob.is_remote() { guess } else { footer::MAX_LEN as u64 };
     let tail = range::tail(blob, guess, progress).map_err(TocError::Read)?;
     let (start, end) = match footer::parse(&tail, size) {
         Some(Footer::Estargz { toc_offset, footer_offset }) => (toc_offset, footer_offset),

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
 pub use choice::open_or_scan;
-pub(crate) use choice::{has_table, open_or_scan_filling};
+pub(crate) use choice::{first_read, has_table, open_or_scan_filling};
 use open_span::OpenSpan;
 use piece::{Piece, Sink, SpanStart};
 

@@ -10,6 +10,7 @@
 //! alone is what kfs shows.
 
 use std::io::{self, BufReader, Read};
+use std::ops::Range;
 
 use super::index::{Coding, IndexBuilder};
 use super::toc::TocEntry;
@@ -33,6 +34,13 @@ pub(super) struct Trusted {
     pub(super) position: Option<Position>,
     /// sha256 of the table, uncompressed, where stargz-snapshotter wrote it.
     pub(super) stargz: Option<Digest>,
+}
+
+/// What is read first of a blob of this size to make its index.
+pub(super) fn first_read(trusted: Trusted, size: u64) -> Option<Range<u64>> {
+    let position = trusted.position?;
+    check(position, size).ok()?;
+    Some(range::first(position.offset..position.offset + position.len))
 }
 
 /// Adds what the table says to an index; returns the length of the content.

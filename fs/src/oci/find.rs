@@ -14,9 +14,10 @@ use super::manifest::{Descriptor, ImageConfig, Index, Manifest, Platform, is_ind
 use super::reference::Name;
 use super::registry::{Fetched, Reference, Registries, RegistryError, Repository};
 use super::soci;
-use super::store::{Store, StoreError};
+use super::store::{Part, Store, StoreError};
 use crate::blob::{BlobReader, BlobSource, from_any_place};
 use crate::digest::{Digest, Found, Mismatch, VerifyReader};
+use crate::layer::scan;
 
 /// How images are found that are named.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +31,9 @@ pub struct Lookup {
     /// Whether a name stands for all that the registry has under it, also where a platform is
     /// wanted.
     pub whole: bool,
+    /// Whether the layers will be read at once: their tables of contents are asked for together
+    /// with what else is needed of an image.
+    pub layers: bool,
 }
 
 /// When a registry is asked for an image's name.
@@ -287,6 +291,9 @@ impl Remote {
         if is_manifest(&descriptor.media_type)
             && let Ok(manifest) = serde_json::from_slice::<Manifest>(json)
         {
+            if let Ok(repository) = self.registries.repository(name) {
+                expect_tables(&self.store, &repository, &manifest);
+            }
             let blobs = [&manifest.config].into_iter().chain(&manifest.layers);
             let digests: Vec<Digest> = blobs.map(|blob| blob.digest).collect();
             self.store.record_remotes(name, &digests)?;
@@ -422,10 +429,31 @@ fn lookup(
         return Ok(known);
     }
     let fetched = repository.manifest(&reference).map_err(failed)?;
+    if is_manifest(&fetched.descriptor.media_type)
+        && let Ok(manifest) = serde_json::from_slice(&fetched.json)
+    {
+        expect_tables(store, &repository, &manifest);
+    }
     // Makes what a store needs.
     let store = Store::open(store.root())?.with_lookup(store.lookup().clone());
     keep(&store, name, fetched, typed)?;
     fetching(&store, None)?.select(Some(&name.to_string()), typed)
+}
+
+/// Asks for the tables of contents of an image whose layers will be read next.
+fn expect_tables(store: &Store, repository: &Repository, manifest: &Manifest) {
+    if !store.lookup().layers {
+        return;
+    }
+    let indexes = store.dir(Part::Indexes);
+    for layer in &manifest.layers {
+        let Some(range) = scan::first_read(layer, &indexes) else { continue };
+        if let Ok(len) = usize::try_from(range.end - range.start)
+            && !store.has(layer)
+        {
+            repository.blob(layer.digest, layer.size).expect(range.start, len);
+        }
+    }
 }
 
 /// Stores a manifest that was found, with what else is needed to open its image, under its name.

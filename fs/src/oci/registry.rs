@@ -10,6 +10,7 @@
 //! the waiting. What comes in by digest is verified here if it comes in whole (manifests), and by
 //! whoever reads it if in parts (blobs). Nothing here knows what is in an image.
 
+mod ahead;
 mod answer;
 pub mod auth;
 mod blob;
@@ -48,6 +49,7 @@ pub use proxy::Proxies;
 pub use settings::Settings;
 pub use upload::Pushed;
 
+use ahead::Ahead;
 use auth::Credentials;
 use blob::BlobState;
 use conf::Place;
@@ -70,6 +72,7 @@ struct Inner {
     runtime: Runtime,
     /// What is known of blobs that are in use, by repository and digest.
     blobs: Mutex<HashMap<(String, Digest), Weak<BlobState>>>,
+    ahead: Ahead,
 }
 
 impl fmt::Debug for Registries {
@@ -85,6 +88,7 @@ impl Registries {
             http: Arc::new(Http::new(settings)),
             runtime: Runtime::default(),
             blobs: Mutex::default(),
+            ahead: Ahead::default(),
         }))
     }
 

@@ -1,5 +1,6 @@
 //! Whether a layer is read by its table of contents, or whole.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::{LayerError, index_error, scan_filling};
@@ -10,6 +11,7 @@ use crate::layer::index::{IndexBuilder, IndexId, LayerIndex, Summary};
 use crate::layer::toc::error::TocError;
 use crate::layer::toc::trusted::TrustedToc;
 use crate::layer::{estargz, soci, zstd_chunked};
+use crate::oci::manifest::Descriptor;
 use crate::oci::{Layer, Ztoc};
 
 /// Opens the index of a layer, or makes it in the store's `indexes` directory: from its table of
@@ -86,6 +88,20 @@ fn is_about_soci(table: Table<'_>, why: &TocError) -> bool {
 /// Whether a layer has a table of contents, if it keeps what its annotations promise.
 pub(crate) fn has_table(layer: &Layer) -> bool {
     layer.ztoc.is_some() || matches!(TrustedToc::of(&layer.descriptor), Ok(Some(_)))
+}
+
+/// What will be read first of a remote layer whose table of contents is in it, if there is no index
+/// of it yet.
+pub(crate) fn first_read(layer: &Descriptor, indexes: &Path) -> Option<Range<u64>> {
+    let toc = TrustedToc::of(layer).ok()??;
+    let id = IndexId { layer: layer.digest, toc: Some(toc.digest()) };
+    if LayerIndex::open(indexes, id).ok()?.is_some() {
+        return None;
+    }
+    match toc {
+        TrustedToc::Estargz { .. } => Some(estargz::first_read(layer.size)),
+        TrustedToc::ZstdChunked(trusted) => zstd_chunked::first_read(trusted, layer.size),
+    }
 }
 
 /// A table from which an index can be made.

@@ -1,6 +1,7 @@
 //! Reads a range of a blob in few large requests.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use super::error::BlobFailure;
 use crate::blob::BlobSource;
@@ -46,6 +47,11 @@ impl Read for RangeReader<'_> {
         self.taken += n;
         Ok(n)
     }
+}
+
+/// What a [`RangeReader`] asks for first.
+pub(in crate::layer) fn first(range: Range<u64>) -> Range<u64> {
+    range.start..range.end.min(range.start.saturating_add(PIECE))
 }
 
 /// The last `len` bytes of a blob, or all if it is shorter.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, StatusCode, Url};
+use tokio::sync::Semaphore;
 
 use super::answer::Answer;
 use super::conf::Serves;
@@ -27,6 +28,9 @@ use crate::digest::{Digest, Found, Mismatch};
 const PIECE: usize = 2 << 20;
 /// Pieces at once.
 const PIECES: usize = 4;
+/// So many may ask at once where a blob is of which nothing is known yet. What is read first of an
+/// image is a handful of places, and to wait for one another would take them a round trip more.
+const FINDERS: u32 = 4;
 
 /// A blob of a registry. Reads that fail fail after the client's read timeout, and leave nothing
 /// behind: a later read tries again.
@@ -48,8 +52,8 @@ pub(super) struct BlobState {
     /// The endpoint in use.
     pub(super) chosen: AtomicUsize,
     target: Mutex<Target>,
-    /// Held while the target is found.
-    finding: tokio::sync::Mutex<()>,
+    /// Held while the target is found: by a few at first, by one alone when it is outlived.
+    finding: Semaphore,
     /// For a registry that sends no parts.
     pub(super) spool: Mutex<Option<Arc<Spool>>>,
 }
@@ -93,27 +97,28 @@ impl RegistryBlob {
             let state = self.state.clone();
             let start = offset + at as u64;
             let len = window.len();
-            let pieces = self.client.0.runtime.run(async move {
-                let tasks: Vec<_> = (0..len)
-                    .step_by(PIECE)
-                    .map(|at| {
-                        let (state, len) = (state.clone(), PIECE.min(len - at));
-                        let at = start + at as u64;
-                        tokio::spawn(async move { read_range(&state, at, len).await })
-                    })
-                    .collect();
-                let mut pieces = Vec::new();
-                for task in tasks {
-                    let piece = task.await;
-                    pieces.push(piece.map_err(|error| RegistryError::SetUp(error.to_string()))??);
-                }
-                Ok::<_, RegistryError>(pieces)
-            })??;
+            let pieces = async move { read_at_once(&state, start, len).await };
+            let pieces = self.client.0.runtime.run(pieces)??;
             for (part, piece) in window.chunks_mut(PIECE).zip(pieces) {
                 part.copy_from_slice(&piece);
             }
         }
         Ok(())
+    }
+
+    /// Asks for bytes that will soon be read by one [`BlobSource::read_at`] of just these. If that
+    /// does not work, the read will tell.
+    pub(crate) fn expect(&self, offset: u64, len: usize) {
+        let Some(sender) = self.client.0.ahead.add(self.state.digest, offset, len) else { return };
+        let state = self.state.clone();
+        let asked = self.client.0.runtime.spawn(async move {
+            let pieces = read_at_once(&state, offset, len).await;
+            // The receiver may be gone with its client.
+            drop(sender.send(pieces.map(|pieces| pieces.concat())));
+        });
+        if let Err(error) = asked {
+            tracing::debug!("nothing is asked for ahead: {error}");
+        }
     }
 }
 
@@ -125,7 +130,9 @@ impl BlobSource for RegistryBlob {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.state.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let len = buf.len().min(left);
-        if len > PIECE {
+        if let Some(bytes) = self.client.0.ahead.take(self.state.digest, offset, len) {
+            buf[..len].copy_from_slice(&bytes);
+        } else if len > PIECE {
             self.read_pieces(offset, &mut buf[..len])?;
         } else if len > 0 {
             buf[..len].copy_from_slice(&self.read(offset, len)?);
@@ -186,7 +193,7 @@ impl BlobState {
             endpoints,
             chosen: AtomicUsize::new(0),
             target: Mutex::new(Target { number: 0, place: TargetPlace::Unknown }),
-            finding: tokio::sync::Mutex::default(),
+            finding: Semaphore::new(FINDERS as usize),
             spool: Mutex::default(),
         }
     }
@@ -218,12 +225,8 @@ impl BlobState {
 
     /// Where the bytes come from is to be found anew.
     pub(super) fn forget_target(&self) {
-        self.set_target(TargetPlace::Unknown);
-    }
-
-    fn set_target(&self, place: TargetPlace) {
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        *target = Target { number: target.number + 1, place };
+        *target = Target { number: target.number + 1, place: TargetPlace::Unknown };
     }
 
     /// Asks for the bytes from `start` to before `end`, the whole blob being asked for without a
@@ -264,10 +267,11 @@ impl BlobState {
                 }
             }
         }
-        let one_at_a_time = self.finding.lock().await;
+        let finders = if target.number == 0 { 1 } else { FINDERS };
+        let turn = self.finding.acquire_many(finders).await.expect("it is never closed");
         let now = self.target();
         if now.number != target.number {
-            drop(one_at_a_time);
+            drop(turn);
             return match now.place {
                 TargetPlace::Elsewhere(url) => endpoint.elsewhere(request, url).await,
                 TargetPlace::Unknown | TargetPlace::Registry => {
@@ -275,9 +279,24 @@ impl BlobState {
                 }
             };
         }
+        self.find_target(target.number, endpoint, request).await
+    }
+
+    /// Sends a request to the registry and on to where that redirects, and remembers where that
+    /// was, unless somebody else has found it since the target had this number.
+    async fn find_target(
+        &self,
+        number: u64,
+        endpoint: &Endpoint,
+        request: &Request,
+    ) -> Result<Answer, RegistryError> {
         let (answer, url) = endpoint.follow(&endpoint.scope("pull", None), request).await?;
         if answer.status().is_success() {
-            self.set_target(url.map_or(TargetPlace::Registry, TargetPlace::Elsewhere));
+            let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+            if target.number == number {
+                let place = url.map_or(TargetPlace::Registry, TargetPlace::Elsewhere);
+                *target = Target { number: number + 1, place };
+            }
         }
         Ok(answer)
     }
@@ -323,6 +342,28 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, _) = range.split_once('-')?;
     Some((first.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+/// Reads `len` bytes in pieces, all at once.
+async fn read_at_once(
+    state: &Arc<BlobState>,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<Vec<u8>>, RegistryError> {
+    let tasks: Vec<_> = (0..len)
+        .step_by(PIECE)
+        .map(|at| {
+            let (state, len) = (state.clone(), PIECE.min(len - at));
+            let at = offset + at as u64;
+            tokio::spawn(async move { read_range(&state, at, len).await })
+        })
+        .collect();
+    let mut pieces = Vec::new();
+    for task in tasks {
+        let piece = task.await;
+        pieces.push(piece.map_err(|error| RegistryError::SetUp(error.to_string()))??);
+    }
+    Ok(pieces)
 }
 
 /// Reads `len` bytes, with as many attempts as patience allows.

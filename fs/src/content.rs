@@ -277,6 +277,16 @@ impl Content {
         layers.flat_map(|(layer, of)| (0..of.index.span_count()).map(move |span| (layer, span)))
     }
 
+    /// The spans at the start of layers that are to be fetched first, layer by layer.
+    pub(crate) fn first_spans(&self) -> impl Iterator<Item = SpanId> + '_ {
+        self.0.layers.iter().enumerate().flat_map(|(layer, of)| {
+            let first = of.index.first_len();
+            let is_first =
+                move |span: &usize| of.stored(*span).is_some_and(|stored| stored.end <= first);
+            (0..of.index.span_count()).take_while(is_first).map(move |span| (layer, span))
+        })
+    }
+
     /// Counters since the start.
     pub(crate) fn stats(&self) -> Stats {
         let queue = self.0.lock();

@@ -328,6 +328,12 @@ impl ImageFs {
         self.content.has_remote()
     }
 
+    /// Fetches in the background what the makers of the layers laid first. `false` when there is no
+    /// place to keep it.
+    pub fn fetch_first(&self) -> bool {
+        self.content.fetch_in_background(self.content.first_spans())
+    }
+
     /// Fetches all content of remote layers in the background, behind all that somebody waits
     /// for. `false` when there is no place to keep it.
     pub fn fetch_all(&self) -> bool {

@@ -80,7 +80,8 @@ struct ServingArgs {
 enum Prefetch {
     /// Nothing, and record nothing
     Off,
-    /// What the last run read first; the first time, what most programs need to start
+    /// What the last run read first; the first time, what the image has in front for that, and what
+    /// most programs need to start
     #[default]
     Trace,
     /// All, as far as there is room
@@ -270,12 +271,11 @@ fn prefetch(fs: &ImageFs, what: Prefetch, traces: &Traces, image: &Image) {
         return;
     }
     let known = traces.load(image.digest).map_err(Failure::from);
-    let ahead = known.and_then(|trace| {
-        let first = match trace {
-            Some(trace) => trace.entries,
-            None => fs.likely_first_reads(&image.config.config)?,
-        };
-        Ok(fs.fetch_ahead(&first)?)
+    let ahead = known.and_then(|trace| match trace {
+        Some(trace) => Ok(fs.fetch_ahead(&trace.entries)?),
+        None => {
+            Ok(fs.fetch_first() && fs.fetch_ahead(&fs.likely_first_reads(&image.config.config)?)?)
+        }
     });
     let kept = match ahead {
         Ok(kept) => kept && (what != Prefetch::All || fs.fetch_all()),

@@ -69,6 +69,31 @@ fn the_first_mount_fetches_what_programs_start_with() {
 }
 
 #[test]
+fn the_first_mount_fetches_what_the_image_has_in_front() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let Some(registry) = Registry::start(&sandbox) else { return };
+    fs::write(sandbox.path("first"), "/other\n").unwrap();
+    let images = ["zstd-chunked", "estargz"].map(|format| {
+        let image = format!("{}/app:{format}", registry.address());
+        sandbox.ok(&["convert", "plain", &image, "--to", format, "--trace", "first"]);
+        sandbox.ok(&["push", "--plain-http", &image]);
+        sandbox.ok(&["rmi", &image]);
+        image
+    });
+    forget_local(&sandbox);
+    for image in images {
+        registry.mount_image(&sandbox, &image, &[PATIENCE]);
+        wait_until_fetched(&sandbox, registry.other.len() / 8);
+        send(registry.process.id(), Signal::SIGSTOP);
+        assert!(is_here(&sandbox, "mnt/other", &registry.other), "{image}");
+        assert!(!is_here(&sandbox, "mnt/big", &registry.big), "{image}");
+        send(registry.process.id(), Signal::SIGCONT);
+        sandbox.ok(&["umount", "mnt"]);
+    }
+    sandbox.assert_nothing_left();
+}
+
+#[test]
 fn the_next_mount_fetches_what_this_one_read() {
     let Some(sandbox) = Sandbox::new() else { return };
     let Some(registry) = Registry::start(&sandbox) else { return };

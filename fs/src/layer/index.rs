@@ -28,7 +28,7 @@ use crate::mapped::{Format, MappedFile};
 
 pub use build::IndexBuilder;
 
-const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 3, sections: 7 };
+const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 4, sections: 7 };
 const SUMMARY: usize = 0;
 const ENTRIES: usize = 1;
 const EXTENTS: usize = 2;
@@ -217,6 +217,7 @@ struct SummaryRecord {
     blob_len: U64,
     content_len: U64,
     unpacked_len: U64,
+    first_len: U64,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -290,6 +291,7 @@ pub struct LayerIndex {
     file: MappedFile,
     path: PathBuf,
     summary: Summary,
+    first_len: u64,
     unpacked: Option<FileBlob>,
 }
 
@@ -392,7 +394,8 @@ impl LayerIndex {
                 _ => return Ok(None),
             },
         };
-        Ok((summary.id() == id).then_some(Self { file, path, summary, unpacked }))
+        let first_len = record.first_len.get();
+        Ok((summary.id() == id).then_some(Self { file, path, summary, first_len, unpacked }))
     }
 
     /// Whether all of the index is as it was written. Reads all of it.
@@ -408,6 +411,12 @@ impl LayerIndex {
     /// The file that holds the unpacked spans, if there are any.
     pub fn unpacked(&self) -> Option<&FileBlob> {
         self.unpacked.as_ref()
+    }
+
+    /// How many bytes at the start of the blob are worth to be fetched before anything is read, as
+    /// its maker says; 0 if he says nothing.
+    pub fn first_len(&self) -> u64 {
+        self.first_len
     }
 
     /// What the index is known by.

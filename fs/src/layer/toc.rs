@@ -62,6 +62,10 @@ pub const MANIFEST_POSITION: &str = "manifest-position";
 /// Annotation, after the prefix: `offset:compressed length:uncompressed length` of what is needed
 /// to make the exact tar stream again.
 pub const TAR_SPLIT_POSITION: &str = "tarsplit-position";
+/// Annotation of a zstd:chunked layer that kfs wrote: how many bytes at the start of the blob are
+/// to be fetched first, decimal. eStargz has [`PREFETCH_LANDMARK`] for that, which here would be a
+/// file of the image to other readers.
+pub const FIRST_BYTES: &str = "kfs.layer.first-bytes";
 /// What a skippable frame of zstd:chunked starts with, before its length in four bytes (RFC 8878,
 /// section 3.1.2). The positions in annotations and footer point behind both.
 pub const SKIPPABLE_MAGIC: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];

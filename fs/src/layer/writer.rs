@@ -186,8 +186,12 @@ impl LayerWriter {
         self.frames.trailer(bytes).map_err(|failure| self.failed(failure))
     }
 
-    /// Says that all entries so far are to be fetched first. Only eStargz has a mark for that.
+    /// Says that all entries so far are to be fetched first. Only formats with a table of contents
+    /// have a place for that.
     pub fn end_of_prioritized(&mut self) -> Result<(), WriteError> {
+        if self.compression.shape() == Shape::Chunks {
+            self.frames.end_of_first();
+        }
         self.landmark(PREFETCH_LANDMARK)
     }
 
@@ -235,7 +239,7 @@ impl LayerWriter {
                 seal::estargz(blob, contents, &mut diff_id, stream_len).map(Some)
             }
             (Some(contents), Shape::Chunks) => {
-                seal::zstd_chunked(&mut collected.blob, contents).map(Some)
+                seal::zstd_chunked(&mut collected.blob, contents, collected.first_len).map(Some)
             }
             (None, shape) if shape.has_chunks() && plain.is_none() => {
                 plain = Some(Plain::TooLarge);
@@ -249,6 +253,9 @@ impl LayerWriter {
         let times = collected.blob.clocks.read();
         let (blob, digest, blob_len) = collected.blob.finish();
         let toc = sealed.as_ref().map(|sealed| sealed.toc);
+        if toc.is_some() {
+            collected.index.first(collected.first_len);
+        }
         let content_len = collected.content_len;
         let summary = Summary { digest, diff_id, toc, blob_len, content_len };
         let index = collected.index.finish(&summary).map_err(index_failed)?;

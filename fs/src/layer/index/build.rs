@@ -29,6 +29,7 @@ pub struct IndexBuilder {
     strings: Section,
     packer: Packer,
     unpacked: Option<Unpacked>,
+    first_len: u64,
 }
 
 /// Compresses windows.
@@ -72,7 +73,13 @@ impl IndexBuilder {
             strings: section()?,
             packer: Packer::new()?,
             unpacked: None,
+            first_len: 0,
         })
+    }
+
+    /// Says how many bytes at the start of the blob are to be fetched first.
+    pub fn first(&mut self, len: u64) {
+        self.first_len = len;
     }
 
     /// Adds an entry; `extents` in the order of their file offsets, empty unless it is a file.
@@ -190,6 +197,7 @@ impl IndexBuilder {
             blob_len: summary.blob_len.into(),
             content_len: summary.content_len.into(),
             unpacked_len: unpacked_len.into(),
+            first_len: self.first_len.into(),
         };
         self.sort_chunks()?;
         let contents = vec![

@@ -8,6 +8,7 @@ use crate::blob::from_any_place;
 use crate::cache::Filling;
 use crate::digest::{Digest, Found, Mismatch};
 use crate::layer::index::{IndexBuilder, IndexId, LayerIndex, Summary};
+use crate::layer::toc::FIRST_BYTES;
 use crate::layer::toc::error::TocError;
 use crate::layer::toc::trusted::TrustedToc;
 use crate::layer::{estargz, soci, zstd_chunked};
@@ -171,6 +172,7 @@ fn read_table(
             estargz::index(blob, digest, &mut builder, progress)
         }
         Table::Inside(TrustedToc::ZstdChunked(trusted)) => {
+            builder.first(first_bytes(&layer.descriptor));
             zstd_chunked::index(blob, trusted, &mut builder, progress)
         }
         Table::Soci(ztoc) => soci::index(blob, ztoc, &mut builder),
@@ -183,6 +185,12 @@ fn read_table(
         content_len,
     };
     builder.finish(&summary).map_err(TocError::Index)
+}
+
+/// What is to be fetched first. That it makes no sense is no reason not to read the layer.
+fn first_bytes(layer: &Descriptor) -> u64 {
+    let text = layer.annotations.get(FIRST_BYTES);
+    text.and_then(|text| text.parse().ok()).filter(|len| *len <= layer.size).unwrap_or(0)
 }
 
 fn toc_error(layer: &Layer, source: TocError) -> LayerError {

@@ -150,6 +150,9 @@ impl<'a> Indexer<'a> {
             None => TocError::Unusable(Unusable::NoDigests),
         })?;
         if file.hidden {
+            if file.entry.path == PREFETCH_LANDMARK.as_bytes() {
+                self.builder.first(place);
+            }
             return Ok(());
         }
         add_extent(&mut file.extents, at, self.content_len, len);

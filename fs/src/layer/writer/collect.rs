@@ -18,7 +18,7 @@ use super::{Coder, Compression, Failure, Member};
 use crate::digest::{Digest, Hasher};
 use crate::layer::Entry;
 use crate::layer::index::{Coding, Extent, IndexBuilder, Span, SpanDigest};
-use crate::layer::toc::TocEntry;
+use crate::layer::toc::{PREFETCH_LANDMARK, TocEntry};
 
 /// A table of contents that is larger, in bytes of JSON, is left out: `containers/storage` refuses
 /// it (`maxTocSize` in its `pkg/chunked`), and with it the layer.
@@ -43,6 +43,8 @@ pub(super) struct Collected {
     pub(super) contents: Option<Contents>,
     /// The last span, if its stored bytes go on to whatever comes next in the blob.
     pub(super) open_span: Option<Span>,
+    /// How many bytes at the start of the blob are to be fetched first.
+    pub(super) first_len: u64,
 }
 
 /// The stage.
@@ -126,7 +128,7 @@ impl Collector {
             Shape::Members => Some(Contents::estargz(dir)?),
         };
         let blob = BlobFile { file, hasher: Hasher::new(), len: 0, clocks };
-        let to = Collected { blob, index, content_len: 0, contents, open_span: None };
+        let to = Collected { blob, index, content_len: 0, contents, open_span: None, first_len: 0 };
         Ok(Self { shape, coding, header, to, file: None, spare })
     }
 
@@ -150,6 +152,7 @@ impl Collector {
             match part {
                 Part::Member(member) => self.member(*member, at)?,
                 Part::Trailer(bytes) => self.trailer(&bytes)?,
+                Part::EndOfFirst => self.to.first_len = at,
                 Part::Piece(piece) => {
                     let (bytes, after) = rest.split_at(piece.len);
                     rest = after;
@@ -254,6 +257,9 @@ impl Collector {
         let hole = zeros && len < file.size;
         if !file.hidden && !hole {
             self.span(&mut file.extents, span, at)?;
+        }
+        if file.hidden && file.entry.path == PREFETCH_LANDMARK.as_bytes() {
+            self.to.first_len = span.blob_offset;
         }
         if file.done < file.size {
             self.file = Some(file);

@@ -112,6 +112,8 @@ pub(super) enum Part {
     Member(Box<Member>),
     /// Bytes of the stream behind the last entry; [`Shape::Chunks`] only.
     Trailer(Vec<u8>),
+    /// The end of what is to be fetched first; [`Shape::Chunks`] only.
+    EndOfFirst,
     Piece(Piece),
 }
 
@@ -231,6 +233,12 @@ impl Frames {
             self.add(Part::Trailer(between));
         }
         Ok(())
+    }
+
+    /// Says that what was written so far is to be fetched first.
+    pub(super) fn end_of_first(&mut self) {
+        self.cut();
+        self.parts.push(Part::EndOfFirst);
     }
 
     fn add(&mut self, part: Part) {

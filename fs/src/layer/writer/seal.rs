@@ -15,8 +15,8 @@ use crate::digest::{Digest, Hasher};
 use crate::layer::tar::{self, BLOCK};
 use crate::layer::toc::footer::{self, Position};
 use crate::layer::toc::{
-    ESTARGZ_TOC_DIGEST, ESTARGZ_TOC_NAME, ESTARGZ_UNCOMPRESSED_SIZE, MANIFEST_CHECKSUM,
-    MANIFEST_POSITION, SKIPPABLE_MAGIC, TAR_SPLIT_POSITION, ZSTD_CHUNKED_PREFIX,
+    ESTARGZ_TOC_DIGEST, ESTARGZ_TOC_NAME, ESTARGZ_UNCOMPRESSED_SIZE, FIRST_BYTES,
+    MANIFEST_CHECKSUM, MANIFEST_POSITION, SKIPPABLE_MAGIC, TAR_SPLIT_POSITION, ZSTD_CHUNKED_PREFIX,
 };
 use crate::layer::{Entry, Kind, Timestamp};
 
@@ -31,7 +31,11 @@ pub(super) struct Sealed {
 }
 
 /// Ends a zstd:chunked blob.
-pub(super) fn zstd_chunked(blob: &mut BlobFile, contents: Contents) -> io::Result<Sealed> {
+pub(super) fn zstd_chunked(
+    blob: &mut BlobFile,
+    contents: Contents,
+    first_len: u64,
+) -> io::Result<Sealed> {
     let (table, split) = contents.finish()?;
     let split = split.ok_or_else(|| io::Error::other("no tar-split was written"))?;
     let (toc, digest) = (skippable(blob, &table)?, table.digest);
@@ -49,7 +53,9 @@ pub(super) fn zstd_chunked(blob: &mut BlobFile, contents: Contents) -> io::Resul
         (TAR_SPLIT_POSITION, text(tar_split)),
     ];
     let annotation = |(key, value)| (format!("{ZSTD_CHUNKED_PREFIX}{key}"), value);
-    Ok(Sealed { toc: digest, annotations: values.into_iter().map(annotation).collect() })
+    let first = (first_len > 0).then(|| (FIRST_BYTES.to_owned(), first_len.to_string()));
+    let annotations = values.into_iter().map(annotation).chain(first).collect();
+    Ok(Sealed { toc: digest, annotations })
 }
 
 /// Writes the header of a skippable frame; returns where its data comes.

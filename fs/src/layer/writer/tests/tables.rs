@@ -7,7 +7,7 @@ use super::*;
 use crate::digest::Digest;
 use crate::layer::tar::TarReader;
 use crate::layer::toc::footer::{self, Footer, Position};
-use crate::layer::toc::{ESTARGZ_TOC_DIGEST, ESTARGZ_UNCOMPRESSED_SIZE, TocEntry};
+use crate::layer::toc::{ESTARGZ_TOC_DIGEST, ESTARGZ_UNCOMPRESSED_SIZE, FIRST_BYTES, TocEntry};
 
 const TABLES: [Compression; 2] = [Compression::ZstdChunked(3), Compression::Estargz(6)];
 
@@ -295,6 +295,16 @@ fn prioritized_files_end_with_a_landmark() {
         writer.append(&entry("cold", Kind::File, 4), &mut &b"cold"[..]).unwrap();
         let new = writer.finish().unwrap();
         assert_eq!(new.index.len(), 2);
+        let first = new.index.first_len();
+        let start = |span| new.index.span(span).unwrap().blob_offset;
+        assert!(start(0) < first && first <= start(1), "{first}");
+        // A reader of the table finds the same.
+        let descriptor = &new.descriptor;
+        let noted = descriptor.annotations.get(FIRST_BYTES).map(|text| text.parse().unwrap());
+        assert_eq!(noted, (compression == TABLES[0]).then_some(first));
+        let indexes = tempfile::tempdir().unwrap();
+        let index = scan::open_or_scan(&stored(&new), indexes.path(), &|_| ()).unwrap();
+        assert_eq!((index.id(), index.first_len()), (new.index.id(), first));
         let entries = entries_of(&table(compression, &new));
         entries.into_iter().map(|entry| entry.name).collect::<Vec<_>>()
     };

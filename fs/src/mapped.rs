@@ -187,7 +187,12 @@ impl Content {
     }
 }
 
-/// Puts a file together, which gets its name when it is whole and on disk.
+/// Puts a file together, which gets its name when it is whole.
+///
+/// It is not waited for that it is on disk: an index can be made again, a mount that makes several
+/// would wait for each, and on a busy disk that takes longer than all else. What a crash of the
+/// machine leaves of it is shorter than its header says (file systems let a file grow when its
+/// bytes are written), and so no index.
 pub(crate) fn write(path: &Path, format: Format, contents: Vec<Content>) -> io::Result<()> {
     assert_eq!(contents.len(), format.sections, "as many sections as the format has");
     let dir = path.parent().expect("an index lies in a directory");
@@ -206,7 +211,6 @@ pub(crate) fn write(path: &Path, format: Format, contents: Vec<Content>) -> io::
     file.flush()?;
     drop(file);
     out.file().write_all(hasher.finalize().as_bytes())?;
-    out.file().sync_data()?;
     out.persist(path)
 }
 

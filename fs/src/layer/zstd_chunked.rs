@@ -105,12 +105,15 @@ pub(super) fn read(
 }
 
 fn parse_frame(
-    stored: impl io::BufRead,
+    mut stored: impl io::BufRead,
     stargz: Option<Digest>,
     len: u64,
     each: &mut dyn FnMut(TocEntry) -> Result<(), TocError>,
 ) -> Result<(), TocError> {
-    let frame = zstd::stream::read::Decoder::with_buffer(stored).map_err(TocError::Decode)?;
+    if len <= parse::IN_MEMORY && stargz.is_none() {
+        return parse_in_memory(stored, len, each);
+    }
+    let frame = zstd::stream::read::Decoder::with_buffer(&mut stored).map_err(TocError::Decode)?;
     let Some(digest) = stargz else { return parse::parse(frame.take(len), len, each) };
     let mut json = VerifyReader::new(frame, digest, len);
     let parsed = parse::parse(&mut json, len, each);
@@ -118,4 +121,18 @@ fn parse_frame(
         Err(mismatch @ TocError::Mismatch(_)) => Err(mismatch),
         drained => parsed.and(drained.map(drop)),
     }
+}
+
+/// Decodes a small table at once, which spares the decoder a window of its own.
+fn parse_in_memory(
+    mut stored: impl Read,
+    len: u64,
+    each: &mut dyn FnMut(TocEntry) -> Result<(), TocError>,
+) -> Result<(), TocError> {
+    let mut frame = Vec::new();
+    // What was not verified to its end is not decoded.
+    stored.read_to_end(&mut frame).map_err(TocError::from_io)?;
+    let len = usize::try_from(len).expect("it fits into memory");
+    let json = zstd::bulk::decompress(&frame, len).map_err(TocError::Decode)?;
+    parse::parse_slice(&json, each)
 }

@@ -22,7 +22,7 @@ pub(super) fn serialise(
     layers: &[&LayerIndex],
 ) -> Result<Vec<Content>, TreeError> {
     let children = Children::of(names);
-    let mut writer = Writer::new(names.sources.len(), layers);
+    let mut writer = Writer::new(names, layers);
     writer.enter(0, 0, names, &children)?;
     let mut next = 0;
     // `enter` adds directories behind the one at hand.
@@ -84,11 +84,12 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(inodes: usize, layers: &'a [&'a LayerIndex]) -> Self {
+    fn new(names: &Names<'_>, layers: &'a [&'a LayerIndex]) -> Self {
+        let inodes = names.sources.len();
         Self {
             layers,
-            inodes: Vec::new(),
-            names: Vec::new(),
+            inodes: Vec::with_capacity(inodes),
+            names: Vec::with_capacity(names.nodes.len()),
             extents: Vec::new(),
             xattrs: Vec::new(),
             strings: Vec::new(),

@@ -15,7 +15,7 @@ pub(in crate::layer) const MAX_TOC: u64 = 256 << 20;
 
 /// A table up to this many bytes is parsed where it lies in memory, which takes a third of the time
 /// of parsing it as it comes.
-const IN_MEMORY: u64 = 16 << 20;
+pub(in crate::layer) const IN_MEMORY: u64 = 16 << 20;
 
 /// Reads a whole table and passes its entries on. `len` is how long it is said to be, in bytes.
 pub(in crate::layer) fn parse(
@@ -32,7 +32,15 @@ pub(in crate::layer) fn parse(
         let json = BufReader::with_capacity(64 << 10, start.as_slice().chain(json));
         return parse_with(serde_json::Deserializer::from_reader(json), each);
     }
-    parse_with(serde_json::Deserializer::from_slice(&start), each)
+    parse_slice(&start, each)
+}
+
+/// As [`parse`], of a table that lies in memory.
+pub(in crate::layer) fn parse_slice(
+    json: &[u8],
+    each: &mut dyn FnMut(TocEntry) -> Result<(), TocError>,
+) -> Result<(), TocError> {
+    parse_with(serde_json::Deserializer::from_slice(json), each)
 }
 
 fn parse_with<'de>(

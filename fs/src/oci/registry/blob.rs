@@ -114,7 +114,10 @@ impl RegistryBlob {
         let asked = self.client.0.runtime.spawn(async move {
             let pieces = read_at_once(&state, offset, len).await;
             // The receiver may be gone with its client.
-            drop(sender.send(pieces.map(|pieces| pieces.concat())));
+            drop(sender.send(pieces.map(|mut pieces| match &mut pieces[..] {
+                [only] => std::mem::take(only),
+                several => several.concat(),
+            })));
         });
         if let Err(error) = asked {
             tracing::debug!("nothing is asked for ahead: {error}");

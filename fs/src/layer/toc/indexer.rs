@@ -6,7 +6,7 @@
 
 use super::entry::RawEntry;
 use super::error::{EntryProblem, TocError, Unusable};
-use super::{Base64, TocEntry, ZEROS, is_of_stargz};
+use super::{Base64, PREFETCH_LANDMARK, TocEntry, ZEROS, is_of_stargz};
 use crate::digest::Digest;
 use crate::layer::index::{Coding, Extent, IndexBuilder, Span, SpanDigest};
 use crate::layer::tar;

@@ -616,3 +616,51 @@ fn a_killed_load_leaves_nothing_to_clean_by_hand() {
     sandbox.ok(&["tag", "a:1", "c:1"]);
     assert_eq!(left(), 0);
 }
+
+#[test]
+fn what_a_conversion_was_to_put_first_but_no_layer_has_is_told() {
+    let sandbox = Sandbox::new();
+    sandbox.image("x:1", b"content");
+    fs::write(sandbox.path("list"), "/file\n/no\n/nor/this\n/\x1b\n/and\n").unwrap();
+    let converted = sandbox.run(&["convert", "--trace", "list", "x:1", "y:1"]);
+    let said = String::from_utf8(converted.stderr).unwrap();
+    let warning = "warning: no layer has 4 of the 5 paths of list: /no, /nor/this, /\\u{1b}, ...";
+    assert!(converted.status.success() && said.contains(warning), "{said}");
+    fs::write(sandbox.path("list"), "/file\n").unwrap();
+    let converted = sandbox.run(&["convert", "--trace", "list", "x:1", "y:1"]);
+    let said = String::from_utf8(converted.stderr).unwrap();
+    assert!(converted.status.success() && !said.contains("no layer has"), "{said}");
+}
+
+#[test]
+fn a_trace_is_read_from_standard_input() {
+    let sandbox = Sandbox::new();
+    sandbox.image("x:1", b"content");
+    let import = |trace: &[u8]| {
+        let mut command = sandbox.command(&["trace", "import", "x:1", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(trace).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let manifest = format!("sha256:{}", "0".repeat(64));
+    let entry = serde_json::json!({ "path": "/file", "offset": 0, "size": 7 });
+    let trace = serde_json::json!({ "version": 1, "manifest": manifest, "entries": [entry] });
+    let imported = import(trace.to_string().as_bytes());
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    let exported: Value = serde_json::from_str(&sandbox.ok(&["trace", "export", "x:1"])).unwrap();
+    assert_eq!(exported["entries"], trace["entries"]);
+    let (_, error) = failure(&import(b"{}"));
+    assert!(error.contains("standard input"), "{error}");
+}
+
+#[test]
+fn a_docker_archive_has_the_digest_that_it_is_read_with() {
+    let sandbox = Sandbox::new();
+    sandbox.image("x:1", b"content");
+    let digest = sandbox.ok(&["copy", "x:1", "docker-archive:x.docker"]);
+    let read = sandbox.ok(&["inspect", "docker-archive:x.docker"]);
+    assert!(digest.starts_with("sha256:") && read.contains(digest.trim()), "{digest}: {read}");
+    // Nobody can read again what was passed on.
+    assert_eq!(sandbox.ok(&["copy", "x:1", "docker-archive:/dev/null"]), "");
+}

@@ -8,6 +8,7 @@ use kfs_fs::layer::writer::Compression;
 use kfs_fs::oci;
 use kfs_fs::oci::convert::{Conversion, Converted, ConvertedLayer, convert};
 use kfs_fs::oci::reference::Source;
+use kfs_fs::printable;
 use serde::Serialize;
 
 use super::compression::{GZIP_LEVEL, ZSTD_LEVEL};
@@ -121,6 +122,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let converted = convert(&image, &store, &conversion, &|bytes| progress.add(bytes))?;
     drop(progress);
     tell(&converted, args, context);
+    if let (false, Some(trace)) = (converted.unfound.is_empty(), &args.trace) {
+        let (unfound, all) = (&converted.unfound, priorities.paths().len());
+        context.say(&format!(
+            "warning: no layer has {} of the {all} paths of {}: {}",
+            unfound.len(),
+            trace.display(),
+            first_of(unfound),
+        ));
+    }
     match args.format {
         ResultFormat::Digest => print(&format!("{}\n", converted.digest)),
         ResultFormat::Json => print_json(&output(converted, &args.name)),
@@ -166,6 +176,15 @@ fn tell(converted: &Converted, args: &Args, context: &Context) {
         sum(|layer| layer.from.size),
         sum(|layer| layer.to.size),
     ));
+}
+
+/// The first of the paths.
+fn first_of(paths: &[Vec<u8>]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<_> =
+        paths.iter().take(SHOWN).map(|path| format!("/{}", printable::start_of(path))).collect();
+    let more = if paths.len() > SHOWN { ", ..." } else { "" };
+    shown.join(", ") + more
 }
 
 fn is_kept(layer: &ConvertedLayer) -> bool {

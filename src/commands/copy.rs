@@ -17,7 +17,8 @@ use crate::report::Failure;
 /// Copy an image between store, layouts, archives and registries
 ///
 /// The image stays what it is, and has the same digest; but for a docker-archive, whose layers are
-/// uncompressed. What is at the destination already is not copied. Prints the digest.
+/// uncompressed. What is at the destination already is not copied. Prints the digest: of a
+/// docker-archive, whose images have none of their own, the one that it is read with.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   kfs copy docker://debian:12 oci:layout:debian
@@ -49,7 +50,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let image = image.map_err(|error| args.transfer.explain(error))?;
     drop((progress, writer));
     context.say(&format!("Copied {} to {}", args.source, args.destination));
-    print(&format!("{}\n", image.descriptor.digest))
+    let digest = match &args.destination {
+        Source::DockerArchive { file, .. } if file.is_file() => {
+            oci::select_as_it_is(&args.destination, &store)?.descriptor.digest
+        }
+        // What went through a pipe is nowhere to be read.
+        Source::DockerArchive { .. } => return Ok(()),
+        _ => image.descriptor.digest,
+    };
+    print(&format!("{digest}\n"))
 }
 
 /// Copies an image to its destination; returns what was copied.

@@ -1,7 +1,8 @@
 //! `kfs trace`
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
 
 use kfs_fs::error::AtPath as _;
 use kfs_fs::oci;
@@ -10,7 +11,7 @@ use kfs_fs::oci::store::Part;
 use kfs_fs::trace::{Trace, Traces};
 
 use super::{Context, print_json};
-use crate::report::{Failure, NOT_FOUND};
+use crate::report::{Failure, NOT_FOUND, USAGE};
 
 /// Show or set what is fetched ahead when an image is mounted
 ///
@@ -19,7 +20,8 @@ use crate::report::{Failure, NOT_FOUND};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   kfs trace export registry.example/app:v1 >app.trace
-  kfs trace import registry.example/app:v2 app.trace")]
+  kfs trace import registry.example/app:v2 app.trace
+  kfs trace export app:v1 | kfs trace import app:v2 -")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -37,7 +39,7 @@ enum What {
         /// The image
         image: Source,
 
-        /// As `kfs trace export` printed it
+        /// As `kfs trace export` printed it; - for standard input
         file: PathBuf,
     },
 }
@@ -56,8 +58,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             print_json(&trace)
         }
         What::Import { image, file } => {
-            let open = File::open(file).at("open", file)?;
-            let trace = Trace::read(open, &file.display().to_string())?;
+            let trace = read(file)?;
             let digest = oci::open(image, &store)?.digest;
             let count = trace.entries.len();
             traces.save(&Trace::new(digest, trace.entries))?;
@@ -65,4 +66,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+fn read(file: &Path) -> Result<Trace, Failure> {
+    if file != Path::new("-") {
+        let open = File::open(file).at("open", file)?;
+        return Ok(Trace::read(open, &file.display().to_string())?);
+    }
+    if io::stdin().is_terminal() {
+        return Err(Failure::new("no trace: standard input is a terminal").code(USAGE));
+    }
+    Ok(Trace::read(io::stdin().lock(), "standard input")?)
 }

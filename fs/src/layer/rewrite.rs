@@ -131,6 +131,7 @@ fn rewrite_once(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Rewritten, RewriteError> {
     let mut plan = Plan::default();
+    let mut found = HashSet::new();
     // Only a table lets anybody fetch some files first.
     if !priorities.is_empty() && target.compression.has_table() {
         let aside = |source| RewriteError::Aside { dir: target.tmp.to_owned(), source };
@@ -142,6 +143,7 @@ fn rewrite_once(
                 break;
             }
         }
+        found = hot.found();
         plan.hot = (!plan.keep_all).then_some(hot);
     }
     let pass = |plan: &mut Plan| over(layer, progress, &mut |tar| write(tar, target, plan));
@@ -156,7 +158,6 @@ fn rewrite_once(
         Pass::Ended(writer) => writer.finish_as_is()?,
         Pass::Duplicates(_) => unreachable!("they are left out, or all are kept"),
     };
-    let found = plan.hot.map(|hot| hot.found()).unwrap_or_default();
     Ok(Rewritten { layer, found })
 }
 

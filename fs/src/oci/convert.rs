@@ -55,6 +55,8 @@ pub struct Converted {
     pub left_out: Vec<Digest>,
     /// The layers, bottom first, each once.
     pub layers: Vec<ConvertedLayer>,
+    /// Paths that were to come first, but that no layer has.
+    pub unfound: Vec<Vec<u8>>,
 }
 
 /// What became of a layer.
@@ -119,6 +121,7 @@ pub fn convert(
             images: 0,
             left_out: Vec::new(),
             layers: Vec::new(),
+            unfound: conversion.priorities.paths().to_vec(),
         },
     };
     let (json, media_type) = match is_index(&image.descriptor.media_type) {
@@ -230,6 +233,7 @@ impl Converter<'_> {
         } else {
             let new = rewrite(layer, self.target, priorities, self.progress)?;
             *priorities = priorities.without(&new.found);
+            self.result.unfound.retain(|path| !new.found.contains(path));
             let new = new.layer;
             let made = (new.descriptor.clone(), new.diff_id);
             self.result.layers.push(ConvertedLayer {

@@ -127,6 +127,17 @@ fn all_platforms_of_an_index_that_are_at_hand() {
 }
 
 #[test]
+fn paths_that_no_layer_has_are_told() {
+    let fixture = Fixture::new();
+    image(&fixture, Some("old"), &layers(), MANIFEST);
+    let image = oci::select(&"old".parse().unwrap(), &fixture.store).unwrap();
+    let priorities = Priorities::parse(b"/c\n/d\n/a\n/b/e\n").unwrap();
+    let conversion = Conversion { name: "new", compression: CHUNKED, priorities: &priorities };
+    let made = convert(&image, &fixture.store, &conversion, &|_| ()).unwrap();
+    assert_eq!(made.unfound, [b"d".to_vec(), b"b/e".to_vec()]);
+}
+
+#[test]
 fn a_broken_layer_leaves_the_store_as_it_was() {
     let fixture = Fixture::new();
     let tar = tar_of(&[("a", &[9; 200_000])]);

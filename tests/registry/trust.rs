@@ -53,7 +53,8 @@ fn show_its_own(registry: &mut Registry, name: &str, days: i32) -> PathBuf {
         printf 'basicConstraints=critical,CA:TRUE\nsubjectAltName=%s\n' $0 > own.ext
         openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=own \\
             -keyout server.key -out own.csr
-        openssl x509 -req -in own.csr -signkey server.key -extfile own.ext -days $1 -out server.cert";
+        openssl x509 -req -in own.csr -signkey server.key -extfile own.ext -days $1 \\
+            -out server.cert";
     let mut make = Command::new("sh");
     make.args(["-c", SCRIPT, name, &days.to_string()]).current_dir(registry.path("."));
     let made = make.output().unwrap();

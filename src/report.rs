@@ -331,7 +331,8 @@ impl From<OpenError> for Failure {
                 LayerError::DiffId { .. }
                 | LayerError::Decode { .. }
                 | LayerError::Tar { .. }
-                | LayerError::Toc { .. },
+                | LayerError::Toc { .. }
+                | LayerError::Contradiction { .. },
             )
             | OpenError::Tree(TreeError::Entry { .. } | TreeError::Index(_)) => {
                 failure.code(CORRUPT)

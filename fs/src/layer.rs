@@ -6,7 +6,14 @@
 //! `zstd_chunked`) or beside it (`soci`), the index is made from that alone. Else it is made in
 //! one streaming pass ([`scan`]) that also verifies the blob's digest and the diffID; nothing of a
 //! layer is served before that.
+//!
+//! A table and the tar stream beside it may contradict each other. What an image shows is what its
+//! tables say, wherever its blobs lie: also of a layer that was pulled the tar stream is not read,
+//! so that pulling changes nothing of what is seen, and a mount needs no pass over the layer.
+//! Where all of a layer is read anyway, to convert it or by `fsck`, the two are compared
+//! ([`agreement`]).
 
+pub mod agreement;
 mod estargz;
 pub mod gzip;
 pub mod index;

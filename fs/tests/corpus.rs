@@ -220,6 +220,20 @@ fn the_first_generation_of_zstd_chunked_can_only_be_read_by_its_table() {
     assert!(found.to_string().starts_with("sha256:bd4560ac"), "{error}");
 }
 
+/// What other tools write has one face.
+#[test]
+fn tables_and_tar_streams_agree() {
+    let Some(formats) = shared("corpus/formats") else { return };
+    let variants = ["estargz", "estargz.prio", "zstdchunked", "zstdchunked-gen1"];
+    for variant in variants.into_iter().chain(["zstdchunked-stargz", "tar.gz"]) {
+        let tmp = index_dir();
+        for layer in image(&formats, variant).layers {
+            let compared = kfs_fs::layer::rewrite::compare(&layer, tmp.path(), &|_| ());
+            compared.unwrap_or_else(|error| panic!("{variant}: {error}"));
+        }
+    }
+}
+
 /// A blob that counts what is read of it.
 #[derive(Debug)]
 struct Counted {

@@ -11,8 +11,9 @@ use crate::table::size;
 /// Check the store, and mend what can be mended
 ///
 /// Holds images against their blobs, blobs and cached content of layers in registries against their
-/// digests, and what kfs made from them against its checksums. Ends with code 5 if something is
-/// damaged; what killed processes left is no damage.
+/// digests, tables of contents of layers against their tar streams, and what kfs made from them
+/// against its checksums. Ends with code 5 if something is damaged; what killed processes left is no
+/// damage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  kfs fsck --repair")]
 pub(crate) struct Args {

@@ -9,7 +9,8 @@
 //! - a file is sparse, which a table cannot tell: it becomes a plain one
 //!
 //! Headers keep their bytes all the same, but those of sparse files. The source is verified to its
-//! last byte: blob, diffID and form; nothing of the new layer is kept if anything is wrong.
+//! last byte: blob, diffID, form, and that its table of contents, if it has one, says the same as
+//! its tar stream; nothing of the new layer is kept if anything is wrong.
 
 mod hot;
 mod priorities;
@@ -23,6 +24,7 @@ use std::sync::mpsc;
 pub use priorities::{Priorities, PrioritiesError};
 
 use super::Kind;
+use super::agreement::Agreement;
 use super::scan::LayerError;
 use super::tar::{BLOCK, Member, TarError, TarReader};
 use super::toc::is_of_stargz;
@@ -132,12 +134,16 @@ fn rewrite_once(
 ) -> Result<Rewritten, RewriteError> {
     let mut plan = Plan::default();
     let mut found = HashSet::new();
+    // One pass is enough for it.
+    let mut agreement = Agreement::of(layer, target.tmp)?;
     // Only a table lets anybody fetch some files first.
     if !priorities.is_empty() && target.compression.has_table() {
         let aside = |source| RewriteError::Aside { dir: target.tmp.to_owned(), source };
         let mut hot = Hot::new(priorities, target.tmp).map_err(aside)?;
         loop {
-            let survey = over(layer, progress, &mut |tar| put_aside(tar, &mut hot))?;
+            let checked = agreement.take();
+            let survey =
+                over(layer, checked, progress, &mut |tar| put_aside(tar, &mut hot))?.good(layer)?;
             plan.accept(survey);
             if !hot.again().map_err(aside)? {
                 break;
@@ -146,12 +152,14 @@ fn rewrite_once(
         found = hot.found();
         plan.hot = (!plan.keep_all).then_some(hot);
     }
-    let pass = |plan: &mut Plan| over(layer, progress, &mut |tar| write(tar, target, plan));
-    let mut passed = pass(&mut plan)?;
+    let pass = |plan: &mut Plan, checked| {
+        over(layer, checked, progress, &mut |tar| write(tar, target, plan))?.good(layer)
+    };
+    let mut passed = pass(&mut plan, agreement)?;
     if let Pass::Duplicates(drop) = passed {
         plan.keep_all = drop.is_empty();
         plan.drop = drop;
-        passed = pass(&mut plan)?;
+        passed = pass(&mut plan, None)?;
     }
     let layer = match passed {
         Pass::Done(writer) => writer.finish()?,
@@ -161,17 +169,52 @@ fn rewrite_once(
     Ok(Rewritten { layer, found })
 }
 
-/// Decodes and verifies a layer while `each` reads its members.
+/// Reads all of a layer that has a table of contents, to see whether that says the same as the tar
+/// stream; what has none agrees with itself. Temporary files lie in `tmp`.
+pub fn compare(
+    layer: &Layer,
+    tmp: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), RewriteError> {
+    let Some(agreement) = Agreement::of(layer, tmp)? else { return Ok(()) };
+    over(layer, Some(agreement), progress, &mut |tar| {
+        while next_member(tar)?.is_some() {
+            tar.input_mut().take_between();
+            skip_content(tar)?;
+        }
+        drain(tar, &mut |_| Ok(()))
+    })
+    .map(drop)
+}
+
+/// What was made of a layer whose blob is the right one, and the stream at its end.
+struct Passed<T>(T, Stream);
+
+impl<T> Passed<T> {
+    /// What was made, if the content is the right one, too.
+    fn good(self, layer: &Layer) -> Result<T, RewriteError> {
+        let (found, expected) = (self.1.diff_id(), layer.diff_id);
+        // The first writers of zstd:chunked lost the end of the stream, not its digest.
+        if found != expected && self.1.diff_id_with_end() != expected {
+            let layer = layer.descriptor.digest;
+            return Err(LayerError::DiffId { layer, expected, found }.into());
+        }
+        Ok(self.0)
+    }
+}
+
+/// Decodes a layer and verifies its blob while `each` reads its members.
 fn over<T>(
     layer: &Layer,
+    agreement: Option<Agreement>,
     progress: &(dyn Fn(u64) + Sync),
     each: &mut dyn FnMut(&mut TarReader<Stream>) -> Result<T, Failed>,
-) -> Result<T, RewriteError> {
+) -> Result<Passed<T>, RewriteError> {
     let digest = layer.descriptor.digest;
     let (out, pieces) = mpsc::sync_channel(stream::AHEAD);
     let (decoded, result, tar) = std::thread::scope(|scope| {
         let decoding = scope.spawn(|| stream::decode(layer, out, progress));
-        let mut tar = TarReader::new(Stream::new(pieces));
+        let mut tar = TarReader::new(Stream::new(pieces, agreement));
         let result = each(&mut tar);
         let tar = result.is_ok().then_some(tar);
         (decoding.join().expect("the decoder does not panic"), result, tar)
@@ -182,13 +225,20 @@ fn over<T>(
         Failed::Tar(source) => LayerError::Tar { layer: digest, source }.into(),
         Failed::Other(error) => error,
     })?;
-    let stream = tar.expect("the result is good").into_inner();
-    let (found, expected) = (stream.diff_id(), layer.diff_id);
-    // The first writers of zstd:chunked lost the end of the stream, not its digest.
-    if found != expected && stream.diff_id_with_end() != expected {
-        return Err(LayerError::DiffId { layer: digest, expected, found }.into());
-    }
-    Ok(done)
+    Ok(Passed(done, tar.expect("the result is good").into_inner()))
+}
+
+/// The next member, held against the table of contents.
+fn next_member(tar: &mut TarReader<Stream>) -> Result<Option<Member>, Failed> {
+    let member = tar.next_member()?;
+    let agreement = &mut tar.input_mut().agreement;
+    let agrees = match (&member, &mut *agreement) {
+        (Some(member), Some(agreement)) => agreement.member(member),
+        (None, _) => agreement.take().map_or(Ok(()), Agreement::finish),
+        (Some(_), None) => Ok(()),
+    };
+    agrees.map_err(|error| Failed::Other(error.into()))?;
+    Ok(member)
 }
 
 /// Why a pass ended early.
@@ -221,7 +271,7 @@ fn put_aside(tar: &mut TarReader<Stream>, hot: &mut Hot) -> Result<Survey, Faile
     let mut number = 0;
     loop {
         let end = tar.input_mut().len();
-        let Some(member) = tar.next_member()? else { break };
+        let Some(member) = next_member(tar)? else { break };
         let raw = tar.input_mut().take_between();
         survey.note(number, &member);
         number += 1;
@@ -250,7 +300,7 @@ fn write(tar: &mut TarReader<Stream>, target: Target<'_>, plan: &mut Plan) -> Re
     let mut survey = Survey::default();
     for number in 0.. {
         let end = tar.input_mut().len();
-        let Some(member) = tar.next_member()? else { break };
+        let Some(member) = next_member(tar)? else { break };
         let raw = tar.input_mut().take_between();
         if has_table {
             survey.note(number, &member);

@@ -16,11 +16,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
+pub(super) use choice::index_by_table;
 pub use choice::open_or_scan;
 pub(crate) use choice::{first_read, has_table, open_or_scan_filling};
 use open_span::OpenSpan;
 use piece::{Piece, Sink, SpanStart};
 
+use super::agreement::Contradiction;
 use super::gzip::window::Marks;
 use super::index::{Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Summary};
 use super::tar::{TarError, TarReader};
@@ -32,6 +34,7 @@ use crate::blob::BlobReader;
 use crate::cache::Fill;
 use crate::digest::{DiffId, Digest, Hasher, Mismatch, VerifyReader};
 use crate::oci::Layer;
+use crate::printable;
 
 /// Size of the pieces in which a blob is read.
 const PIECE: usize = 256 << 10;
@@ -89,6 +92,19 @@ pub enum LayerError {
         /// The problem.
         source: TocError,
     },
+    /// What readers of the table of contents see is not what readers of the tar stream see.
+    #[error(
+        "layer {layer}: its table of contents and its tar stream contradict each other: {}: {what}",
+        printable::name(path)
+    )]
+    Contradiction {
+        /// Digest of the blob.
+        layer: Digest,
+        /// The first path that differs.
+        path: Vec<u8>,
+        /// How.
+        what: Contradiction,
+    },
     /// The blob cannot be read.
     #[error("read layer {layer} ({location}): {source}")]
     Read {
@@ -121,6 +137,7 @@ impl LayerError {
             | Self::DiffId { .. }
             | Self::Decode { .. }
             | Self::Tar { .. }
+            | Self::Contradiction { .. }
             | Self::Read { .. }
             | Self::Index { .. } => false,
         }

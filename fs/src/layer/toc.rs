@@ -18,7 +18,7 @@ pub(super) mod indexer;
 pub(super) mod parse;
 pub(super) mod range;
 pub(super) mod time;
-pub(super) mod trusted;
+pub(crate) mod trusted;
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,8 @@
 //!
 //! Manifest and config stay what they are but for the layers: descriptors with the annotations of
 //! the new format, diffIDs where the tar stream had to change, media types of OCI. A layer that
-//! has the wanted format is kept. Of an index, all platforms that are at hand are converted.
+//! has the wanted format is kept. One whose table of contents contradicts its tar stream is refused
+//! where the tar stream is used. Of an index, all platforms that are at hand are converted.
 //!
 //! The layers of an image are rewritten one after another, each on all cores, so that memory does
 //! not depend on their number. Nothing gets its place in the store before all is done.
@@ -21,7 +22,7 @@ use super::reference::Name;
 use super::store::{Part, Store, StoreError, Writer};
 use super::{Image, Layer};
 use crate::digest::{DiffId, Digest};
-use crate::layer::rewrite::{Priorities, RewriteError, Target, rewrite};
+use crate::layer::rewrite::{Priorities, RewriteError, Target, compare, rewrite};
 use crate::layer::toc::{
     ESTARGZ_TOC_DIGEST, MANIFEST_CHECKSUM, TAR_SPLIT_POSITION, ZSTD_CHUNKED_PREFIX,
 };
@@ -225,6 +226,10 @@ impl Converter<'_> {
         }
         let from = layer.descriptor.clone();
         let made = if priorities.is_empty() && has_format(&from, self.target.compression) {
+            if !self.target.compression.has_table() {
+                // It is wanted for its tar stream, whatever else it has.
+                compare(layer, self.target.tmp, self.progress)?;
+            }
             let to = from.in_oci_terms();
             self.kept.push(layer.clone());
             let (changed, plain) = (false, None);

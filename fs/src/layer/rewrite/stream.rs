@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use crate::blob::BlobReader;
 use crate::digest::{DiffId, Hasher, VerifyReader};
 use crate::gunzip::Gunzip;
+use crate::layer::agreement::Agreement;
 use crate::layer::scan::{self, LayerError};
 use crate::layer::tar::{BLOCK, TarError, TarReader};
 use crate::oci::Layer;
@@ -92,10 +93,12 @@ pub(super) struct Stream {
     between: Vec<u8>,
     /// Whether a file's content is read.
     in_content: bool,
+    /// What all of it is held against, where there is a table of contents.
+    pub(super) agreement: Option<Agreement>,
 }
 
 impl Stream {
-    pub(super) fn new(pieces: Receiver<Vec<u8>>) -> Self {
+    pub(super) fn new(pieces: Receiver<Vec<u8>>, agreement: Option<Agreement>) -> Self {
         Self {
             pieces,
             piece: Vec::new(),
@@ -104,6 +107,7 @@ impl Stream {
             hasher: Hasher::new(),
             between: Vec::new(),
             in_content: false,
+            agreement,
         }
     }
 
@@ -168,6 +172,9 @@ impl Read for Content<'_> {
         self.0.input_mut().in_content = true;
         let read = self.0.read_content(buf);
         self.0.input_mut().in_content = false;
+        if let (Some(agreement), Ok(n)) = (&mut self.0.input_mut().agreement, &read) {
+            agreement.content(&buf[..*n]);
+        }
         read.map_err(|error: TarError| io::Error::other(error))
     }
 }

@@ -70,6 +70,15 @@ impl Workshop {
     }
 }
 
+/// Whether the new layer's table and its tar stream say the same.
+fn agrees(new: &NewLayer) {
+    let dir = tempfile::tempdir().unwrap();
+    let blob = Arc::new(FileBlob::open(new.blob.path()).unwrap());
+    let (descriptor, diff_id) = (new.descriptor.clone(), new.diff_id);
+    let layer = Layer { descriptor, diff_id, blob, ztoc: None };
+    compare(&layer, dir.path(), &|_| ()).unwrap();
+}
+
 struct Tar(::tar::Builder<Vec<u8>>);
 
 impl Tar {
@@ -140,6 +149,7 @@ fn the_stream_stays_as_far_as_the_format_allows() {
         assert_eq!(same, !format.is_estargz(), "{format:?}");
         assert_eq!(new.plain, None);
         assert_eq!(new.index.summary().toc.is_some(), format.has_table());
+        agrees(&new);
         assert_eq!(paths(&new.index), ["", "a", "b", ".wh.c", "d"]);
         assert_eq!(paths(&workshop.again(&new)), paths(&new.index));
         assert_eq!(workshop.to(format).descriptor, new.descriptor, "not deterministic");

@@ -81,6 +81,23 @@ fn open_or_scan_once(
     }
 }
 
+/// The index that a layer's own table of contents gives, made anew in `dir`; `None` if it has no
+/// table, or kfs shows what the tar stream says all the same.
+pub(in crate::layer) fn index_by_table(
+    layer: &Layer,
+    dir: &Path,
+) -> Result<Option<LayerIndex>, LayerError> {
+    let trusted = TrustedToc::of(&layer.descriptor).map_err(|error| toc_error(layer, error))?;
+    let Some(table) = trusted.map(Table::Inside) else { return Ok(None) };
+    match read_table(layer, table, dir, &|_| ()) {
+        Ok(index) => Ok(Some(index)),
+        // Of one in another image kfs shows nothing.
+        Err(TocError::Unusable(_) | TocError::External) => Ok(None),
+        Err(TocError::Index(source)) => Err(index_error(dir, layer.descriptor.digest, source)),
+        Err(error) => Err(toc_error(layer, error)),
+    }
+}
+
 /// Whether only what lies beside the layer is wrong, which is as good without it.
 fn is_about_soci(table: Table<'_>, why: &TocError) -> bool {
     matches!(table, Table::Soci(_)) && !matches!(why, TocError::Blob(_))

@@ -40,7 +40,8 @@ impl TrustedToc {
         Ok(estargz.map(|digest| Self::Estargz { digest }))
     }
 
-    /// Whether the layer has entries that are not part of the image.
+    /// Whether the layer has entries that are not part of the image, and times in whole seconds:
+    /// stargz-snapshotter's library wrote it, or something in its stead.
     pub(in crate::layer) fn is_stargz(self) -> bool {
         match self {
             Self::Estargz { .. } => true,
@@ -54,6 +55,11 @@ impl TrustedToc {
             Self::Estargz { digest } | Self::ZstdChunked(Trusted { digest, .. }) => digest,
         }
     }
+}
+
+/// Whether a layer's annotations name a table of contents, or try to.
+pub(crate) fn names_table(layer: &Descriptor) -> bool {
+    !matches!(TrustedToc::of(layer), Ok(None))
 }
 
 fn digest(layer: &Descriptor, key: &str) -> Result<Option<Digest>, TocError> {

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::layer::toc::fixture::{Encoder, FORMS};
 use crate::oci;
 use crate::oci::fixture::{Fixture, tar_of};
 use crate::oci::manifest::{DOCKER_MANIFEST, ImageConfig, Index, LAYER_ZSTD};
@@ -90,6 +91,33 @@ fn estargz_changes_the_diff_ids_and_nothing_else_of_the_config() {
     // gzip is what it is already; zstd is not.
     assert_eq!(to(&fixture, "new", "g", Compression::Gzip(1)).digest, new.digest);
     assert!(to(&fixture, "new", "z", Compression::Zstd(1)).layers.iter().all(|l| !l.changed));
+}
+
+#[test]
+fn a_layer_with_two_faces_is_refused() {
+    for form in FORMS {
+        let fixture = Fixture::new();
+        let mut encoder = Encoder::sample(form);
+        encoder.named("empty").name = "x".into();
+        encoder.named("d/small").name = "empty".into();
+        encoder.named("x").name = "d/small".into();
+        let (layer, _) = encoder.finish().layer();
+        fixture.writer().take_in(&layer).unwrap();
+        let diff_id = layer.diff_id.digest();
+        let manifest = fixture.manifest(&[(layer.descriptor.clone(), diff_id)]);
+        fixture.name(Some("old"), &manifest);
+        let blobs = fixture.blobs();
+        for compression in [Compression::Gzip(1), Compression::Zstd(1), Compression::None] {
+            let image = oci::select(&"old".parse().unwrap(), &fixture.store).unwrap();
+            let priorities = Priorities::default();
+            let conversion = Conversion { name: "new", compression, priorities: &priorities };
+            let error = convert(&image, &fixture.store, &conversion, &|_| ()).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains("contradict") && said.contains("d/small"), "{said}");
+            assert!(said.contains(&layer.descriptor.digest.to_string()), "{said}");
+            assert_eq!(fixture.blobs(), blobs);
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Checking all of a store, and mending what can be mended.
 //!
-//! Blobs are held against their digests and images against their blobs. What kfs made from them
+//! Blobs are held against their digests, images against their blobs, and tables of contents inside
+//! layers against the layers. What kfs made from them
 //! (indexes, cached content, build cache) is held against its checksums, and what is wrong of it
 //! can go: it is made again. A wrong blob is put aside, and the images that lose it are named.
 //!
@@ -11,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -18,10 +21,14 @@ use super::prune::{Entry, Record, digest_of, files};
 use super::{Part, Store, StoreError, temp};
 use crate::blob::{BlobReader, BlobSource as _, FileBlob};
 use crate::cache::Cache;
-use crate::digest::{Digest, Mismatch, VerifyReader};
+use crate::digest::{DiffId, Digest, Mismatch, VerifyReader};
 use crate::error::{AtPath, PathError};
 use crate::layer::index::{Coding, LayerIndex};
+use crate::layer::rewrite::{RewriteError, compare};
+use crate::layer::scan::LayerError;
+use crate::layer::toc::trusted::names_table;
 use crate::mount::Mounts;
+use crate::oci::Layer;
 use crate::oci::image::ImageError;
 use crate::oci::layout::{Layout, label, ref_name};
 use crate::oci::manifest::Descriptor;
@@ -35,7 +42,8 @@ const QUARANTINE: &str = "quarantine";
 /// How to check.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Check {
-    /// Leave out what reads all bytes: digests of blobs and of cached content, sums of indexes.
+    /// Leave out what reads all bytes: digests of blobs and of cached content, tables of contents,
+    /// sums of indexes.
     pub quick: bool,
     /// Mend what can be mended.
     pub repair: bool,
@@ -137,12 +145,14 @@ impl Store {
     }
 }
 
-/// Who has a blob, and how large it has to be.
+/// Who has a blob, how large it has to be, and what else is said of it.
 #[derive(Debug, Default)]
 struct User {
     images: BTreeSet<String>,
     /// Sizes in bytes, and the images that say so.
     sizes: BTreeMap<u64, BTreeSet<String>>,
+    /// As layers with a table of contents, by what the annotations say, and the images with them.
+    tables: BTreeMap<BTreeMap<String, String>, (Descriptor, BTreeSet<String>)>,
     /// An entry without a name that a removal did not finish with.
     only_nameless: bool,
 }
@@ -192,6 +202,11 @@ impl Run<'_> {
                     user.images.insert(label(image));
                     user.sizes.entry(blob.size).or_default().insert(label(image));
                     user.only_nameless &= nameless;
+                    if names_table(&blob) {
+                        let table = user.tables.entry(blob.annotations.clone());
+                        let (_, images) = table.or_insert_with(|| (blob, BTreeSet::new()));
+                        images.insert(label(image));
+                    }
                 }
             }
             Err(ImageError::Missing { .. }) if nameless => {
@@ -222,7 +237,10 @@ impl Run<'_> {
             }
             match self.wrong(digest, &entry)? {
                 Some(problem) => self.wrong_blob(digest, &entry.path, &problem)?,
-                None => self.wrong_claims(digest, &entry),
+                None => {
+                    self.wrong_claims(digest, &entry);
+                    self.contradictions(digest, &entry)?;
+                }
             }
         }
         if unused.0 > 0 {
@@ -245,7 +263,7 @@ impl Run<'_> {
         if self.how.quick && other.is_none() {
             return Ok(None);
         }
-        let blob = std::sync::Arc::new(FileBlob::open(&entry.path)?);
+        let blob = Arc::new(FileBlob::open(&entry.path)?);
         let mut reader = VerifyReader::new(BlobReader::new(blob), digest, size);
         let Err(error) = io::copy(&mut reader, &mut Counted(self.progress)) else {
             return Ok(None);
@@ -268,6 +286,50 @@ impl Run<'_> {
             let problem = format!("it is intact and has {size} bytes; a descriptor says {said}");
             self.found(Severity::Lost, &entry.path, problem).images = images;
         }
+    }
+
+    /// Images of whose layer the table of contents says something else than the tar stream.
+    fn contradictions(&mut self, digest: Digest, entry: &Entry) -> Result<(), StoreError> {
+        let Some(user) = self.users.get_mut(&digest).filter(|_| !self.how.quick) else {
+            return Ok(());
+        };
+        for (descriptor, images) in std::mem::take(&mut user.tables).into_values() {
+            // Of another size it was told already, and is of no use.
+            if descriptor.size != entry.metadata.len() {
+                continue;
+            }
+            let blob = Arc::new(FileBlob::open(&entry.path)?);
+            // The diffID plays no part.
+            let layer = Layer { descriptor, diff_id: DiffId::new(digest), blob, ztoc: None };
+            match self.compare(&layer)? {
+                Ok(()) => {}
+                Err(RewriteError::Source(LayerError::Index { dir, source, .. })) => {
+                    return Err(PathError { action: "index a layer in", path: dir, source }.into());
+                }
+                Err(error) => {
+                    let finding = self.found(Severity::Lost, &entry.path, error.to_string());
+                    finding.images = images.into_iter().collect();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&self, layer: &Layer) -> Result<Result<(), RewriteError>, PathError> {
+        let read = AtomicU64::new(0);
+        let count = |bytes| {
+            read.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let compared = match self.store.temp_dir() {
+            Ok(dir) => compare(layer, dir.path(), &count),
+            // A store that may only be read.
+            Err(_) => {
+                let dir = tempfile::tempdir().at("create", &std::env::temp_dir())?;
+                compare(layer, dir.path(), &count)
+            }
+        };
+        (self.progress)(read.into_inner());
+        Ok(compared)
     }
 
     fn wrong_blob(&mut self, digest: Digest, path: &Path, problem: &str) -> Result<(), PathError> {

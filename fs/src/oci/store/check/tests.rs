@@ -1,5 +1,6 @@
 use super::*;
 use crate::filesystem::ImageFs;
+use crate::layer::toc::fixture::{Encoder, Form};
 use crate::oci::fixture::Fixture;
 
 const REPAIR: Check = Check { quick: false, repair: true };
@@ -73,6 +74,29 @@ fn a_wrong_blob_is_put_aside_and_its_images_are_named() {
     assert!(fixture.store.root().join(aside).exists());
     let health = check(&fixture);
     assert_eq!(health.findings[0].problem, "the blob is missing");
+}
+
+#[test]
+fn a_layer_with_two_faces_is_found() {
+    let fixture = Fixture::new();
+    for (name, honest) in [("good", true), ("bad", false)] {
+        let mut encoder = Encoder::sample(Form::ZstdChunked);
+        if !honest {
+            encoder.named("fifo").mode = 0;
+        }
+        let (layer, _) = encoder.finish().layer();
+        fixture.writer().take_in(&layer).unwrap();
+        let manifest = fixture.manifest(&[(layer.descriptor, layer.diff_id.digest())]);
+        fixture.name(Some(name), &manifest);
+    }
+    let health = check(&fixture);
+    let [finding] = &health.findings[..] else { panic!("{health:?}") };
+    assert_eq!((finding.severity, &finding.images[..]), (Severity::Lost, &["bad".to_owned()][..]));
+    assert!(finding.problem.contains("fifo: they differ in its mode"), "{}", finding.problem);
+    assert!(health.is_damaged());
+    fixture.assert_tidy();
+    let quick = fixture.store.check(Check { quick: true, repair: false }, &|_| ()).unwrap();
+    assert_eq!(quick.findings, []);
 }
 
 #[test]

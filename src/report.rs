@@ -332,7 +332,8 @@ impl From<OpenError> for Failure {
                 | LayerError::Decode { .. }
                 | LayerError::Tar { .. }
                 | LayerError::Toc { .. }
-                | LayerError::Contradiction { .. },
+                | LayerError::Contradiction { .. }
+                | LayerError::Flood { .. },
             )
             | OpenError::Tree(TreeError::Entry { .. } | TreeError::Index(_)) => {
                 failure.code(CORRUPT)

@@ -58,6 +58,7 @@ pub(super) fn index(
         return Err(TocError::Outside { what: "the table of contents", at: start, blob_len: size });
     }
     let rules = Rules { coding: Coding::Gzip, chunks_end: start, stargz: true };
+    builder.made_from(end - start);
     let mut indexer = Indexer::new(rules, builder);
     let mut each = |entry| indexer.add(entry);
     let tail_start = size - tail.len() as u64;

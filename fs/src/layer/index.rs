@@ -26,7 +26,7 @@ use crate::blob::{BlobSource, FileBlob};
 use crate::digest::{DiffId, Digest};
 use crate::mapped::{Format, MappedFile};
 
-pub use build::IndexBuilder;
+pub use build::{Flood, IndexBuilder};
 
 const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 4, sections: 7 };
 const SUMMARY: usize = 0;

@@ -24,7 +24,7 @@ use piece::{Piece, Sink, SpanStart};
 
 use super::agreement::Contradiction;
 use super::gzip::window::Marks;
-use super::index::{Coding, Extent, IndexBuilder, LayerIndex, STORED_SPAN, Summary};
+use super::index::{Coding, Extent, Flood, IndexBuilder, LayerIndex, STORED_SPAN, Summary};
 use super::tar::{TarError, TarReader};
 use super::toc::error::TocError;
 use super::toc::is_of_stargz;
@@ -115,6 +115,14 @@ pub enum LayerError {
         /// What the system said.
         source: io::Error,
     },
+    /// So little becomes so large an index that it is no layer in good faith.
+    #[error("layer {layer}: {flood}")]
+    Flood {
+        /// Digest of the blob.
+        layer: Digest,
+        /// The sizes.
+        flood: Flood,
+    },
     /// The index cannot be read or written.
     #[error("index of layer {layer} in {}: {source}", dir.display())]
     Index {
@@ -138,6 +146,7 @@ impl LayerError {
             | Self::Decode { .. }
             | Self::Tar { .. }
             | Self::Contradiction { .. }
+            | Self::Flood { .. }
             | Self::Read { .. }
             | Self::Index { .. } => false,
         }
@@ -205,7 +214,10 @@ pub(super) fn read_error(layer: &Layer, source: io::Error) -> LayerError {
 }
 
 fn index_error(dir: &Path, layer: Digest, source: io::Error) -> LayerError {
-    LayerError::Index { layer, dir: dir.to_owned(), source }
+    match source.downcast::<Flood>() {
+        Ok(flood) => LayerError::Flood { layer, flood },
+        Err(source) => LayerError::Index { layer, dir: dir.to_owned(), source },
+    }
 }
 
 /// First stage. It goes on to the end of the blob even when nobody takes its pieces any more, to
@@ -325,7 +337,8 @@ fn index_content(
     let blob_len = layer.descriptor.size;
     let layer = layer.descriptor.digest;
     let failed = |source| index_error(indexes, layer, source);
-    let builder = IndexBuilder::new(indexes).map_err(failed)?;
+    let mut builder = IndexBuilder::new(indexes).map_err(failed)?;
+    builder.made_from(blob_len);
     let mut tar = TarReader::new(Content::new(content, blob_len, builder, fill));
     let result = index_members(&mut tar, hides);
     let content = tar.into_inner();

@@ -102,12 +102,26 @@ pub enum Problem {
     /// An xattr with a name that PAX has no form for.
     #[error("its extended attribute {0} has a name that cannot be stored")]
     XattrName(String),
+    /// More extended attributes than Linux takes.
+    #[error("its extended attributes have more than Linux allows (64 KiB a value, and of names)")]
+    LargeXattrs,
     /// An entry type that no layer has.
     #[error("entries of type {0:?} are not allowed in a layer")]
     Type(char),
     /// The input failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// Linux' limits for an xattr's value, and for the list of names of a file (`XATTR_SIZE_MAX`,
+/// `XATTR_LIST_MAX`).
+const MAX_XATTR: usize = 64 << 10;
+
+/// Holds names and values against Linux' limits.
+pub(super) fn check_xattrs(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Problem> {
+    let names: usize = xattrs.iter().map(|(name, _)| name.len() + 1).sum();
+    let fits = names <= MAX_XATTR && xattrs.iter().all(|(_, value)| value.len() <= MAX_XATTR);
+    if fits { Ok(()) } else { Err(Problem::LargeXattrs) }
 }
 
 /// An entry and where its content lies.
@@ -348,6 +362,7 @@ impl<R: Read> TarReader<R> {
             size,
             xattrs: pax.into_xattrs(),
         };
+        check_xattrs(&entry.xattrs)?;
         // Some writers give links a size; what it means depends on the reader.
         spelling.odd |= stored > 0 && entry.kind != Kind::File;
         Ok(Member { entry, extents, stored: self.left, spelling })

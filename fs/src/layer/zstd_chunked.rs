@@ -57,6 +57,7 @@ pub(super) fn index(
     check(position, blob.size())?;
     let chunks_end = position.offset - FRAME_HEADER;
     let stargz = trusted.stargz.is_some();
+    builder.made_from(position.len);
     let mut indexer = Indexer::new(Rules { coding: Coding::Zstd, chunks_end, stargz }, builder);
     let end = position.offset + position.len;
     let stored = RangeReader::new(blob, (position.offset, end), progress);

@@ -16,6 +16,23 @@ use crate::layer::{Device, Entry, Kind};
 use crate::mapped::{self, Content, Section};
 use crate::unnamed::UnnamedFile;
 
+/// An index may take this much for each byte of what it is made from, in bytes: a table of contents
+/// of a million empty files with names that count up takes half a byte for each when it is
+/// compressed, and 100 to 600 in an index.
+const AMPLE: u64 = 2048;
+/// And this much in any case, in bytes.
+const LEAST: u64 = 1 << 20;
+
+/// An index that takes far more than it should.
+#[derive(Debug, thiserror::Error)]
+#[error("its index would take more than {limit} bytes, and is made from {made_from}")]
+pub struct Flood {
+    /// The limit in bytes.
+    pub limit: u64,
+    /// Bytes of the compressed table of contents, or of the blob.
+    pub made_from: u64,
+}
+
 /// Writes an index entry by entry and span by span.
 #[derive(Debug)]
 pub struct IndexBuilder {
@@ -30,6 +47,8 @@ pub struct IndexBuilder {
     packer: Packer,
     unpacked: Option<Unpacked>,
     first_len: u64,
+    /// Bytes of what it is made from, where that bounds what it may take.
+    made_from: Option<u64>,
 }
 
 /// Compresses windows.
@@ -73,6 +92,7 @@ impl IndexBuilder {
             strings: section()?,
             packer: Packer::new()?,
             unpacked: None,
+            made_from: None,
             first_len: 0,
         })
     }
@@ -80,6 +100,19 @@ impl IndexBuilder {
     /// Says how many bytes at the start of the blob are to be fetched first.
     pub fn first(&mut self, len: u64) {
         self.first_len = len;
+    }
+
+    /// From now on the index may take only as much as something of this many bytes is worth.
+    pub(in crate::layer) fn made_from(&mut self, bytes: u64) {
+        self.made_from = Some(bytes);
+    }
+
+    fn check_size(&self) -> io::Result<()> {
+        let Some(made_from) = self.made_from else { return Ok(()) };
+        let limit = made_from.saturating_mul(AMPLE).saturating_add(LEAST);
+        let sections = [&self.entries, &self.extents, &self.xattrs, &self.spans, &self.strings];
+        let len: u64 = sections.into_iter().map(Section::len).sum();
+        if len > limit { Err(io::Error::other(Flood { limit, made_from })) } else { Ok(()) }
     }
 
     /// Adds an entry; `extents` in the order of their file offsets, empty unless it is a file.
@@ -124,7 +157,7 @@ impl IndexBuilder {
             self.xattrs.record(&record)?;
         }
         self.entries.record(&record)?;
-        Ok(())
+        self.check_size()
     }
 
     /// Adds a span; they come in the order of the content and without gaps. `window` is the
@@ -149,7 +182,7 @@ impl IndexBuilder {
         if let SpanDigest::Sha256(_) = span.digest {
             self.chunks.push(count(usize::try_from(number).unwrap_or(usize::MAX))?);
         }
-        Ok(())
+        self.check_size()
     }
 
     /// How many spans were added.

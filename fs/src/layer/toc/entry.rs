@@ -37,6 +37,7 @@ impl RawEntry<'_> {
         if self.xattrs.iter().any(|(name, _)| name.is_empty() || name.contains(&0)) {
             return Err(EntryProblem::Xattr);
         }
+        tar::check_xattrs(&self.xattrs)?;
         Ok(Entry {
             path,
             mode: u32::try_from(self.mode & 0o7777).expect("twelve bits"),

@@ -120,6 +120,42 @@ fn what_only_a_table_has() {
 }
 
 #[test]
+fn no_file_has_more_xattrs_than_linux_takes() {
+    let name = |n: usize| format!("user.{n:0250}");
+    let cases = [(1, 64 << 10, true), (1, (64 << 10) + 1, false), (256, 1, true), (257, 1, false)];
+    for (count, len, fits) in cases {
+        let mut encoder = Encoder::sample(Form::ZstdChunked);
+        let value = Base64(vec![7; len]);
+        encoder.named("empty").xattrs = (0..count).map(|n| (name(n), value.clone())).collect();
+        if fits {
+            assert!(open(&encoder.finish().layer().0).is_ok(), "{count} of {len}");
+        } else {
+            let problem = entry_problem(encoder, "empty");
+            assert!(matches!(problem, EntryProblem::Name(Problem::LargeXattrs)), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn a_small_table_does_not_fill_the_disk() {
+    // gzip packs only a thousand to one.
+    for form in [Form::StargzZstd, Form::ZstdChunked] {
+        let entry = r#"{"name":"a","type":"dir"},"#;
+        let json = |n| {
+            format!(r#"{{"version":1,"entries":[{}{{"name":"b","type":"dir"}}]}}"#, entry.repeat(n))
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let honest = Encoder::new(form).finish_with(json(9_000).as_bytes());
+        assert_eq!(open(&honest.layer().0).unwrap().1.len(), 9_001);
+        let flood = Encoder::new(form).finish_with(json(1_000_000).as_bytes()).layer().0;
+        let error = open_or_scan(&flood, dir.path(), &|_| ()).unwrap_err();
+        let LayerError::Flood { layer, .. } = error else { panic!("{form:?}: {error}") };
+        assert_eq!(layer, flood.descriptor.digest);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn files_may_share_a_gzip_member() {
     let mut encoder = Encoder::new(Form::Estargz);
     let large = noise(3000);

@@ -12,7 +12,8 @@
 //! may come to its end later and serve the next reader.
 //!
 //! Only remote layers (`BlobSource::is_remote`) have workers and a cache on disk. A local blob
-//! needs none: decoding it again costs no more than reading it back.
+//! needs none: decoding it again costs no more than reading it back. What it has uncompressed is
+//! not kept in memory either, but read, and its blocks verified, each time: the kernel keeps it.
 //!
 //! Memory: decoded spans that are kept, fetches under way, and replies begun but not finished
 //! have each a fixed share of [`Options::memory`].
@@ -170,6 +171,10 @@ impl Content {
         let of = &shared.layers[id.0];
         let span = of.index.span(id.1)?;
         if !of.is_remote() || span.coding == Coding::Unpacked {
+            let blob = of.layer.blob.as_ref();
+            if let Some(n) = span::read_part(&of.index, blob, id.1, skip, buf)? {
+                return Ok(Some(n));
+            }
             let content = shared.memory.get(id, || shared.decode_local(of, id))?;
             return Ok(Some(copy_from(&content, skip, buf)));
         }

@@ -14,6 +14,7 @@
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod blob;
+mod blocks;
 pub mod cache;
 pub mod compare;
 pub mod content;

@@ -3,6 +3,9 @@
 //! A span is missing, being fetched, or ready. The first reader of a missing span fetches it, all
 //! others wait for that one fetch; when it fails the span is missing again, so that a later read
 //! tries anew. Only bytes whose hash is right become ready.
+//!
+//! What is stored as it is needs none of that: a part is read, and verified block by block, as it
+//! is wanted (see [`read_part`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -10,6 +13,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::blob::BlobSource;
+use crate::blocks::{self, BLOCK};
 use crate::digest::Digest;
 use crate::layer::index::{Coding, Damaged, LayerIndex, Span, SpanDigest};
 use crate::layer::{gzip, zstd};
@@ -40,7 +44,7 @@ pub enum SpanError {
         layer: Digest,
         /// Number of the span.
         span: usize,
-        /// Where its stored bytes start in the blob.
+        /// Where its stored bytes start in the blob, or those of the block of it that is wrong.
         offset: u64,
         /// What the index says.
         expected: Box<str>,
@@ -128,6 +132,56 @@ pub(crate) fn decode_with_next(
     Ok(content)
 }
 
+/// Reads and verifies what a span has at `skip`; returns how many bytes, 0 at its end. `None` where
+/// that needs all of the span: see [`decode`]. After an error `buf` holds anything.
+pub(crate) fn read_part(
+    index: &LayerIndex,
+    blob: &dyn BlobSource,
+    number: usize,
+    skip: usize,
+    buf: &mut [u8],
+) -> Result<Option<usize>, SpanError> {
+    let Some(expected) = index.blocks(number)? else { return Ok(None) };
+    let span = index.span(number)?;
+    let layer = index.summary().digest;
+    let left = span.content_len.saturating_sub(skip as u64);
+    let len = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+    let blob = place_of(index, blob, &span);
+    let read = |at: u64, block: &mut [u8]| {
+        let at = span.blob_offset.saturating_add(at);
+        blob.read_exact_at(at, block).map_err(|source| SpanError::Read {
+            layer,
+            span: number,
+            source: Arc::new(source),
+        })
+    };
+    let verify = |block: usize, data: &[u8]| {
+        let start = (block * BLOCK) as u64;
+        let (expected, found) = match expected {
+            [] => (span.digest, SpanDigest::Blake3(*blake3::hash(data).as_bytes())),
+            blocks => {
+                let node = SpanDigest::Blake3(blocks::node_of(block, data));
+                (SpanDigest::Blake3(blocks[block]), node)
+            }
+        };
+        check(index, number, span.blob_offset.saturating_add(start), (expected, found))
+    };
+    blocks::read(span.content_len, skip, &mut buf[..len], read, verify)?;
+    Ok(Some(len))
+}
+
+/// Where the stored bytes of a span lie.
+fn place_of<'a>(
+    index: &'a LayerIndex,
+    blob: &'a dyn BlobSource,
+    span: &Span,
+) -> &'a dyn BlobSource {
+    match (span.coding, index.unpacked()) {
+        (Coding::Unpacked, Some(unpacked)) => unpacked,
+        _ => blob,
+    }
+}
+
 fn read_stored(
     index: &LayerIndex,
     blob: &dyn BlobSource,
@@ -136,10 +190,7 @@ fn read_stored(
     let layer = index.summary().digest;
     let range = stored_range(index, number)?;
     let mut stored = vec![0; fitting(range.end - range.start, layer, number)?];
-    let blob: &dyn BlobSource = match (index.span(number)?.coding, index.unpacked()) {
-        (Coding::Unpacked, Some(unpacked)) => unpacked,
-        _ => blob,
-    };
+    let blob = place_of(index, blob, &index.span(number)?);
     blob.read_exact_at(range.start, &mut stored).map_err(|source| SpanError::Read {
         layer,
         span: number,
@@ -181,7 +232,8 @@ fn unpack_checked(
     let layer = index.summary().digest;
     let len = fitting(len, layer, number)?;
     if let SpanDigest::StoredSha256(_) = span.digest {
-        check(index, number, span, SpanDigest::StoredSha256(Digest::of(stored)))?;
+        let found = SpanDigest::StoredSha256(Digest::of(stored));
+        check(index, number, span.blob_offset, (span.digest, found))?;
     }
     unpack(span, index.window(number)?, stored, len).map_err(|source| SpanError::Read {
         layer,
@@ -202,10 +254,11 @@ fn content_of(
     match span.digest {
         SpanDigest::Blake3(_) => {
             let found = SpanDigest::Blake3(*blake3::hash(&unpacked).as_bytes());
-            check(index, number, span, found)?;
+            check(index, number, span.blob_offset, (span.digest, found))?;
         }
         SpanDigest::Sha256(_) => {
-            check(index, number, span, SpanDigest::Sha256(Digest::of(&unpacked)))?;
+            let found = SpanDigest::Sha256(Digest::of(&unpacked));
+            check(index, number, span.blob_offset, (span.digest, found))?;
         }
         SpanDigest::StoredSha256(_) => {}
     }
@@ -215,17 +268,17 @@ fn content_of(
 fn check(
     index: &LayerIndex,
     number: usize,
-    span: &Span,
-    found: SpanDigest,
+    offset: u64,
+    (expected, found): (SpanDigest, SpanDigest),
 ) -> Result<(), SpanError> {
-    if found == span.digest {
+    if found == expected {
         return Ok(());
     }
     Err(SpanError::Mismatch {
         layer: index.summary().digest,
         span: number,
-        offset: span.blob_offset,
-        expected: span.digest.to_string().into(),
+        offset,
+        expected: expected.to_string().into(),
         found: found.to_string().into(),
         remote: false,
     })

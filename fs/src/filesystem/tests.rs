@@ -174,11 +174,41 @@ fn wrong_content_is_an_error_and_never_served() {
     std::fs::write(dir.path().join("0"), blob).unwrap();
     let f = find(&fs, "f");
     assert_eq!(fs.read(f, 0, 100).unwrap(), [7; 100], "another span is not concerned");
-    let error = fs.read(f, 262_144, 10).unwrap_err();
-    assert_eq!(error.errno(), libc_errno("EIO"));
-    let message = error.to_string();
-    let digest = image.layers[0].descriptor.digest.to_string();
-    assert!(message.contains(&digest) && message.contains("span 1"), "{message}");
+    // The file starts behind its header, in the middle of a block.
+    let block = 36 * 8192 - 512..37 * 8192 - 512;
+    assert_eq!(fs.read(f, block.start - 9, 9).unwrap(), [7; 9], "nor is the block before it");
+    assert_eq!(fs.read(f, block.end, 50_000).unwrap(), [7; 50_000], "nor are those after it");
+    for (at, size) in [(block.start, 1), (block.end - 1, 1), (block.start - 1, 2), (0, 600_000)] {
+        let error = fs.read(f, at, size).unwrap_err();
+        assert_eq!(error.errno(), libc_errno("EIO"), "{at}");
+        let message = error.to_string();
+        let digest = image.layers[0].descriptor.digest.to_string();
+        let told = [digest.as_str(), "span 1", "at byte 294912"];
+        assert!(told.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
+#[test]
+fn each_byte_is_verified_up_to_the_last() {
+    // With 1 KiB of zeros at its end, the stream ends at the end of a block, and behind it.
+    for size in [4 * 8192 - 1536, 4 * 8192 - 1024, 100] {
+        let dir = tempfile::tempdir().unwrap();
+        let image = image(dir.path(), &[Tar::default().file("f", &vec![7; size]).done()]);
+        let fs = ImageFs::open(&image, dir.path(), &|_| ()).unwrap();
+        let f = find(&fs, "f");
+        let whole = std::fs::read(dir.path().join("0")).unwrap();
+        for (damaged, read) in [(0, 0), (1, 1), (size - 1, size - 1), (size + 500, size - 1)] {
+            let mut blob = whole.clone();
+            blob[512 + damaged] ^= 1;
+            std::fs::write(dir.path().join("0"), blob).unwrap();
+            let error = fs.read(f, read as u64, 1).unwrap_err();
+            assert_eq!(error.errno(), libc_errno("EIO"), "{damaged} of {size}");
+        }
+        std::fs::write(dir.path().join("0"), &whole[..512 + size - 1]).unwrap();
+        assert_eq!(fs.read(f, size as u64 - 1, 1).unwrap_err().errno(), libc_errno("EIO"));
+        std::fs::write(dir.path().join("0"), whole).unwrap();
+        assert_eq!(fs.read(f, 0, size + 1).unwrap(), vec![7; size]);
+    }
 }
 
 #[test]

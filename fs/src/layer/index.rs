@@ -6,6 +6,8 @@
 //! - **extents**: where a run of a file's bytes lies in the layer's *content*, which is the
 //!   uncompressed stream (for formats with a TOC: the chunks, one after another)
 //! - **spans**: the content cut into pieces that are decoded and verified as a whole
+//! - **blocks**: of spans that are stored as they are, the hash of each block (see `blocks`), so
+//!   that a part can be read and verified without the rest
 //! - **chunks**: the numbers of those spans that have a sha256 digest of their content, sorted by
 //!   it, so that a span can be found by what it holds
 //! - **strings**: paths, link targets, xattrs, and deflate windows (zstd-compressed)
@@ -23,21 +25,24 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Device, Timestamp};
 use crate::blob::{BlobSource, FileBlob};
+use crate::blocks::{BLOCK, Node};
 use crate::digest::{DiffId, Digest};
 use crate::mapped::{Format, MappedFile};
 
 pub use build::{Flood, IndexBuilder};
 
-const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 4, sections: 7 };
+const FORMAT: Format = Format { magic: *b"KFSLAYER", version: 5, sections: 8 };
 const SUMMARY: usize = 0;
 const ENTRIES: usize = 1;
 const EXTENTS: usize = 2;
 const XATTRS: usize = 3;
 const SPANS: usize = 4;
 const CHUNKS: usize = 5;
-const STRINGS: usize = 6;
+const BLOCKS: usize = 6;
+const STRINGS: usize = 7;
 
-/// Content of a stored (uncompressed) span, in bytes. Small, as a read hashes whole spans.
+/// Content of a stored (uncompressed) span, in bytes. Small, as a registry is asked for all of a
+/// span.
 pub(super) const STORED_SPAN: u64 = 256 << 10;
 
 /// A run of a file's bytes in a layer's content.
@@ -138,6 +143,15 @@ impl Span {
     /// Where its stored bytes lie: spans that have the same are decoded together.
     pub(crate) fn place(&self) -> (u64, u64) {
         (self.blob_offset, self.blob_len)
+    }
+
+    /// Whether its bytes are stored as they are, and hashed so that blocks of it can be verified.
+    fn has_blocks(&self) -> bool {
+        let is_stored = match self.coding {
+            Coding::Stored | Coding::Unpacked => self.inner_offset == 0 && self.bits == 0,
+            Coding::Deflate | Coding::Zstd | Coding::Gzip => false,
+        };
+        is_stored && matches!(self.digest, SpanDigest::Blake3(_))
     }
 
     /// Where its content ends inside what the stored bytes decode to.
@@ -275,7 +289,12 @@ struct SpanRecord {
     bits: U32,
     digest_kind: U32,
     digest: [u8; 32],
+    /// [`NO_BLOCKS`] if there are none.
+    first_block: U64,
 }
+
+/// What a span has as its first block whose blocks nobody hashed.
+const NO_BLOCKS: u64 = u64::MAX;
 
 /// An index whose tables point outside themselves.
 #[derive(Debug, thiserror::Error)]
@@ -514,6 +533,27 @@ impl LayerIndex {
             inner_offset: record.inner_offset.get(),
             digest: digest.ok_or_else(|| self.damaged("unknown digest of a span"))?,
         })
+    }
+
+    /// The hashes of a span's blocks, empty if it has no more than one; `None` if a part of it
+    /// cannot be read without the rest.
+    pub(crate) fn blocks(&self, number: usize) -> Result<Option<&[Node]>, Damaged> {
+        let (span, record) = (self.span(number)?, self.span_record(number)?);
+        if !span.has_blocks() {
+            return Ok(None);
+        }
+        let count = span.content_len.div_ceil(BLOCK as u64);
+        if count <= 1 {
+            return Ok(Some(&[]));
+        }
+        if record.first_block.get() == NO_BLOCKS {
+            return Ok(None);
+        }
+        let blocks = self.file.records::<Node>(BLOCKS);
+        let blocks = u32::try_from(count)
+            .ok()
+            .and_then(|count| slice(blocks, record.first_block.get(), count));
+        blocks.map(Some).ok_or_else(|| self.damaged("no such blocks"))
     }
 
     /// The numbers of the spans whose content has this sha256 digest, of those that have one.

@@ -483,10 +483,10 @@ impl<'a, 'b> Content<'a, 'b> {
         self.taken = 0;
         let Some(mut open) = self.span.take().filter(|open| !open.unpacked) else { return };
         open.kept.push(last);
-        let span = open.close(self.len, blob_end);
+        let (span, blocks) = open.close(self.len, blob_end);
         let number = self.builder.span_count();
-        let added =
-            open.window(&mut self.marks).and_then(|window| self.builder.span(&span, &window));
+        let window = open.window(&mut self.marks);
+        let added = window.and_then(|window| self.builder.span_of_blocks(&span, &window, &blocks));
         self.index_failure = self.index_failure.take().or(added.err());
         if let Some(fill) = self.fill.as_mut().filter(|fill| fill.is_open()) {
             let content = open.kept.concat();

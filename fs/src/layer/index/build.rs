@@ -8,10 +8,11 @@ use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    CODINGS, Coding, EntryRecord, Extent, ExtentRecord, FORMAT, KINDS, LayerIndex, Span,
+    CODINGS, Coding, EntryRecord, Extent, ExtentRecord, FORMAT, KINDS, LayerIndex, NO_BLOCKS, Span,
     SpanDigest, SpanRecord, StringRef, Summary, SummaryRecord, ViewKind, XattrRecord,
     unpacked_path,
 };
+use crate::blocks::{Node, TreeHasher};
 use crate::layer::{Device, Entry, Kind};
 use crate::mapped::{self, Content, Section};
 use crate::unnamed::UnnamedFile;
@@ -43,6 +44,7 @@ pub struct IndexBuilder {
     spans: Section,
     /// Numbers of the spans with a sha256 digest of their content.
     chunks: Vec<U32>,
+    blocks: Section,
     strings: Section,
     packer: Packer,
     unpacked: Option<Unpacked>,
@@ -89,6 +91,7 @@ impl IndexBuilder {
             xattrs: section()?,
             spans: section()?,
             chunks: Vec::new(),
+            blocks: section()?,
             strings: section()?,
             packer: Packer::new()?,
             unpacked: None,
@@ -110,7 +113,8 @@ impl IndexBuilder {
     fn check_size(&self) -> io::Result<()> {
         let Some(made_from) = self.made_from else { return Ok(()) };
         let limit = made_from.saturating_mul(AMPLE).saturating_add(LEAST);
-        let sections = [&self.entries, &self.extents, &self.xattrs, &self.spans, &self.strings];
+        let Self { entries, extents, xattrs, spans, blocks, strings, .. } = self;
+        let sections = [entries, extents, xattrs, spans, blocks, strings];
         let len: u64 = sections.into_iter().map(Section::len).sum();
         if len > limit { Err(io::Error::other(Flood { limit, made_from })) } else { Ok(()) }
     }
@@ -163,6 +167,21 @@ impl IndexBuilder {
     /// Adds a span; they come in the order of the content and without gaps. `window` is the
     /// output before a deflate span, empty where it needs none.
     pub fn span(&mut self, span: &Span, window: &[u8]) -> io::Result<()> {
+        self.span_of_blocks(span, window, &[])
+    }
+
+    /// As [`IndexBuilder::span`]; `blocks` are the hashes of its blocks, if they are more than one.
+    /// They are kept where they are of use.
+    pub(crate) fn span_of_blocks(
+        &mut self,
+        span: &Span,
+        window: &[u8],
+        blocks: &[Node],
+    ) -> io::Result<()> {
+        let first_block = match span.has_blocks() && !blocks.is_empty() {
+            true => self.blocks.push(blocks.as_flattened())? / size_of::<Node>() as u64,
+            false => NO_BLOCKS,
+        };
         let packed = self.packer.pack(window)?;
         let coding = CODINGS.iter().position(|coding| *coding == span.coding);
         let (digest_kind, digest) = span.digest.to_record();
@@ -177,6 +196,7 @@ impl IndexBuilder {
             bits: u32::from(span.bits).into(),
             digest_kind: digest_kind.into(),
             digest,
+            first_block: first_block.into(),
         };
         let number = self.spans.record(&record)?;
         if let SpanDigest::Sha256(_) = span.digest {
@@ -197,6 +217,7 @@ impl IndexBuilder {
             self.unpacked = Some(Unpacked { file: UnnamedFile::new_in(&self.dir)?, len: 0 });
         }
         let unpacked = self.unpacked.as_mut().expect("made above");
+        let (hash, blocks) = TreeHasher::of(content);
         let span = Span {
             content_offset,
             content_len: content.len() as u64,
@@ -205,14 +226,14 @@ impl IndexBuilder {
             coding: Coding::Unpacked,
             bits: 0,
             inner_offset: 0,
-            digest: SpanDigest::Blake3(*blake3::hash(content).as_bytes()),
+            digest: SpanDigest::Blake3(hash),
         };
         // Zeros stay holes.
         if content.iter().any(|byte| *byte != 0) {
             unpacked.file.file().write_all_at(content, unpacked.len)?;
         }
         unpacked.len += content.len() as u64;
-        self.span(&span, &[])
+        self.span_of_blocks(&span, &[], &blocks)
     }
 
     /// Writes the index under its name and opens it.
@@ -240,6 +261,7 @@ impl IndexBuilder {
             Content::Section(self.xattrs),
             Content::Section(self.spans),
             Content::Bytes(self.chunks.as_bytes().to_vec()),
+            Content::Section(self.blocks),
             Content::Section(self.strings),
         ];
         let path = LayerIndex::path(&self.dir, summary.id());

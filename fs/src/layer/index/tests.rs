@@ -1,4 +1,5 @@
 use super::*;
+use crate::blocks::TreeHasher;
 use crate::layer::{Entry, Kind};
 
 fn entry(path: &str, kind: Kind) -> Entry {
@@ -100,11 +101,12 @@ fn damage_is_an_error_and_not_a_panic() {
             errors += usize::from(index.extents(&entry).is_err());
         }
         errors += usize::from(index.span(0).is_err()) + usize::from(index.window(0).is_err());
+        errors += usize::from(index.blocks(0).is_err());
     }
     assert!(errors > 10, "only {errors} damages were seen");
 }
 
-const FORMAT_HEADER: usize = 24 + 7 * 16 + 32;
+const FORMAT_HEADER: usize = 24 + 8 * 16 + 32;
 
 #[test]
 fn a_chunk_is_found_by_its_digest() {
@@ -121,6 +123,54 @@ fn a_chunk_is_found_by_its_digest() {
     let found = |n: u8| index.spans_of_chunk(Digest::of(&[n])).collect::<Vec<_>>();
     assert_eq!([5, 3, 9, 7].map(found), [vec![0], vec![2, 6], vec![4], vec![8]]);
     assert_eq!([0, 1, 2, 4, 255].map(found), [const { Vec::<usize>::new() }; 5]);
+}
+
+#[test]
+fn blocks_are_kept_of_what_is_stored_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut builder = IndexBuilder::new(dir.path()).unwrap();
+    let stored = |content: &[u8]| {
+        let (hash, blocks) = TreeHasher::of(content);
+        let len = content.len() as u64;
+        let digest = SpanDigest::Blake3(hash);
+        let plain = Span { coding: Coding::Stored, bits: 0, inner_offset: 0, ..span(0, len) };
+        (Span { digest, ..plain }, blocks)
+    };
+    let (one, none) = stored(&[1; BLOCK]);
+    let (three, blocks) = stored(&[2; 2 * BLOCK + 1]);
+    let not_hashed = Span { digest: SpanDigest::Sha256(Digest::of(b"")), ..three };
+    let inside = Span { inner_offset: 1, ..three };
+    let packed = Span { coding: Coding::Zstd, ..three };
+    builder.span_of_blocks(&one, &[], &none).unwrap();
+    for span in [&packed, &three, &inside, &not_hashed, &three] {
+        builder.span_of_blocks(span, &[], &blocks).unwrap();
+    }
+    builder.span(&three, &[]).unwrap();
+    builder.unpacked_span(0, &[2; 2 * BLOCK + 1]).unwrap();
+    let index = builder.finish(&summary()).unwrap();
+    let all = Some(&blocks[..]);
+    assert_eq!(blocks.len(), 3);
+    let expected = [Some(&[][..]), None, all, None, None, all, None, all];
+    for (number, expected) in expected.into_iter().enumerate() {
+        assert_eq!(index.blocks(number).unwrap(), expected, "{number}");
+    }
+    assert!(index.blocks(expected.len()).is_err());
+}
+
+#[test]
+fn blocks_that_are_not_there_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut builder = IndexBuilder::new(dir.path()).unwrap();
+    let plain = Span { coding: Coding::Stored, bits: 0, inner_offset: 0, ..span(0, 0) };
+    for len in [20_000, 40_000, u64::MAX] {
+        let claims = Span { content_len: len, ..plain };
+        builder.span_of_blocks(&claims, &[], &[[1; 32]; 3]).unwrap();
+    }
+    let index = builder.finish(&summary()).unwrap();
+    assert_eq!(index.blocks(0).unwrap().map(<[_]>::len), Some(3));
+    // As many as there are behind them all.
+    assert_eq!(index.blocks(1).unwrap().map(<[_]>::len), Some(5));
+    assert!(index.blocks(2).is_err());
 }
 
 #[test]

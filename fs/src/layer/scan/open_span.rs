@@ -3,6 +3,7 @@
 use std::io;
 
 use super::piece::SpanStart;
+use crate::blocks::{Node, TreeHasher};
 use crate::layer::gzip::window::Marks;
 use crate::layer::index::{Span, SpanDigest};
 use crate::sys::WINDOW;
@@ -13,7 +14,7 @@ pub(super) struct OpenSpan {
     /// See [`Piece::Head`](super::Piece::Head).
     pub(super) head: Vec<u8>,
     pub(super) content_offset: u64,
-    pub(super) hasher: blake3::Hasher,
+    pub(super) hasher: TreeHasher,
     /// The pieces so far, but the one in use, in case the span has to be unpacked, or cached; of a
     /// deflate span for its window, too.
     pub(super) kept: Vec<Vec<u8>>,
@@ -26,15 +27,17 @@ impl OpenSpan {
             start,
             head: Vec::new(),
             content_offset,
-            hasher: blake3::Hasher::new(),
+            hasher: TreeHasher::default(),
             kept: Vec::new(),
             unpacked: false,
         }
     }
 
-    /// The span, if these are its ends in the content and in the blob.
-    pub(super) fn close(&self, content_end: u64, blob_end: u64) -> Span {
-        Span {
+    /// The span, if these are its ends in the content and in the blob, and the hashes of its
+    /// blocks.
+    pub(super) fn close(&mut self, content_end: u64, blob_end: u64) -> (Span, Vec<Node>) {
+        let (hash, blocks) = std::mem::take(&mut self.hasher).finish();
+        let span = Span {
             content_offset: self.content_offset,
             content_len: content_end - self.content_offset,
             blob_offset: self.start.blob_offset,
@@ -42,8 +45,9 @@ impl OpenSpan {
             coding: self.start.coding,
             bits: self.start.bits,
             inner_offset: 0,
-            digest: SpanDigest::Blake3(*self.hasher.finalize().as_bytes()),
-        }
+            digest: SpanDigest::Blake3(hash),
+        };
+        (span, blocks)
     }
 
     /// What the span, which is complete, needs of the window before it.

@@ -15,6 +15,7 @@ use super::pack::GZIP_HEADER;
 use super::pipeline::{Done, died};
 use super::tar_split::Crc64;
 use super::{Coder, Compression, Failure, Member};
+use crate::blocks::Node;
 use crate::digest::{Digest, Hasher};
 use crate::layer::Entry;
 use crate::layer::index::{Coding, Extent, IndexBuilder, Span, SpanDigest};
@@ -156,9 +157,11 @@ impl Collector {
                 Part::Piece(piece) => {
                     let (bytes, after) = rest.split_at(piece.len);
                     rest = after;
-                    let (stored, digest) = packed.next().expect("every piece was packed");
-                    self.piece(piece, bytes, at, stored as u64, digest)?;
-                    at += stored as u64;
+                    let (stored, digest, blocks) = packed.next().expect("every piece was packed");
+                    let stored = stored as u64;
+                    let span = self.span_at(at, stored, piece.len as u64, digest);
+                    self.piece(piece, bytes, span, &blocks)?;
+                    at += stored;
                 }
             }
         }
@@ -199,33 +202,36 @@ impl Collector {
         }
     }
 
-    /// Notes a piece that is stored in so many bytes from `at` on.
-    fn piece(
-        &mut self,
-        piece: Piece,
-        bytes: &[u8],
-        at: u64,
-        stored: u64,
-        digest: SpanDigest,
-    ) -> Result<(), Failure> {
-        let span = Span {
+    /// The next span, whose frame of so many bytes starts at `at`.
+    fn span_at(&self, at: u64, stored: u64, content_len: u64, digest: SpanDigest) -> Span {
+        Span {
             content_offset: self.to.content_len,
-            content_len: piece.len as u64,
+            content_len,
             blob_offset: at + self.header as u64,
             blob_len: stored - self.header as u64,
             coding: self.coding,
             bits: 0,
             inner_offset: 0,
             digest,
-        };
+        }
+    }
+
+    /// Notes a piece.
+    fn piece(
+        &mut self,
+        piece: Piece,
+        bytes: &[u8],
+        span: Span,
+        blocks: &[Node],
+    ) -> Result<(), Failure> {
         match (self.shape, piece.payload as u64) {
             (Shape::Even(_), _) => {
                 self.to.content_len += span.content_len;
-                self.to.index.span(&span, &[]).map_err(Failure::Index)
+                self.to.index.span_of_blocks(&span, &[], blocks).map_err(Failure::Index)
             }
             (_, 0) => Ok(()),
             (_, content_len) => {
-                self.end_open_span(at)?;
+                self.end_open_span(span.blob_offset - self.header as u64)?;
                 self.chunk(Span { content_len, ..span }, &bytes[..piece.payload], piece.zeros)
             }
         }

@@ -17,6 +17,7 @@ use super::collect::{Collected, Collector};
 use super::frames::{Part, Piece, Shape};
 use super::pack::Packer;
 use super::{Coder, Compression, Failure};
+use crate::blocks::{Node, TreeHasher};
 use crate::digest::Digest;
 use crate::layer::index::SpanDigest;
 
@@ -59,8 +60,8 @@ pub(super) struct Done {
     pub(super) len: usize,
     pub(super) parts: Vec<Part>,
     /// Of each piece, the length of its frame and, of its chunk if the shape has chunks, else
-    /// of all of it, the digest.
-    pub(super) packed: Vec<(usize, SpanDigest)>,
+    /// of all of it, the digest, and the hashes of its blocks.
+    pub(super) packed: Vec<(usize, SpanDigest, Vec<Node>)>,
     /// The frames; `None` if they are the content.
     pub(super) frames: Option<Vec<u8>>,
 }
@@ -178,7 +179,7 @@ impl Worker {
         mut content: &[u8],
         parts: &[Part],
         frames: &mut Vec<u8>,
-    ) -> io::Result<Vec<(usize, SpanDigest)>> {
+    ) -> io::Result<Vec<(usize, SpanDigest, Vec<Node>)>> {
         let mut packed = Vec::with_capacity(parts.len());
         for part in parts {
             let Part::Piece(piece) = part else { continue };
@@ -190,19 +191,22 @@ impl Worker {
                 true => packer.pack_zeros(bytes, frames),
                 false => packer.pack(bytes, frames),
             })?;
-            let digest = self.clocks.time(Work::Hash, || self.digest(piece, bytes));
+            let (digest, blocks) = self.clocks.time(Work::Hash, || self.digest(piece, bytes));
             // What is stored needs no copy.
             let len = if frames.len() > before { frames.len() - before } else { bytes.len() };
-            packed.push((len, digest));
+            packed.push((len, digest, blocks));
         }
         Ok(packed)
     }
 
-    fn digest(&self, piece: &Piece, bytes: &[u8]) -> SpanDigest {
+    fn digest(&self, piece: &Piece, bytes: &[u8]) -> (SpanDigest, Vec<Node>) {
         match self.shape {
-            Shape::Even(_) => SpanDigest::Blake3(*blake3::hash(bytes).as_bytes()),
+            Shape::Even(_) => {
+                let (hash, blocks) = TreeHasher::of(bytes);
+                (SpanDigest::Blake3(hash), blocks)
+            }
             Shape::Chunks | Shape::Members => {
-                SpanDigest::Sha256(Digest::of(&bytes[..piece.payload]))
+                (SpanDigest::Sha256(Digest::of(&bytes[..piece.payload])), Vec::new())
             }
         }
     }

@@ -4,14 +4,15 @@
 //! STORE/cache/lock               held (flock) to write; holds how much is allocated at most
 //!            /files/         whole files, for mounts that let the kernel read them (see `whole`)
 //!            /<layer>[.<toc>]/data   the layer's content, sparse: a span lies at its offset
-//!                            /sums   16 bytes for each 16 KiB of a span: there, and what it is
+//!                            /sums.2 16 bytes for each 8 KiB of a span: there, and what it is
 //!                            /used   8 bytes for each MiB of content: when it was last read
 //! ```
 //!
 //! The invariant: nothing is served that was not verified against the digest of its span. A span
 //! is verified as a whole once, when it is written; each block's sum is then a hash of the block
-//! *and* of the span's digest, so that a later read of 4 KiB needs to hash no more than the block
-//! it lies in, and a block that was cut, flipped or made for another index is found missing.
+//! whose key is made of the span's digest, so that a later read of 4 KiB needs to hash no more than
+//! the block it lies in, and a block that was cut, flipped or made for another index is found
+//! missing.
 //! Data is written before its sums: a process that is killed in between leaves nothing that seems
 //! to be there. What reads needs no lock. (Where a whole layer streams by before its digest is
 //! known, its sums are written when that was found right; see `fill`.)
@@ -34,6 +35,7 @@ mod claim;
 mod fill;
 mod layer;
 mod ledger;
+mod sums;
 mod whole;
 
 use std::collections::HashSet;

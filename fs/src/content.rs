@@ -178,8 +178,9 @@ impl Content {
             let content = shared.memory.get(id, || shared.decode_local(of, id))?;
             return Ok(Some(copy_from(&content, skip, buf)));
         }
-        if let Some(stored) = of.stored(id.1) {
-            shared.read_ahead(id, &stored);
+        if let Some(stored) = of.stored(id.1)
+            && shared.read_ahead(id, &stored)
+        {
             self.0.start_threads();
         }
         if let Some(content) = shared.memory.kept(id) {
@@ -367,28 +368,33 @@ impl Shared {
         of.cache.as_ref()?.read(number, span, skip, buf, &self.counters)
     }
 
-    /// Asks for what a sequential reader, who is at `number` now, will want soon.
-    fn read_ahead(&self, (layer, number): SpanId, stored: &Range<u64>) {
+    /// Asks for what a sequential reader, who is at `number` now, will want soon and is not on
+    /// disk; whether there is anything.
+    fn read_ahead(&self, (layer, number): SpanId, stored: &Range<u64>) -> bool {
         let of = &self.layers[layer];
         let mut readers = of.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let ahead = readers.read(stored);
         drop(readers);
         if ahead.is_empty() {
-            return;
+            return false;
         }
         let after = (number + 1..of.index.span_count()).take_while(|next| {
             of.stored(*next)
                 .is_some_and(|next| next.start >= stored.start && next.start < ahead.end)
         });
         let inside = |next: &usize| of.stored(*next).is_some_and(|next| next.start >= ahead.start);
-        let hints = runs(after.filter(inside).map(|span| (layer, span)));
+        // Whoever reads what is all there wakes nobody.
+        let on_disk = of.cache.as_ref().map(|cache| cache.presence(&of.index));
+        let missing = |next: &usize| !on_disk.as_ref().is_some_and(|on_disk| on_disk.has(*next));
+        let hints = runs(after.filter(inside).filter(missing).map(|span| (layer, span)));
         if hints.is_empty() {
-            return;
+            return false;
         }
         let mut queue = self.lock();
         for hint in hints {
             queue.hint(hint);
         }
+        true
     }
 
     /// What to fetch of a file of which somebody misses the first of these spans. Programs and

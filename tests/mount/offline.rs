@@ -156,7 +156,7 @@ fn a_cache_that_is_damaged_below_a_mount_is_fetched_again() {
             File::options().write(true).open(dir.join("data")).unwrap().set_len(5000).unwrap();
         }),
         ("without data", |dir| fs::remove_file(dir.join("data")).unwrap()),
-        ("with flipped sums", |dir| flip(&dir.join("sums"))),
+        ("with flipped sums", |dir| flip(&dir.join("sums.2"))),
         ("removed", |dir| fs::remove_dir_all(dir).unwrap()),
     ];
     for (what, damage) in damages {

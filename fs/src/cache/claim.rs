@@ -85,7 +85,7 @@ mod tests {
         assert!(one.claim(0..10, Duration::ZERO).0.is_none(), "there is nothing yet");
         let layer = dir.path().join(id.to_string());
         std::fs::create_dir(&layer).unwrap();
-        for name in ["data", "sums", "used"] {
+        for name in ["data", "sums.2", "used"] {
             std::fs::write(layer.join(name), "").unwrap();
         }
         let (claim, others) = one.claim(100..200, Duration::ZERO);

@@ -2,7 +2,7 @@
 //!
 //! A layer without a table of contents is streamed once to make its index; what streams by is not
 //! to be fetched a second time. Its data goes to disk as it comes, but its sums stay in memory
-//! (a thousandth of the data, so bounded by the cache's limit) until the digests of blob and
+//! (two thousandths of the data, so bounded by the cache's limit) until the digests of blob and
 //! content were found right: without its sum a block is not there for anybody. Data written over
 //! what was cached before and differs is found damaged by the old sums, and fetched again.
 //!
@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 
-use super::layer::{LayerCache, Sum, Verified};
+use super::layer::{LayerCache, Verified};
+use super::sums::Sum;
 use super::{Cache, CacheError, PATIENCE};
 use crate::layer::index::{IndexId, Span};
 

@@ -12,20 +12,13 @@ use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::sums::{self, BLOCK, SUM, Sum, slot, sum};
 use super::{Cache, CacheError, PATIENCE, REGION, now_micros};
+use crate::blocks;
 use crate::content::Counters;
 use crate::error::{AtPath, PathError};
-use crate::layer::index::{IndexId, LayerIndex, Span, SpanDigest};
-
-/// What one sum is of, in bytes: a read hashes at least as much. At 4 GB/s that is 4 microseconds,
-/// less than the way through FUSE, and sums take a thousandth of the content.
-const BLOCK: usize = 16 << 10;
-
-/// Bytes of a sum. 128 bits are plenty where nobody searches for a collision.
-const SUM: usize = 16;
-
-/// What a block is held against.
-pub(super) type Sum = [u8; SUM];
+use crate::layer::index::{IndexId, LayerIndex, Span};
+use crate::span::MAX_SPAN;
 
 /// A span may take this part of the limit, as a whole file may.
 const LARGEST: u64 = 2;
@@ -70,11 +63,7 @@ impl LayerCache {
     ) -> Option<usize> {
         let rest = span.content_len.checked_sub(skip as u64)?;
         let n = usize::try_from(rest).unwrap_or(usize::MAX).min(buf.len());
-        let blocks = skip / BLOCK..(skip + n).div_ceil(BLOCK);
-        let from = skip - blocks.start * BLOCK;
-        let content = self.blocks(number, span, blocks, counters)?;
-        buf[..n].copy_from_slice(&content[from..from + n]);
-        Some(n)
+        self.fill(number, span, skip, &mut buf[..n], counters).then_some(n)
     }
 
     /// The whole of a span; `None` if it is not there, or damaged.
@@ -84,32 +73,35 @@ impl LayerCache {
         span: &Span,
         counters: &Counters,
     ) -> Option<Vec<u8>> {
-        self.blocks(number, span, all_blocks(span)?, counters)
+        let mut content = room_for(span)?;
+        self.fill(number, span, 0, &mut content, counters).then_some(content)
     }
 
-    fn blocks(
+    /// Fills `buf` with what a span has at `skip`, if it is there.
+    fn fill(
         &self,
         number: usize,
         span: &Span,
-        blocks: Range<usize>,
+        skip: usize,
+        buf: &mut [u8],
         counters: &Counters,
-    ) -> Option<Vec<u8>> {
-        let files = self.files()?;
-        match files.read(number, span, blocks.clone()) {
-            Ok(Some(content)) => {
-                let start = span.content_offset.saturating_add((blocks.start * BLOCK) as u64);
-                let end = start.saturating_add(content.len() as u64);
+    ) -> bool {
+        let Some(files) = self.files() else { return false };
+        match files.read(number, span, skip, buf) {
+            Ok(true) => {
+                let start = span.content_offset.saturating_add(skip as u64);
+                let end = start.saturating_add(buf.len() as u64);
                 files.touch(start..end, self.cache.coarseness);
-                return Some(content);
+                return true;
             }
-            Ok(None) => {}
+            Ok(false) => {}
             Err(error) => {
                 Counters::add(&counters.damaged, 1);
                 tracing::warn!("{}, span {number}: {error}; fetched again", self.dir.display());
             }
         }
         self.let_go_if_removed(&files);
-        None
+        false
     }
 
     /// Which spans are there, to all appearance.
@@ -252,31 +244,23 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Where the sums of a span start. Each block has its own, whatever the lengths of the spans
-/// before: the content up to a span has room for its whole blocks, and each span has at most one
-/// block that is not whole.
-fn slot(number: usize, span: &Span) -> u64 {
-    span.content_offset / BLOCK as u64 + number as u64
+/// A buffer for all of a span; `None` if it is of a size that none has, as a damaged index may say.
+fn room_for(span: &Span) -> Option<Vec<u8>> {
+    let len = usize::try_from(span.content_len).ok()?;
+    (span.content_len <= MAX_SPAN).then(|| vec![0; len])
 }
 
 fn all_blocks(span: &Span) -> Option<Range<usize>> {
     Some(0..usize::try_from(span.content_len).ok()?.div_ceil(BLOCK))
 }
 
-fn sum(span: &Span, block: usize, data: &[u8]) -> Sum {
-    let (kind, digest) = match &span.digest {
-        SpanDigest::Blake3(hash) => (0, hash),
-        SpanDigest::Sha256(digest) => (1, digest.as_bytes()),
-        SpanDigest::StoredSha256(digest) => (2, digest.as_bytes()),
-    };
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[kind]).update(digest);
-    // Where the digest is one of stored bytes, several spans may have the same.
-    hasher.update(&span.inner_offset.to_le_bytes()).update(&span.content_len.to_le_bytes());
-    hasher.update(&(block as u64).to_le_bytes()).update(data);
-    let mut sum = [0; SUM];
-    sum.copy_from_slice(&hasher.finalize().as_bytes()[..SUM]);
-    sum
+/// Why a block cannot be read.
+enum BlockError {
+    /// It is not there.
+    Missing,
+    /// This one is not what was written.
+    Damaged(usize),
+    Io(io::Error),
 }
 
 /// The open files of a layer.
@@ -293,7 +277,7 @@ impl Files {
     /// Opens what is there; `None` if something lacks.
     pub(super) fn open(dir: &Path) -> io::Result<Option<Self>> {
         let open = |name: &str| File::options().read(true).write(true).open(dir.join(name));
-        match open("data").and_then(|data| Ok((data, open("sums")?, open("used")?))) {
+        match open("data").and_then(|data| Ok((data, open(sums::FILE)?, open("used")?))) {
             Ok((data, sums, used)) => Ok(Some(Self { data, sums, used, noted: Mutex::default() })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -313,7 +297,7 @@ impl Files {
             options.read(true).write(true).create(true).truncate(false);
             options.open(&path).at("open", &path)
         };
-        let (data, sums, used) = (open("data")?, open("sums")?, open("used")?);
+        let (data, sums, used) = (open("data")?, open(sums::FILE)?, open("used")?);
         Ok(Self { data, sums, used, noted: Mutex::default() })
     }
 
@@ -323,48 +307,40 @@ impl Files {
         removed(&self.data) || removed(&self.sums) || removed(&self.used)
     }
 
-    /// Blocks of a span; `None` if they are not there, an error if they are not what was written.
-    fn read(
-        &self,
-        number: usize,
-        span: &Span,
-        blocks: Range<usize>,
-    ) -> io::Result<Option<Vec<u8>>> {
-        let sums = self.sums(slot(number, span) + blocks.start as u64, blocks.len())?;
-        if sums.len() < blocks.len() || sums.contains(&[0; SUM]) {
-            return Ok(None);
+    /// Fills `buf` with what a span has at `skip`. `false` if that is not there, an error if it is
+    /// not what was written.
+    fn read(&self, number: usize, span: &Span, skip: usize, buf: &mut [u8]) -> io::Result<bool> {
+        let first = skip / BLOCK;
+        let count = (skip + buf.len()).div_ceil(BLOCK) - first;
+        let sums = sums::read(&self.sums, slot(number, span).saturating_add(first as u64), count)?;
+        if sums.len() < count || sums.contains(&[0; SUM]) {
+            return Ok(false);
         }
-        let start = (blocks.start * BLOCK) as u64;
-        let end = ((blocks.end * BLOCK) as u64).min(span.content_len);
-        let mut content = vec![0; usize::try_from(end - start).expect("at most the blocks")];
-        let offset = span.content_offset.saturating_add(start);
-        if read_fully(&self.data, &mut content, offset)? < content.len() {
-            return Ok(None);
-        }
-        let blocks = blocks.zip(content.chunks(BLOCK).zip(&sums));
-        let mut wrong = blocks.filter(|(n, (data, expected))| sum(span, *n, data) != **expected);
-        match wrong.next() {
-            None => Ok(Some(content)),
+        let read = |at: u64, block: &mut [u8]| {
+            let at = span.content_offset.saturating_add(at);
+            let read = read_fully(&self.data, block, at).map_err(BlockError::Io)?;
+            if read < block.len() { Err(BlockError::Missing) } else { Ok(()) }
+        };
+        let verify = |block: usize, data: &[u8]| match sum(span, block, data) {
+            found if found == sums[block - first] => Ok(()),
             // What was dropped to make room reads as zeros.
-            Some((_, (data, _))) if data.iter().all(|byte| *byte == 0) => Ok(None),
-            Some((n, _)) => Err(io::Error::other(format!("block {n} is not what was written"))),
+            _ if data.iter().all(|byte| *byte == 0) => Err(BlockError::Missing),
+            _ => Err(BlockError::Damaged(block)),
+        };
+        match blocks::read(span.content_len, skip, buf, read, verify) {
+            Ok(()) => Ok(true),
+            Err(BlockError::Missing) => Ok(false),
+            Err(BlockError::Damaged(block)) => {
+                Err(io::Error::other(format!("block {block} is not what was written")))
+            }
+            Err(BlockError::Io(error)) => Err(error),
         }
     }
 
     /// The whole of a span.
     pub(super) fn read_whole(&self, number: usize, span: &Span) -> io::Result<Option<Vec<u8>>> {
-        match all_blocks(span) {
-            Some(blocks) => self.read(number, span, blocks),
-            None => Ok(None),
-        }
-    }
-
-    /// `count` sums from `first` on, fewer at the end of the file.
-    fn sums(&self, first: u64, count: usize) -> io::Result<Vec<Sum>> {
-        let mut read = vec![[0; SUM]; count];
-        let n = read_fully(&self.sums, read.as_flattened_mut(), first.saturating_mul(SUM as u64))?;
-        read.truncate(n / SUM);
-        Ok(read)
+        let Some(mut content) = room_for(span) else { return Ok(None) };
+        Ok(self.read(number, span, 0, &mut content)?.then_some(content))
     }
 
     /// The use first, as what has none is not found when room is made.
@@ -431,7 +407,7 @@ impl Files {
 }
 
 /// Reads until the buffer is full or the file ends.
-fn read_fully(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_fully(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(&mut buf[done..], offset.saturating_add(done as u64)) {
@@ -480,7 +456,7 @@ impl Presence<'_> {
         let mut page = self.page.borrow_mut();
         if page.0 != first {
             // What cannot be read is not there.
-            *page = (first, files.sums(first, PAGE).unwrap_or_default());
+            *page = (first, sums::read(&files.sums, first, PAGE).unwrap_or_default());
         }
         let at = usize::try_from(slot - first).expect("less than a page");
         page.1.get(at).is_some_and(|sum| *sum != [0; SUM])
@@ -494,36 +470,5 @@ impl Presence<'_> {
             self.region.set((region, read.is_ok() && stamp != [0; 8]));
         }
         self.region.get().1
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn no_two_blocks_have_the_same_sum(lens in prop::collection::vec(0..80_000_u64, 1..50)) {
-            let mut free = 0;
-            let mut content_offset = 0;
-            for (number, content_len) in lens.into_iter().enumerate() {
-                let span = Span {
-                    content_offset,
-                    content_len,
-                    blob_offset: 0,
-                    blob_len: 0,
-                    coding: crate::layer::index::Coding::Stored,
-                    bits: 0,
-                    inner_offset: 0,
-                    digest: SpanDigest::Blake3([0; 32]),
-                };
-                let first = slot(number, &span);
-                prop_assert!(first == free || first == free + 1);
-                free = first + content_len.div_ceil(BLOCK as u64);
-                content_offset += content_len;
-            }
-        }
     }
 }

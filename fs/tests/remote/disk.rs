@@ -7,7 +7,7 @@ use std::path::Path;
 use kfs_fs::cache::CacheError;
 use kfs_fs::content::Options;
 
-use crate::fixture::{MIB, Remotely, Store, cached, find, noise};
+use crate::fixture::{MIB, Remotely, Store, cached, find, noise, settle};
 use crate::skip::skip;
 use crate::source::Network;
 
@@ -71,13 +71,50 @@ fn a_small_read_of_a_large_span_reads_little() {
 }
 
 #[test]
+fn a_damaged_block_is_fetched_again_and_those_beside_it_are_not() {
+    const BLOCK: usize = 8192;
+    let len = 3 * MIB + 5;
+    for (damaged, block) in [
+        (10 * BLOCK, 10 * BLOCK..11 * BLOCK),
+        (11 * BLOCK - 1, 10 * BLOCK..11 * BLOCK),
+        (0, 0..BLOCK),
+        (len - 1, 3 * MIB..len),
+    ] {
+        let store = Store::new();
+        let image = Remotely::new(&store, &files(), 4 * MIB);
+        check_all(&image, &image.open(&store, cached(&store.cache(AMPLE))));
+        let data = fs::File::options().read(true).write(true).open(store.cache_file("data"));
+        let data = data.unwrap();
+        let mut byte = [0];
+        data.read_exact_at(&mut byte, damaged as u64).unwrap();
+        data.write_all_at(&[byte[0] ^ 1], damaged as u64).unwrap();
+        let options = || Options { memory: 1, ..cached(&store.cache(AMPLE)) };
+        let read = |fs: &kfs_fs::filesystem::ImageFs, from: usize, to: usize| {
+            let found = fs.read(find(fs, "big"), from as u64, to - from).unwrap();
+            assert!(found == image.files["big"][from..to], "{from}..{to}");
+        };
+        let fs = image.open(&store, options());
+        read(&fs, block.start.saturating_sub(5000), block.start);
+        read(&fs, block.end, (block.end + 100_000).min(len));
+        assert_eq!(fs.stats().damaged, 0, "{damaged}");
+        read(&fs, block.start.saturating_sub(1), block.start + 1);
+        assert!(fs.stats().damaged > 0, "{damaged}");
+        settle(&fs);
+        image.remote.set(Network::Gone);
+        let fs = image.open(&store, options());
+        read(&fs, 0, len);
+        assert_eq!(fs.stats().damaged, 0, "it is mended");
+    }
+}
+
+#[test]
 fn files_that_are_cut_flipped_or_removed_are_fetched_again() {
     let damages: [(&str, Damage); 9] = [
         ("flipped data", |dir| flip(&dir.join("data"))),
-        ("flipped sums", |dir| flip(&dir.join("sums"))),
+        ("flipped sums", |dir| flip(&dir.join("sums.2"))),
         ("flipped use", |dir| flip(&dir.join("used"))),
         ("cut data", |dir| cut(&dir.join("data"), 100_000)),
-        ("cut sums", |dir| cut(&dir.join("sums"), 100)),
+        ("cut sums", |dir| cut(&dir.join("sums.2"), 100)),
         ("no data", |dir| cut(&dir.join("data"), 0)),
         ("removed data", |dir| fs::remove_file(dir.join("data")).unwrap()),
         ("removed directory", |dir| fs::remove_dir_all(dir).unwrap()),

@@ -23,8 +23,9 @@ use crate::layer::Timestamp;
 /// How long the kernel may keep names, misses and attributes: 136 years, for ever to a kernel.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// The largest read request, in bytes: what `fs.fuse.max_pages_limit` allows by default.
-const MAX_REQUEST: u32 = 1 << 20;
+/// The largest read request, in bytes: half of what the kernel reads ahead, so that two threads
+/// verify it side by side, and the first half can be used while the second is under way.
+const MAX_REQUEST: u32 = 256 << 10;
 
 /// Unit of `st_blksize` and of the block counts of `statfs`, in bytes.
 const BLOCK: u32 = 4096;

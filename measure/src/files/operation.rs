@@ -150,10 +150,16 @@ impl Plan {
             }
             Operation::Random => {
                 let mut page = [0; 4096];
+                // Whoever reads here and there in a file opens it once.
+                let mut open: Option<(&Path, File)> = None;
                 each(&self.random, check, |(path, offset)| {
-                    let path = root.join(path);
-                    let file = File::open(&path).at("open", &path)?;
-                    file.read_exact_at(&mut page, *offset).at("read", &path)?;
+                    let full = root.join(path);
+                    let file = match open.take().filter(|(last, _)| last == path) {
+                        Some((_, file)) => file,
+                        None => File::open(&full).at("open", &full)?,
+                    };
+                    file.read_exact_at(&mut page, *offset).at("read", &full)?;
+                    open = Some((path, file));
                     done.count += 1;
                     done.bytes += PAGE;
                     Ok(())
@@ -164,10 +170,10 @@ impl Plan {
     }
 }
 
-fn each<T>(
-    all: &[T],
+fn each<'a, T>(
+    all: &'a [T],
     check: Check<'_>,
-    mut work: impl FnMut(&T) -> Result<(), MeasureError>,
+    mut work: impl FnMut(&'a T) -> Result<(), MeasureError>,
 ) -> Result<(), MeasureError> {
     for (number, one) in all.iter().enumerate() {
         if number % GLANCE == 0 {

@@ -6,7 +6,8 @@
 //! entry by entry in their order, which is the same with all writers, and chunk by chunk.
 //!
 //! Not compared are times below a second where the format has none, entries that only serve
-//! eStargz, empty extended attributes that the table lacks, and the places of chunks in the blob: no wrong bytes can come from there.
+//! eStargz, empty extended attributes that the table lacks, and the places of chunks in the blob:
+//! no wrong bytes can come from there.
 
 use std::io;
 use std::path::Path;

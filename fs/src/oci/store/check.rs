@@ -320,10 +320,11 @@ impl Run<'_> {
         let count = |bytes| {
             read.fetch_add(bytes, Ordering::Relaxed);
         };
-        let compared = match self.store.temp_dir() {
-            Ok(dir) => compare(layer, dir.path(), &count),
-            // A store that may only be read.
-            Err(_) => {
+        let in_store = self.store.temp_dir().ok().map(|dir| compare(layer, dir.path(), &count));
+        let compared = match in_store {
+            Some(compared) if !is_full(&compared) => compared,
+            // A store that may only be read, or on a full disk.
+            Some(_) | None => {
                 let dir = tempfile::tempdir().at("create", &std::env::temp_dir())?;
                 compare(layer, dir.path(), &count)
             }
@@ -546,6 +547,16 @@ impl io::Write for Counted<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Whether there was no room for what a comparison needs.
+fn is_full(compared: &Result<(), RewriteError>) -> bool {
+    match compared {
+        Err(RewriteError::Source(LayerError::Index { source, .. })) => {
+            matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        Ok(()) | Err(_) => false,
     }
 }
 

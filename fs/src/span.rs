@@ -5,7 +5,7 @@
 //! tries anew. Only bytes whose hash is right become ready.
 //!
 //! What is stored as it is needs none of that: a part is read, and verified block by block, as it
-//! is wanted (see [`read_part`]).
+//! is wanted (see `read_part`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
